@@ -1,0 +1,189 @@
+"""The adapter bank: the LoRA weights of many sessions on one base model, stacked by slot.
+
+An adapter is one vector: A then B of every target in turn. A slot is a row; staging an update, committing it, rolling
+it back, saving and hashing all work on that vector, and each target's A and B are views into it.
+
+    serving   [slots, weights]   compute dtype   what decoding reads; rewritten only by `commit`
+    master    [weights] a slot   fp32            what learning refines (5e-5 updates vanish in bf16), with AdamW's state
+
+The base model takes part through forward hooks that add B A x to a layer's output. With no route set the hooks do
+nothing at all, so the base's own output stays bit for bit what it was. `detach` removes them; no module is ever
+replaced and no base weight is ever written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from templora.targets import Target, first_weights, module_at
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each target's A and B lie in an adapter's vector."""
+
+    targets: tuple[Target, ...]
+    rank: int
+
+    @property
+    def weights(self) -> int:
+        return sum(t.weights(self.rank) for t in self.targets)
+
+    def views(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(A [rank, inputs], B [outputs, rank]) of each target, as views of `flat` [weights]."""
+        pairs, at = [], 0
+        for t in self.targets:
+            a = flat[at : at + self.rank * t.inputs].view(self.rank, t.inputs)
+            at += a.numel()
+            b = flat[at : at + t.outputs * self.rank].view(t.outputs, self.rank)
+            at += b.numel()
+            pairs.append((a, b))
+        return pairs
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """One adapter between two updates. Replaced whole, never edited: that is what makes a commit one swap.
+
+    Args:
+        weights: fp32 [weights].
+        exp_avg, exp_avg_sq: AdamW's moments, fp32 [weights].
+        steps: optimiser steps taken.
+        version: commits so far.
+    """
+
+    weights: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    steps: int = 0
+    version: int = 0
+
+    @classmethod
+    def fresh(cls, weights: torch.Tensor) -> AdapterState:
+        return cls(weights, torch.zeros_like(weights), torch.zeros_like(weights))
+
+    def staged(self) -> AdapterState:
+        """A copy to train on, one version ahead."""
+        return replace(
+            self,
+            weights=self.weights.clone(),
+            exp_avg=self.exp_avg.clone(),
+            exp_avg_sq=self.exp_avg_sq.clone(),
+            version=self.version + 1,
+        )
+
+
+@dataclass(frozen=True)
+class Route:
+    """The adapter that a forward pass goes through: (A, B) of each target, in compute dtype."""
+
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    scaling: float
+    dropout: float = 0.0
+
+
+class AdapterBank:
+    """Adapters of one shape (targets and rank) on one model.
+
+    Args:
+        model: the base. Only its hooks, `requires_grad` and train/eval mode are touched, and only until `detach`.
+        layout: targets and rank.
+        dtype: compute dtype, the base's own.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
+        self.layout = layout
+        self.device = next(model.parameters()).device
+        self._serving = torch.zeros(0, layout.weights, dtype=dtype, device=self.device)
+        self._states: list[AdapterState | None] = []
+        self._route: Route | None = None
+        self._handles = [
+            module_at(model, target).register_forward_hook(self._hook(index))
+            for index, target in enumerate(layout.targets)
+        ]
+
+    def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
+        def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+            route = self._route
+            if route is None:
+                return None
+            a, b = route.pairs[index]
+            x = args[0]
+            if route.dropout:
+                x = F.dropout(x, route.dropout)
+            inner = F.linear(x, a)
+            if route.scaling != 1:
+                inner = inner * route.scaling
+            # One fused product-and-add. B starts at zero, and adding an exact zero changes no bit of the output.
+            return torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), b.t()).view_as(output)
+
+        return add_adapter
+
+    @property
+    def used(self) -> int:
+        """Slots in use."""
+        return sum(state is not None for state in self._states)
+
+    def allocate(self, seed: int) -> int:
+        """A slot holding a fresh adapter: the identity."""
+        weights = first_weights(self.layout.targets, self.layout.rank, seed).to(self.device)
+        if None in self._states:
+            slot = self._states.index(None)
+        else:
+            slot = len(self._states)
+            self._states.append(None)
+            self._serving = torch.cat([self._serving, self._serving.new_zeros(1, self.layout.weights)])
+        self._write(slot, AdapterState.fresh(weights))
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Frees a slot and overwrites what it held."""
+        self._states[slot] = None
+        self._serving[slot].zero_()
+        if not self.used:
+            self._states, self._serving = [], self._serving[:0].clone()
+
+    def state(self, slot: int) -> AdapterState:
+        state = self._states[slot]
+        assert state is not None, f"slot {slot} is free"
+        return state
+
+    def commit(self, slot: int, staged: AdapterState) -> None:
+        """Makes a staged adapter the one that serves: all of it, or, if interrupted, none of it."""
+        before = self.state(slot)
+        try:
+            self._write(slot, staged)
+        except BaseException:
+            self._write(slot, before)
+            raise
+
+    @torch.no_grad()
+    def _write(self, slot: int, state: AdapterState) -> None:
+        self._serving[slot].copy_(state.weights)
+        self._states[slot] = state
+
+    def serving(self, slot: int, scaling: float) -> Route:
+        """The route through a slot's committed adapter. Valid until the next `allocate`."""
+        return Route(self.layout.views(self._serving[slot]), scaling)
+
+    @contextmanager
+    def through(self, route: Route | None) -> Iterator[None]:
+        """Forward passes inside go through this adapter; None is the bare base."""
+        before, self._route = self._route, route
+        try:
+            yield
+        finally:
+            self._route = before
+
+    def detach(self) -> None:
+        """Takes the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []

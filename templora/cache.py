@@ -1,0 +1,167 @@
+"""The KV cache of one session: bounded, evictable, and honest about which adapter computed it.
+
+    entry      0 · · · · · · · · · length ─ ─ ─ ─ capacity
+    position   first · · · · first + length            eviction drops entries at the left and moves `first` on
+    version    v v v v v+1 v+1 ...                     the adapter that computed each entry
+
+It holds every token of the window but the newest, which is fed next and predicts the one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _Span:
+    """Which entries a forward pass sees, shared by all layers of a cache: the first `sinks`, then [start, end)."""
+
+    def __init__(self, sinks: int) -> None:
+        self.sinks = sinks
+        self.start = 0
+        self.end = 0
+
+    @property
+    def skipped(self) -> bool:
+        return self.start > 0
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start + (self.sinks if self.skipped else 0)
+
+
+class _Layer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one layer, [1, heads, capacity, head size], written in place.
+
+    While gradients are recorded nothing is written: learning sees the context's keys and values as constants and
+    leaves the cache as it was.
+    """
+
+    is_sliding = False  # sliding-window layers keep the whole window; the model's mask narrows what they see
+
+    def __init__(self, span: _Span, capacity: int) -> None:
+        super().__init__()
+        self._span = span
+        self._capacity = capacity
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        size = list(key_states.shape)
+        size[2] = self._capacity
+        self.keys = key_states.new_empty(size)
+        size[3] = value_states.shape[3]
+        self.values = value_states.new_empty(size)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states.detach(), value_states.detach())
+        assert self.keys is not None
+        assert self.values is not None
+        span = self._span
+        if torch.is_grad_enabled():
+            return self._seen(self.keys, key_states), self._seen(self.values, value_states)
+        assert not span.skipped
+        after = span.end + key_states.shape[2]
+        self.keys[:, :, span.end : after] = key_states
+        self.values[:, :, span.end : after] = value_states
+        return self.keys[:, :, :after], self.values[:, :, :after]
+
+    def _seen(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        span = self._span
+        sinks = [held[:, :, : span.sinks]] if span.skipped and span.sinks else []
+        return torch.cat([*sinks, held[:, :, span.start : span.end], new], 2)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._span.length
+
+    def get_max_length(self) -> int:
+        return self._capacity
+
+
+class WindowCache(Cache):  # type: ignore[misc]
+    """KV cache of at most `capacity` entries in `layers` layers, usable as transformers' `past_key_values`.
+
+    Args:
+        layers: blocks of the model.
+        capacity: most entries.
+        sinks: entries at the left that are never evicted (BOS, where the tokenizer has one; a window that has lost
+            it is predicted badly by many models).
+    """
+
+    def __init__(self, layers: int, capacity: int, sinks: int = 0) -> None:
+        self._span = _Span(sinks)
+        super().__init__(layers=[_Layer(self._span, capacity) for _ in range(layers)])
+        self.capacity = capacity
+        self.sinks = sinks
+        self.versions: list[int] = []  # one an entry: the adapter version that computed it
+        self.first_token = 0  # token index of the first entry after the sinks, less `sinks`
+        self.shift = 0  # entry i has position i + shift; sinks have position i
+        self.served_version = 0  # adapter version it was last prepared for
+        self.reused = 0  # chunk boundaries survived since it was last computed from nothing
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def length(self) -> int:
+        """Entries held."""
+        return len(self.versions)
+
+    @property
+    def next_token(self) -> int:
+        """Index of the first token of the text that is not held."""
+        return self.first_token + self.length
+
+    @property
+    def next_position(self) -> int:
+        return self.shift + self.length
+
+    def advance(self, tokens: int, version: int) -> None:
+        """Counts the entries that a forward pass of `tokens` tokens has just written to every layer."""
+        self.versions.extend([version] * tokens)
+        self._span.end = len(self.versions)
+        assert self.length <= self.capacity
+
+    def clear(self, first_token: int) -> None:
+        """Empties the cache; what is fed next are the sinks, then the tokens from `first_token` + sinks on."""
+        self.versions = []
+        self._span.end = 0
+        self.shift = self.reused = 0
+        self.first_token = first_token
+
+    @torch.no_grad()
+    def evict(self, first_token: int) -> None:
+        """Drops the entries between the sinks and those of token `first_token` + sinks. Positions stay as they were."""
+        drop = first_token - self.first_token
+        if drop <= 0:
+            return
+        s, length = self.sinks, self.length
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                held[:, :, s : length - drop] = held[:, :, s + drop : length].clone()
+        self.versions = self.versions[:s] + self.versions[s + drop :]
+        self.first_token += drop
+        self.shift += drop
+        self._span.end = self.length
+
+    @contextmanager
+    def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:
+        """Inside, forward passes see at most `most` entries, those before `end_token` (sinks on top), as constants.
+
+        Yields (entries seen, position that follows them).
+        """
+        end = end_token - self.first_token
+        assert 0 <= end <= self.length
+        self._span.start, self._span.end = max(0, end - most), end
+        try:
+            yield self._span.length, self.shift + end
+        finally:
+            self._span.start, self._span.end = 0, self.length

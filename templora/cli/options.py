@@ -1,0 +1,113 @@
+"""Command-line options, made from the fields that define them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from templora.config import TempLoraConfig, field_type
+from templora.errors import OptionError
+from templora.recipes import RECIPES
+
+Command = Callable[..., Any]
+
+
+def flag_name(field: str) -> str:
+    """`chunk_size` → `--chunk-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def config_options(command: Command) -> Command:
+    """Adds `--recipe` and one option for each field of `TempLoraConfig`; those not given are left to the recipe."""
+    for f in reversed(dataclasses.fields(TempLoraConfig)):
+        kind, _ = field_type(f)
+        default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+        shown = "" if default is None else f"  [default: {str(default).lower() if kind is bool else default}]"
+        names = [f"{flag_name(f.name)}/--no-{f.name.replace('_', '-')}"] if kind is bool else [flag_name(f.name)]
+        command = click.option(
+            *names,
+            f.name,
+            default=None,
+            type=None if kind is bool else (str if kind is tuple else kind),
+            metavar=None if kind is bool else {int: "N", float: "X"}.get(kind, "TEXT"),
+            help=f.metadata["help"] + shown,
+        )(command)
+    return click.option(
+        "--recipe",
+        default="default",
+        show_default=True,
+        metavar="NAME",
+        help=f"start from these settings ({', '.join(RECIPES)}); options below change single ones",
+    )(command)
+
+
+def sampling_options(command: Command) -> Command:
+    """Adds one option for each field of `SamplingParams`."""
+    from templora.sampling import SamplingParams
+
+    for f in reversed(dataclasses.fields(SamplingParams)):
+        kind = int if f.type == "int" else float
+        command = click.option(
+            flag_name(f.name), f.name, default=f.default, type=kind, show_default=True, help=f.metadata["help"]
+        )(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """Adds the options that say which model runs where."""
+    from templora.models import DEFAULT_MODEL
+
+    for decorate in reversed(
+        [
+            click.option(
+                "--model",
+                default=DEFAULT_MODEL,
+                show_default=True,
+                help="a built-in name (see `templora models`), a directory, a .gguf file, or a hub id",
+            ),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N"),
+            click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32"),
+            click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """Adds the options that say what a run leaves behind."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--report", type=click.Path(dir_okay=False), help="write every figure of the run to this JSON file"
+            ),
+            click.option(
+                "--plot", type=click.Path(dir_okay=False), help="draw perplexity by position and the time into this PNG"
+            ),
+            click.option("--quiet", is_flag=True, help="no progress and no receipt, only errors"),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def split_config(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divides a command's arguments into config fields that were given, and everything else."""
+    fields = {f.name for f in dataclasses.fields(TempLoraConfig)}
+    given = {k: v for k, v in values.items() if k in fields and v is not None}
+    return given, {k: v for k, v in values.items() if k not in fields}
+
+
+def check_early(recipe_name: str, given: dict[str, Any]) -> None:
+    """Finds what is wrong with the options before anything slow happens."""
+    from templora.recipes import recipe
+
+    recipe(recipe_name, None, **given)
+
+
+def as_flag(error: OptionError) -> str:
+    """The error in the command line's words: the flag in place of the field."""
+    return f"{flag_name(error.option)}: {error.problem}"

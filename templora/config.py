@@ -1,0 +1,182 @@
+"""`TempLoraConfig`: every option of the method, said once.
+
+A field's default, check, help text, command-line flag and row in `docs/options.md` all come from the field itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from templora.errors import ConfigError, nearest
+
+LEARNING_MODES = ("cascaded", "off")
+
+
+def option(default: Any, help: str, check: Callable[[Any], str | None] | None = None) -> Any:
+    """A config field with its help text and its check; a check returns what is wrong, or None."""
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+def at_least(low: float) -> Callable[[Any], str | None]:
+    return lambda v: None if v >= low else f"must be at least {low}, not {v}"
+
+
+def within(low: float, high: float) -> Callable[[Any], str | None]:
+    return lambda v: None if low <= v < high else f"must be from {low} to below {high}, not {v}"
+
+
+def positive(v: float) -> str | None:
+    return None if v > 0 else f"must be above 0, not {v}"
+
+
+def _learning_mode(v: str) -> str | None:
+    return None if v in LEARNING_MODES else f"unknown mode {v!r}; {nearest(v, LEARNING_MODES)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TempLoraConfig:
+    """How a session remembers. Frozen and validated; raises `ConfigError` naming the field.
+
+    The defaults are the `default` recipe: chosen on the embedded model, see docs/recipe.md. Sizes are in tokens.
+
+         tokens  ─────────[ · · · context · · · │ · · chunk · · ]
+                          ├──── window − Δ ─────┼───── Δ ───────┤     Δ = chunk_size
+                                  ├─train_context┤                    at most window − Δ
+    """
+
+    learning: Literal["cascaded", "off"] = option(
+        "cascaded", "learn each chunk before going on (cascaded), or never (off)", _learning_mode
+    )
+    rank: int = option(64, "rank of the adapter", at_least(1))
+    alpha: float = option(64.0, "adapter scale: its output is multiplied by alpha / rank", positive)
+    dropout: float = option(0.0, "dropout on the adapter's input while learning", within(0, 1))
+    target_modules: tuple[str, ...] = option(
+        ("all",), "linear layers that get an adapter, by last name (q_proj, down_proj, ...); 'all' = all but the head"
+    )
+    layers: str = option("all", "blocks that get an adapter: all, lower, upper, or numbers such as 0-3,8,12-29")
+    chunk_size: int = option(512, "tokens between two updates (the paper's Δ)", at_least(2))
+    window: int = option(1024, "most tokens the model attends to at once (the paper's W)", at_least(3))
+    train_context: int | None = option(
+        None, "context tokens seen while learning a chunk (the paper's L_T); default: window − chunk_size", at_least(1)
+    )
+    context_gradients: bool = option(
+        False, "let gradients flow through the context too (the paper's way, about twice the work)"
+    )
+    epochs: int = option(1, "optimiser steps on each chunk", at_least(1))
+    learning_rate: float = option(1e-3, "AdamW's step size", positive)
+    warmup_chunks: int = option(
+        2, "chunks over which the rate climbs linearly to its full value; the first is not zero", at_least(0)
+    )
+    adam_epsilon: float = option(1e-7, "AdamW's epsilon", positive)
+    weight_decay: float = option(0.0, "AdamW's decoupled weight decay", at_least(0))
+    max_grad_norm: float = option(1.0, "gradients are clipped to this L2 norm", positive)
+    max_update: float = option(
+        0.01, "an update that moves the adapter's weights by more than this (root mean square) is rolled back", positive
+    )
+    max_repetition: float = option(
+        0.5, "a written chunk in which more than this share of 4-grams repeat is not learnt", within(0, 1.0001)
+    )
+    cache_reuse: int = option(
+        0, "chunks a KV cache computed under older adapters may live on; 0 = recompute after each", at_least(0)
+    )
+    seed: int = option(42, "seed of the adapter's first weights, of dropout and of sampling", at_least(0))
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, self._checked(f, getattr(self, f.name)))
+        if self.chunk_size >= self.window:
+            raise ConfigError(
+                "chunk_size",
+                f"must be below window, which is {self.window}, to leave room for context; not {self.chunk_size}",
+            )
+        if self.train_context is not None and self.train_context > self.context:
+            raise ConfigError(
+                "train_context",
+                f"is beyond what the window leaves: at most window − chunk_size = {self.context}, "
+                f"not {self.train_context}",
+            )
+
+    @staticmethod
+    def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
+        kind, optional = field_type(f)
+        if value is None:
+            if optional:
+                return None
+            raise ConfigError(f.name, "must be given")
+        try:
+            if kind is tuple:
+                names = value.split(",") if isinstance(value, str) else value
+                value = tuple(str(name).strip() for name in names)
+                if not value or not all(value):
+                    raise ConfigError(f.name, "must name at least one module")
+            elif kind is bool:
+                if not isinstance(value, bool):
+                    raise ConfigError(f.name, f"must be true or false, not {value!r}")
+            elif kind is int:
+                if isinstance(value, bool) or int(value) != value:
+                    raise ConfigError(f.name, f"must be a whole number, not {value!r}")
+                value = int(value)
+            elif kind is float:
+                value = float(value)
+                if not math.isfinite(value):
+                    raise ConfigError(f.name, f"must be a finite number, not {value}")
+            else:
+                value = str(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f.name, f"must be of type {kind.__name__}, not {value!r}") from None
+        check = f.metadata["check"]
+        problem = check(value) if check else None
+        if problem:
+            raise ConfigError(f.name, problem)
+        return value
+
+    @property
+    def context(self) -> int:
+        """Tokens kept before a chunk: window − chunk_size (the paper's L_X)."""
+        return self.window - self.chunk_size
+
+    @property
+    def learn_context(self) -> int:
+        """`train_context`, or all that the window leaves."""
+        return self.context if self.train_context is None else self.train_context
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def learning_rate_at(self, chunk: int) -> float:
+        """The rate for the chunk learnt after `chunk` earlier ones: linear warm-up, never zero, then constant."""
+        return self.learning_rate * min(1.0, (chunk + 1) / max(1, self.warmup_chunks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return dataclasses.asdict(self) | {"target_modules": list(self.target_modules)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TempLoraConfig:
+        """The config with these fields; an unknown key is an error that names the nearest known one."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(key, f"unknown option; {nearest(key, known)}")
+        return cls(**values)
+
+
+def field_type(f: dataclasses.Field[Any]) -> tuple[type, bool]:
+    """The plain type of a config field (str, int, float, bool or tuple), and whether it may be None."""
+    hint = typing.get_type_hints(TempLoraConfig)[f.name]
+    optional = isinstance(hint, types.UnionType)
+    if optional:
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return str, optional
+    return origin or hint, optional

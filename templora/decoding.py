@@ -1,0 +1,114 @@
+"""`Decoder`: reads a session's tokens through one adapter (or none), with a KV cache of one window.
+
+    tokens    0 · · · · first ── context ──┬── open chunk ── n−1 │ n
+    cache           [sinks][───────────────┴───────────────)
+                                              the newest token is fed with the next step and predicts token n
+
+Between chunks the window moves on: old entries are evicted, and the rest is recomputed or, for up to `cache_reuse`
+boundaries, lived with although an older adapter computed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from templora.adapters import AdapterBank, Route
+from templora.cache import WindowCache
+from templora.config import TempLoraConfig
+from templora.metering import Meter
+from templora.model import CausalModel
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a decoder reads through: a slot of a bank, or None for the bare base."""
+
+    bank: AdapterBank
+    slot: int | None
+    scaling: float
+
+    @property
+    def route(self) -> Route | None:
+        return None if self.slot is None else self.bank.serving(self.slot, self.scaling)
+
+    @property
+    def weights(self) -> int:
+        return 0 if self.slot is None else self.bank.layout.weights
+
+
+class Decoder:
+    """One reader of one text.
+
+    Args:
+        model: the base.
+        adapter: what to read through.
+        config: sizes of window and chunk, and `cache_reuse`.
+        sinks: how many tokens at the start of the text stay in every window.
+        meter: where FLOPs are counted.
+    """
+
+    def __init__(self, model: CausalModel, adapter: Adapter, config: TempLoraConfig, sinks: int, meter: Meter) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._config = config
+        self._meter = meter
+        self.cache = WindowCache(model.layers, config.window, sinks)
+
+    def window_start(self, chunk_start: int) -> int:
+        """First token of the window in which a chunk starting at `chunk_start` is read; its sinks count as part."""
+        return max(0, chunk_start - self._config.context)
+
+    def prepare(self, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+        """Makes the cache hold the window before the newest token, under the adapter of this version.
+
+        Recomputes it when the window has moved or the adapter has changed, unless `cache_reuse` allows one more
+        chunk on what is there. The schedule depends on versions and sizes alone, so a base reader given the adapted
+        one's versions goes through the same passes.
+        """
+        cache, first = self.cache, self.window_start(chunk_start)
+        if cache.length and (first > cache.first_token or version != cache.served_version):
+            fits = cache.shift + (first - cache.first_token) + self._config.window <= self._model.max_positions
+            reusable = cache.reused < self._config.cache_reuse and fits and first < cache.next_token - cache.sinks
+            if reusable:
+                cache.evict(first)
+                cache.reused += 1
+            else:
+                cache.clear(first)
+        cache.served_version = version
+        missing = self._missing(tokens)
+        if missing:
+            with self._meter.phase("cache"):
+                self.feed(missing, logits=0)
+
+    def _missing(self, tokens: Sequence[int]) -> list[int]:
+        cache = self.cache
+        if cache.length == 0 and cache.first_token > 0:
+            return [*tokens[: cache.sinks], *tokens[cache.first_token + cache.sinks : -1]]
+        return list(tokens[cache.next_token : -1])
+
+    @torch.no_grad()
+    def feed(self, ids: list[int], *, logits: int) -> torch.Tensor:
+        """Reads `ids` after what is cached and caches them: hidden states [len(ids), hidden size].
+
+        `logits` is how many rows will be turned into logits, for the FLOP count.
+        """
+        cache = self.cache
+        self._meter.count(self._model.shape.forward(len(ids), cache.length, logits, self._adapter.weights))
+        with self._adapter.bank.through(self._adapter.route):
+            hidden = self._model.hidden(ids, cache, cache.next_position)
+        cache.advance(len(ids), cache.served_version)
+        return hidden
+
+    def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
+        with torch.no_grad():
+            return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
+
+    def nll(self, tokens: Sequence[int], first_target: int) -> float:
+        """Total NLL, in nats, of tokens[first_target:], the cache holding all before token first_target − 1."""
+        assert self.cache.next_token == first_target - 1
+        hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
+        return self._model.nll(hidden, list(tokens[first_target:]))

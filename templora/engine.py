@@ -1,0 +1,115 @@
+"""`Engine`: owns one base model and everything that may touch it.
+
+Sessions with adapters of one shape share a bank; the first session of a shape hangs its hooks on the model and the
+last one takes them off. One lock makes each step of each session whole, so sessions may be used from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+
+from templora.adapters import AdapterBank, Layout
+from templora.config import TempLoraConfig
+from templora.errors import ConfigError
+from templora.model import CausalModel, Trace
+from templora.recipes import recipe
+from templora.session import Receipt, Session
+from templora.targets import choose_targets
+
+
+class Engine:
+    """A base model, ready for sessions. `templora.load` makes one from a name or a path.
+
+    Args:
+        module: a transformers causal language model. It is put into eval mode and frozen while sessions are alive,
+            and is exactly as it was when the last one is discarded.
+        tokenizer: its tokenizer.
+        name: what to call it in reports.
+
+    Attributes:
+        lock: held for each step of a session.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
+        self.model = CausalModel(module)
+        self.model.check_head()
+        self.tokenizer = tokenizer
+        self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
+        self.generation_config = getattr(module, "generation_config", None)
+        self.lock = threading.RLock()
+        self.load_seconds = 0.0
+        self._banks: dict[Layout, AdapterBank] = {}
+        self._sessions: set[Session] = set()
+        self._trace: Trace | None = None
+        self._fingerprint: str | None = None
+
+    @property
+    def sessions(self) -> int:
+        """Sessions alive."""
+        return len(self._sessions)
+
+    def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
+        """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""
+        return recipe(name, self.model.max_positions, **options)
+
+    def session(self, config: TempLoraConfig | None = None) -> Session:
+        """Begins a text. Without a config: the default recipe.
+
+        Raises:
+            ConfigError: the window is beyond the model's positions, or the model lacks a module that is named.
+        """
+        config = config or self.config()
+        if config.window > self.model.max_positions:
+            raise ConfigError(
+                "window", f"is beyond this model's positions: at most {self.model.max_positions}, not {config.window}"
+            )
+        return Session(self, config)
+
+    def adapter_slot(self, session: Session, config: TempLoraConfig) -> tuple[AdapterBank, int]:
+        """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
+        with self.lock:
+            layout = Layout(choose_targets(self.model.module, config), config.rank)
+            if self._fingerprint is None:
+                self._fingerprint = self.model.fingerprint()
+            if not self._sessions:
+                self._trace = Trace.of(self.model.module)
+                self.model.module.eval()
+                self.model.module.requires_grad_(False)
+            if layout not in self._banks:
+                self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype)
+            self._sessions.add(session)
+            return self._banks[layout], self._banks[layout].allocate(config.seed)
+
+    def release(self, session: Session, bank: AdapterBank, slot: int) -> None:
+        """Frees a session's slot; the last session leaves the model as the first one found it."""
+        bank.release(slot)
+        self._sessions.discard(session)
+        if not bank.used:
+            bank.detach()
+            self._banks = {layout: b for layout, b in self._banks.items() if b is not bank}
+        if not self._sessions and self._trace is not None:
+            self._trace.restore(self.model.module)
+
+    def receipt(self) -> Receipt:
+        """Compares the base with what it was before its first session."""
+        now = self.model.fingerprint()
+        clean = bool(self._sessions) or Trace.of(self.model.module) == self._trace
+        return Receipt(base_unchanged=now == self._fingerprint, discarded=clean, fingerprint=now)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what the numbers depend on."""
+        import platform
+
+        import transformers
+
+        from templora import __version__
+
+        return {
+            "templora": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        }

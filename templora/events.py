@@ -1,0 +1,83 @@
+"""What a session yields while it works. The command line, reports and any server fold the same stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["length", "stop"]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token was written.
+
+    Args:
+        index: its position in the session's tokens.
+        token: its id.
+        text: what it adds to the text; may be empty while a character is incomplete.
+    """
+
+    index: int
+    token: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ChunkScored:
+    """The tokens [start, end) were predicted, before anything was learnt from them. NLLs in nats, summed."""
+
+    start: int
+    end: int
+    targets: int
+    base_nll: float
+    adapted_nll: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ChunkLearned:
+    """A chunk was closed: its update was committed, or it was not, and `reason` says why.
+
+    Args:
+        index: number of the chunk in the session.
+        start, end: its tokens.
+        committed: whether the adapter changed.
+        version: the adapter's version from here on.
+        reason: why nothing was committed; empty if it was.
+        loss: mean NLL of the chunk at the first step, in nats a token; None if the chunk was never tried.
+        grad_norm: L2 norm of the last step's gradient before clipping.
+        update: root mean square of the change of the adapter's weights.
+        seconds: time taken.
+    """
+
+    index: int
+    start: int
+    end: int
+    committed: bool
+    version: int
+    reason: str = ""
+    loss: float | None = None
+    grad_norm: float | None = None
+    update: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """Part of a given text was taken in: `done` of `total` tokens."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Writing ended after `tokens` tokens: at their number (`length`) or at an end or stop text (`stop`)."""
+
+    tokens: int
+    reason: FinishReason
+    text: str = ""
+
+
+Event = TokenEvent | ChunkScored | ChunkLearned | Absorbed | Finished

@@ -1,0 +1,179 @@
+"""`Learner`: trains one chunk into one slot. Stage, judge, commit or roll back.
+
+The loss is the mean NLL of the chunk's own tokens. Its context is seen but never a target, in one of two ways:
+
+    context_gradients off   the context's keys and values are constants, taken from the decoder's cache as they are;
+                            only the chunk's tokens go forward and back
+    context_gradients on    context and chunk go forward and back together, under the adapter in training (the paper)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from templora.adapters import AdapterBank, AdapterState, Route
+from templora.cache import WindowCache
+from templora.chunks import Chunk
+from templora.config import TempLoraConfig
+from templora.metering import Meter
+from templora.model import CausalModel
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of one chunk.
+
+    Args:
+        committed: whether the slot's adapter changed.
+        reason: why not; empty if it did.
+        loss: mean NLL at the first step, nats a token.
+        grad_norm: L2 norm of the last gradient, before clipping.
+        change: root mean square of the change of the weights, 0 if it never got that far.
+    """
+
+    committed: bool
+    reason: str
+    loss: float
+    grad_norm: float
+    change: float
+
+
+class Learner:
+    """Trains one slot of a bank.
+
+    Args:
+        model, bank, slot: whose adapter learns what.
+        config: the optimiser's settings and the bounds an update must keep.
+        meter: where FLOPs are counted.
+    """
+
+    def __init__(self, model: CausalModel, bank: AdapterBank, slot: int, config: TempLoraConfig, meter: Meter) -> None:
+        self._model = model
+        self._bank = bank
+        self._slot = slot
+        self._config = config
+        self._meter = meter
+
+    def learn(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> Update:
+        """Stages an update on `chunk` of `tokens`, and commits it if it is sound.
+
+        Args:
+            tokens: ids of the whole text so far.
+            chunk: what to learn.
+            cache: the decoder's, holding the context; read, never written.
+        """
+        before = self._bank.state(self._slot)
+        staged, update = self._stage(before, tokens, chunk, cache)
+        if staged is not None and update.committed:
+            self._bank.commit(self._slot, staged)
+        return update
+
+    def _stage(
+        self, before: AdapterState, tokens: Sequence[int], chunk: Chunk, cache: WindowCache
+    ) -> tuple[AdapterState | None, Update]:
+        config, state = self._config, before.staged()
+        training = _TrainingCopy(self._bank, self._model.dtype, config)
+        optimizer = _adamw(state, config, before.version)
+        loss = norm = math.nan
+        for epoch in range(config.epochs):
+            training.load(state.weights)
+            with self._bank.through(training.route), _seeded(config, before.version, epoch, self._model.device):
+                step_loss = self._backward(tokens, chunk, cache)
+            state.weights.grad = training.gradient()
+            step_norm = float(torch.nn.utils.clip_grad_norm_([state.weights], config.max_grad_norm))
+            loss, norm = (step_loss if epoch == 0 else loss), step_norm
+            if not math.isfinite(step_loss):
+                return None, Update(False, f"the loss is not finite ({step_loss})", loss, norm, 0.0)
+            if not math.isfinite(step_norm):
+                return None, Update(False, f"the gradient is not finite ({step_norm})", loss, norm, 0.0)
+            optimizer.step()
+        state.weights.grad = None
+        change = float((state.weights.detach() - before.weights).square().mean().sqrt())
+        # Written so that a change that is not a number fails too.
+        if not change <= config.max_update:
+            reason = f"the update is too large ({change:.3g} root mean square, max_update is {config.max_update:g})"
+            return None, Update(False, reason, loss, norm, change)
+        state.weights.requires_grad_(False)
+        done = AdapterState(state.weights, state.exp_avg, state.exp_avg_sq, before.steps + config.epochs, state.version)
+        return done, Update(True, "", loss, norm, change)
+
+    def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> float:
+        """One forward and backward pass; returns the mean NLL, gradients left in the route's leaves."""
+        first, weights = chunk.first_target - 1, self._bank.layout.weights
+        inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
+        shape, most = self._model.shape, self._config.learn_context
+        with torch.enable_grad():
+            if self._config.context_gradients:
+                start = max(0, chunk.middle - most)
+                opening = list(tokens[: min(cache.sinks, start)])
+                context = opening + list(tokens[start + len(opening) : first])
+                cost = (len(context) + len(inputs), 0, len(targets), weights)
+                hidden = self._model.hidden(context + inputs, None)[len(context) :]
+            else:
+                # The token before the chunk is an input, so it is not among the cached ones: hence most − 1.
+                with cache.as_context(first, most - 1) as (seen, position):
+                    cost = (len(inputs), seen, len(targets), weights)
+                    hidden = self._model.hidden(inputs, cache, position)
+            self._meter.count(shape.forward(*cost) + shape.backward(*cost))
+            return self._model.nll_backward(hidden, targets)
+
+
+class _TrainingCopy:
+    """The staged adapter in compute dtype, as leaves whose gradients land in one flat buffer."""
+
+    def __init__(self, bank: AdapterBank, dtype: torch.dtype, config: TempLoraConfig) -> None:
+        self._flat = torch.empty(bank.layout.weights, dtype=dtype, device=bank.device)
+        self._grad = torch.zeros_like(self._flat)
+        pairs = bank.layout.views(self._flat)
+        for pair, grads in zip(pairs, bank.layout.views(self._grad), strict=True):
+            for leaf, grad in zip(pair, grads, strict=True):
+                leaf.requires_grad_()
+                leaf.grad = grad  # autograd adds to it in place
+        self.route = Route(pairs, config.scaling, config.dropout)
+
+    @torch.no_grad()
+    def load(self, weights: torch.Tensor) -> None:
+        self._flat.copy_(weights)
+        self._grad.zero_()
+
+    def gradient(self) -> torch.Tensor:
+        return self._grad.float()
+
+
+def _adamw(state: AdapterState, config: TempLoraConfig, chunks_learned: int) -> torch.optim.AdamW:
+    """AdamW over the staged vector, going on from the staged moments (which it edits in place)."""
+    optimizer = torch.optim.AdamW(
+        [state.weights.requires_grad_()],
+        lr=config.learning_rate_at(chunks_learned),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    optimizer.state[state.weights] = {
+        "step": torch.tensor(float(state.steps), device=state.weights.device),
+        "exp_avg": state.exp_avg,
+        "exp_avg_sq": state.exp_avg_sq,
+    }
+    return optimizer
+
+
+class _seeded:
+    """Dropout drawn from the session's own seed; the caller's random state is as before afterwards."""
+
+    def __init__(self, config: TempLoraConfig, version: int, epoch: int, device: torch.device) -> None:
+        self._active = config.dropout > 0
+        self._seed = hash((config.seed, version, epoch)) & 0x7FFFFFFFFFFFFFFF
+        self._fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        if self._active:
+            self._fork.__enter__()
+            torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: object) -> None:
+        if self._active:
+            self._fork.__exit__(*error)  # type: ignore[arg-type]

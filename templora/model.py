@@ -1,0 +1,147 @@
+"""`CausalModel`: one base model as the loop sees it. Hidden states in, likelihoods out; ids only, no text.
+
+Shapes: T tokens, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from templora.cache import WindowCache
+from templora.errors import ModelError
+from templora.metering import ModelShape
+from templora.targets import linear_layers
+
+# Rows of logits computed at once: bounds the fp32 [rows, V] block, which for V = 262,144 would else be gigabytes.
+_LOGIT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything about a module tree that a visitor could leave changed, weights apart."""
+
+    modules: tuple[str, ...]
+    modes: tuple[bool, ...]
+    hooks: tuple[int, ...]
+    trainable: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Trace:
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return cls(
+            modules=tuple(f"{name}:{type(m).__name__}" for name, m in model.named_modules()),
+            modes=tuple(m.training for m in model.modules()),
+            hooks=tuple(sum(len(getattr(m, kind)) for kind in kinds) for m in model.modules()),
+            trainable=tuple(p.requires_grad for p in model.parameters()),
+        )
+
+    def restore(self, model: nn.Module) -> None:
+        """Puts train/eval mode and `requires_grad` back."""
+        for module, mode in zip(model.modules(), self.modes, strict=True):
+            module.training = mode
+        for parameter, trainable in zip(model.parameters(), self.trainable, strict=True):
+            parameter.requires_grad_(trainable)
+
+
+class CausalModel:
+    """A transformers causal LM split into decoder and head.
+
+    Raises:
+        ModelError: its head does more than a product and a soft cap, so that our likelihoods would be wrong.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        config = module.config.get_text_config()
+        self.config = config
+        self.decoder: nn.Module = module.base_model
+        self.head: nn.Module = module.get_output_embeddings()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        if self.head is None or self.decoder is module:
+            raise ModelError(f"{type(module).__name__} is not a causal language model with an output head")
+        first = next(module.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.layers: int = config.num_hidden_layers
+        self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        self.shape = self._shape()
+
+    def _shape(self) -> ModelShape:
+        heads = self.config.num_attention_heads
+        size = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
+        linear = sum(t.inputs * t.outputs for t in linear_layers(self.module))
+        head = self.head.weight
+        assert isinstance(head, torch.Tensor)
+        return ModelShape(linear, head.numel(), self.layers * heads * size)
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Compares our logits with the model's own on a few tokens; families that scale their logits are refused."""
+        ids = torch.arange(1, 9, device=self.device)[None] % self.config.vocab_size
+        was = self.module.training
+        self.module.eval()
+        try:
+            own = self.module(input_ids=ids, use_cache=False).logits[0].float()
+            ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0])
+        finally:
+            self.module.train(was)
+        if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2):
+            raise ModelError(
+                f"{type(self.module).__name__} changes its logits in a way templora does not know; "
+                "its likelihoods would be wrong"
+            )
+
+    def hidden(self, ids: list[int], cache: WindowCache | None, position: int = 0) -> torch.Tensor:
+        """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
+        where = torch.arange(position, position + len(ids), device=self.device)[None]
+        tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
+        out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
+        state: torch.Tensor = out.last_hidden_state[0]
+        return state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """fp32 logits [T, V] of hidden states [T, H]."""
+        logits: torch.Tensor = self.head(hidden).float()
+        return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
+
+    @torch.no_grad()
+    def nll(self, hidden: torch.Tensor, targets: list[int]) -> float:
+        """Total negative log-likelihood, in nats, of `targets` [T], each predicted from its row of `hidden` [T, H]."""
+        wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
+        total = 0.0
+        for h, t in zip(torch.split(hidden, _LOGIT_ROWS), torch.split(wanted, _LOGIT_ROWS), strict=True):
+            total += float(F.cross_entropy(self.logits(h), t, reduction="sum"))
+        return total
+
+    def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
+        """Mean NLL of `targets`, with its gradient pushed back through `hidden` [T, H].
+
+        The head is frozen, so the gradient with respect to `hidden` is all that is needed of it; it is taken a block
+        of rows at a time and the [T, V] logits never exist whole.
+        """
+        wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        total = 0.0
+        blocks = (torch.split(x, _LOGIT_ROWS) for x in (hidden.detach(), wanted, gradient))
+        for h, t, g in zip(*blocks, strict=True):
+            h.requires_grad_()
+            loss = F.cross_entropy(self.logits(h), t, reduction="sum") / len(targets)
+            g.copy_(torch.autograd.grad(loss, h)[0])
+            total += float(loss.detach())
+        torch.autograd.backward(hidden, gradient)
+        return total
+
+    @torch.no_grad()
+    def fingerprint(self) -> str:
+        """SHA-256 over every parameter and buffer: names, shapes and bits."""
+        digest = hashlib.sha256()
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        for name, tensor in tensors:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()

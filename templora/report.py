@@ -1,0 +1,183 @@
+"""`RunReport`: folds a run's events into the figures that reports, plots and receipts show."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import TextError
+from templora.events import ChunkLearned, ChunkScored, Event
+from templora.metrics import Likelihood
+from templora.text import decode
+
+if TYPE_CHECKING:
+    import torch
+
+    from templora.engine import Engine
+    from templora.session import Session
+
+
+@dataclass
+class TextReport:
+    """One text of a run: what was predicted and what was learnt, chunk by chunk."""
+
+    name: str
+    base: Likelihood = field(default_factory=Likelihood)
+    adapted: Likelihood = field(default_factory=Likelihood)
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+    words: int = 0
+    utf8_bytes: int = 0
+    committed: int = 0
+    rejected: int = 0
+    session: Session | None = None
+
+    def add(self, event: Event) -> None:
+        """Takes in an event; those that carry no figures are passed over."""
+        if isinstance(event, ChunkScored):
+            self.base.add(event.base_nll, event.targets)
+            self.adapted.add(event.adapted_nll, event.targets)
+            row = self._row(event.start, event.end)
+            row |= {"targets": event.targets, "base_nll": event.base_nll, "adapted_nll": event.adapted_nll}
+            row["seconds"] += event.seconds
+        elif isinstance(event, ChunkLearned):
+            row = self._row(event.start, event.end)
+            row |= {"committed": event.committed, "version": event.version, "reason": event.reason}
+            row |= {"loss": event.loss, "grad_norm": event.grad_norm, "update": event.update}
+            row["seconds"] += event.seconds
+            self.committed += event.committed
+            self.rejected += not event.committed
+
+    def _row(self, start: int, end: int) -> dict[str, Any]:
+        """The row of the chunk that ends at `end`: the last one if it does, else a new one."""
+        if not self.chunks or self.chunks[-1]["start"] + self.chunks[-1]["tokens"] != end:
+            row: dict[str, Any] = {"index": len(self.chunks), "start": start, "tokens": end - start}
+            row |= {"base_nll": None, "adapted_nll": None, "committed": False, "seconds": 0.0}
+            self.chunks.append(row)
+        return self.chunks[-1]
+
+    def finish(self, session: Session, tokenizer: Any, first_target: int) -> None:
+        """Once the session is over: measures the text that was predicted, tokens[first_target:]."""
+        self.session = session
+        text = decode(tokenizer, session.tokens[first_target:])
+        self.words, self.utf8_bytes = len(text.split()), len(text.encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "tokens": self.base.tokens,
+            "words": self.words,
+            "bytes": self.utf8_bytes,
+            "committed": self.committed,
+            "rejected": self.rejected,
+            "base": self.base.summary(self.words, self.utf8_bytes),
+            "adapted": self.adapted.summary(self.words, self.utf8_bytes),
+            "chunks": self.chunks,
+        }
+
+
+def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total_seconds: float) -> dict[str, Any]:
+    """The JSON document of a run over one or several texts, whose figures are pooled at the top.
+
+    NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says.
+    """
+    from templora.metering import PHASES, peak_memory_bytes
+
+    sessions = [t.session for t in texts if t.session is not None]
+    receipts = [s.receipt for s in sessions]
+    pooled = {"base": Likelihood(), "adapted": Likelihood()}
+    for text in texts:
+        for key, likelihood in pooled.items():
+            part: Likelihood = getattr(text, key)
+            likelihood.nll += part.nll
+            likelihood.tokens += part.tokens
+            likelihood.chunk_nll += part.chunk_nll
+    words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
+    seconds: dict[str, float] = {p: sum(s.meter.seconds[p] for s in sessions) for p in PHASES}
+    flops: dict[str, float] = {p: sum(s.meter.flops[p] for s in sessions) for p in PHASES}
+    model = engine.model
+    return {
+        "tokens": tokens,
+        "config": sessions[0].config.to_dict() if sessions else None,
+        "model": {
+            "name": engine.name,
+            "architecture": type(model.module).__name__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in model.module.parameters()),
+            "positions": model.max_positions,
+            "sha256": receipts[0].fingerprint if receipts and receipts[0] else None,
+        },
+        "device": describe_device(model.device),
+        "versions": engine.versions(),
+        "base": pooled["base"].summary(words, utf8_bytes),
+        "adapted": pooled["adapted"].summary(words, utf8_bytes),
+        "committed": sum(t.committed for t in texts),
+        "rejected": sum(t.rejected for t in texts),
+        "chunks": texts[0].chunks if len(texts) == 1 else [c | {"text": t.name} for t in texts for c in t.chunks],
+        "texts": [t.to_dict() for t in texts] if len(texts) > 1 else [],
+        "seconds": {"load": engine.load_seconds, **seconds, "total": total_seconds},
+        "flops": {**flops, "total": sum(flops.values())},
+        "peak_memory_bytes": peak_memory_bytes(model.device),
+        "base_unchanged": bool(receipts) and all(r is not None and r.base_unchanged for r in receipts),
+        "discarded": bool(receipts) and all(r is not None and r.discarded for r in receipts),
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the processor and how many threads torch uses."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"cpu: {name}, {torch.get_num_threads()} threads"
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """JSON that every parser reads: a figure that is not finite becomes null."""
+    return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Writes a report so that a reader sees all of it or the old one.
+
+    Raises:
+        TextError: it cannot be written.
+    """
+    text = to_json(document) + "\n"
+    beside: str | None = None
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except OSError as error:
+        if beside:
+            Path(beside).unlink(missing_ok=True)
+        raise TextError(f"{path}: the report cannot be written: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,74 @@
+"""The edge between text and token ids. Inside, everything is ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+# Tokens that end a text in one family or another, but that tokenizers do not always name as `eos_token`.
+_END_TOKENS = (
+    "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
+)  # fmt: skip
+
+
+def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one)."""
+    # verbose=False: "longer than the model's maximum" does not apply, a session windows its text.
+    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def opening_ids(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text: often nothing, else BOS."""
+    ids = encode(tokenizer, "", special=True)
+    eos = getattr(tokenizer, "eos_token_id", None)
+    return [i for i in ids if i != eos] if eos != getattr(tokenizer, "bos_token_id", None) else ids
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of these ids, special tokens left out."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
+    """Every id that ends a text for this model."""
+    found: set[int] = set()
+    for source in (tokenizer, generation_config):
+        value = getattr(source, "eos_token_id", None)
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    special = set(getattr(tokenizer, "all_special_ids", []))
+    for token in _END_TOKENS:
+        index = tokenizer.convert_tokens_to_ids(token)
+        if isinstance(index, int) and index in special and tokenizer.convert_ids_to_tokens(index) == token:
+            found.add(index)
+    return sorted(found)
+
+
+class TextStream:
+    """Turns ids into text as they come.
+
+    Tokenizers may spread one character over several tokens and may write a token differently after another, so a
+    few earlier ids are decoded again with each new one and text is held back while its last character is incomplete.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def push(self, token: int) -> str:
+        """The text that this id completes; may be empty."""
+        self._ids.append(token)
+        text = decode(self._tokenizer, self._ids)
+        if text.endswith("\ufffd") and len(self._ids) < 16:
+            return ""
+        new = text[len(self._shown) :]
+        # Keep one word's worth of ids as left context, so that leading spaces are decoded right.
+        self._ids = self._ids[-4:]
+        self._shown = decode(self._tokenizer, self._ids)
+        return new
+
+    def flush(self) -> str:
+        """Whatever was held back."""
+        rest = decode(self._tokenizer, self._ids)[len(self._shown) :]
+        self._ids, self._shown = [], ""
+        return rest
