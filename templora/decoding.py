@@ -69,7 +69,9 @@ class Decoder:
         one's versions goes through the same passes.
         """
         cache, first = self.cache, self.window_start(chunk_start)
-        if cache.length and (first > cache.first_token or version != cache.served_version):
+        if cache.length == 0:
+            cache.clear(first)
+        elif first > cache.first_token or version != cache.served_version:
             fits = cache.shift + (first - cache.first_token) + self._config.window <= self._model.max_positions
             reusable = cache.reused < self._config.cache_reuse and fits and first < cache.next_token - cache.sinks
             if reusable:

@@ -48,8 +48,7 @@ def models(rank: int, as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['name']}{' (default)' if row['default'] else ''}: {row['about']}")
-        print(
-            f"  {row['parameters'] / 1e6:.0f}M parameters, {'' if row['installed'] else 'not '}installed: {row['install']}"
-        )
+        state = "installed" if row["installed"] else f"not installed: {row['install']}"
+        print(f"  {row['parameters'] / 1e6:.0f}M parameters, {state}")
         print(f"  {row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns; {_BESIDE}")
     print(_OTHERS)

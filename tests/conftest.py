@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from templora import TempLoraConfig
+from templora.engine import Engine
+from templora.testing import tiny_engine
+
+# One thread: sums in one order, and no barrier to wait at on a busy machine. The models are tiny.
+torch.set_num_threads(1)
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. "
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return tiny_engine()
+
+
+@pytest.fixture
+def text() -> str:
+    return TEXT * 6
+
+
+def small(**options: Any) -> TempLoraConfig:
+    """A config whose chunks are as small as the models."""
+    defaults: dict[str, Any] = {"rank": 4, "alpha": 8.0, "chunk_size": 32, "window": 96, "learning_rate": 5e-3}
+    return TempLoraConfig(**defaults | options)

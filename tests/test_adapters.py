@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small
+from test_invariants import adapted_logits
+from test_learning import with_random_adapter
+
+from templora import ConfigError, ModelError
+from templora.adapters import AdapterBank, Layout
+from templora.targets import choose_targets, linear_layers, parse_layers
+from templora.testing import FAMILIES, tiny_engine, tiny_model
+
+IDS = list(range(3, 43))
+# PEFT is a test's witness here, not a dependency; some of its own warnings are about itself.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*:UserWarning")
+
+
+@torch.no_grad()
+def peft_logits(model: Any) -> torch.Tensor:
+    return model(torch.tensor([IDS])).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", ["all", "upper"])
+def test_saved_here_loads_in_peft_with_the_same_logits(family: str, layers: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    engine = tiny_engine(family)
+    with engine.session(small(layers=layers)) as session:
+        with_random_adapter(session)
+        ours = adapted_logits(session, IDS)
+        session.save_adapter(tmp_path)
+    plain = PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
+    assert torch.allclose(peft_logits(plain), ours, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(peft_logits(plain.get_base_model().eval()), peft_logits(tiny_model(family)), atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trained_in_peft_gives_the_same_logits_here(family: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    kinds = sorted({t.kind for t in linear_layers(tiny_model(family))})
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=kinds, task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2")
+    model = get_peft_model(tiny_model(family), lora)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(3):
+        model(torch.tensor([IDS]), labels=torch.tensor([IDS])).loss.backward()
+        optimizer.step()
+    model.eval().save_pretrained(tmp_path)
+    engine = tiny_engine(family)
+    with engine.session(small()) as session:
+        base = adapted_logits(session, IDS)
+        session.load_adapter(tmp_path)
+        ours = adapted_logits(session, IDS)
+        assert torch.allclose(ours, peft_logits(model), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(ours, base, atol=1e-3)
+        session.absorb("and it goes on learning from there")
+        assert session.version == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"r": 8}, "rank is 8"),
+        ({"lora_alpha": 4}, "set alpha=4"),
+        ({"use_dora": True}, "only plain LoRA"),
+        ({"peft_type": "IA3"}, "only plain LoRA"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(tmp_path)
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelError, match=says):
+            session.load_adapter(tmp_path)
+        with pytest.raises(ModelError, match="no PEFT adapter"):
+            session.load_adapter(tmp_path / "nowhere")
+    with tiny_engine().session(small(target_modules=("q_proj",))) as session:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match="for which the session has no adapter"):
+            session.load_adapter(tmp_path)
+
+
+# Which layers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "per_block"), [("llama", 7), ("gemma3", 7), ("phi", 6), ("gpt2", 4)])
+def test_every_linear_layer_but_the_head(family: str, per_block: int) -> None:
+    model = tiny_model(family)
+    found = choose_targets(model, small())
+    assert len(found) == 2 * per_block
+    assert not any("head" in t.name for t in found)
+    for target in found:
+        weight = model.get_submodule(target.name).weight
+        assert sorted(weight.shape) == sorted((target.inputs, target.outputs))
+
+
+def test_fewer_modules_and_layers() -> None:
+    model = tiny_model()
+    names = [t.name for t in choose_targets(model, small(target_modules="q_proj, down_proj", layers="1"))]
+    assert names == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    with pytest.raises(ConfigError, match="did you mean 'q_proj'"):
+        choose_targets(model, small(target_modules=("qproj",)))
+
+
+def test_layer_lists() -> None:
+    assert parse_layers("0-2,5", 8) == {0, 1, 2, 5}
+    assert parse_layers("upper", 5) == {2, 3, 4}
+    assert parse_layers("lower", 5) == {0, 1}
+    for bad in ("3-1", "8", "0-8", "some", "", "1,"):
+        with pytest.raises(ConfigError, match="layers"):
+            parse_layers(bad, 8)
+
+
+# The bank ---------------------------------------------------------------------------------------------------------
+
+
+def bank_of(model: Any, rank: int = 4) -> AdapterBank:
+    return AdapterBank(model, Layout(choose_targets(model, small()), rank), torch.float32)
+
+
+def test_the_layout_tiles_the_vector() -> None:
+    layout = bank_of(tiny_model()).layout
+    flat = torch.arange(layout.weights)
+    parts = [x.flatten() for pair in layout.views(flat) for x in pair]
+    assert torch.equal(torch.cat(parts), flat)
+
+
+def test_slots_are_reused_and_wiped() -> None:
+    bank = bank_of(tiny_model())
+    first, second = bank.allocate(1), bank.allocate(2)
+    assert not torch.equal(bank.state(first).weights, bank.state(second).weights)
+    held = bank.state(second).weights.clone()
+    bank.release(first)
+    assert bank._serving[first].abs().max() == 0
+    assert torch.equal(bank._serving[second], held)
+    assert bank.allocate(3) == first
+    assert bank.used == 2
+
+
+def test_an_interrupted_commit_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = bank_of(tiny_model())
+    slot = bank.allocate(1)
+    before, served = bank.state(slot), bank._serving.clone()
+    staged = before.staged()
+    staged.weights.add_(1.0)
+    real, calls = bank._write, []
+
+    def stopped(slot: int, state: Any) -> None:
+        real(slot, state)
+        calls.append(state)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bank, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bank.commit(slot, staged)
+    assert bank.state(slot) is before
+    assert torch.equal(bank._serving, served)

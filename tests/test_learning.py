@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import small
+from test_invariants import adapted_logits
+
+from templora import ChunkLearned, Session
+from templora.adapters import Layout, Route
+from templora.cache import WindowCache
+from templora.chunks import Chunk
+from templora.engine import Engine
+from templora.learning import Learner
+from templora.metering import Meter
+from templora.testing import FAMILIES, tiny_engine
+
+IDS = [(i * i * 7 + 3 * i) % 256 for i in range(200)]
+
+
+def learned(session: Session, text: str) -> list[ChunkLearned]:
+    return [e for e in session.absorb_events(text) if isinstance(e, ChunkLearned)]
+
+
+def flat_gradient(engine: Engine, layout: Layout, weights: torch.Tensor, ids: list[int], chunk: Chunk) -> torch.Tensor:
+    """The gradient of the mean NLL of a chunk, gradients through its context included, the plain way: PEFT's formula
+    on copies of the layers, autograd on leaves, nothing of ours but the layout."""
+    flat = weights.clone().requires_grad_()
+    pairs = layout.views(flat)
+    handles = []
+    for target, (a, b) in zip(layout.targets, pairs, strict=True):
+
+        def hook(_: Any, args: Any, out: torch.Tensor, a: torch.Tensor = a, b: torch.Tensor = b) -> torch.Tensor:
+            return out + 2.0 * (args[0] @ a.T @ b.T)  # alpha / rank = 8 / 4
+
+        handles.append(engine.model.module.get_submodule(target.name).register_forward_hook(hook))
+    window = ids[chunk.start : chunk.end]
+    logits = engine.model.module(torch.tensor([window])).logits[0]
+    first = chunk.first_target - chunk.start
+    F.cross_entropy(logits[first - 1 : -1], torch.tensor(window[first:])).backward()
+    for handle in handles:
+        handle.remove()
+    assert flat.grad is not None
+    return flat.grad
+
+
+def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk, cache: WindowCache) -> torch.Tensor:
+    """What `Learner` hands to the optimiser, caught before clipping."""
+    caught: list[torch.Tensor] = []
+    learner = Learner(engine.model, session._bank, session._slot, session.config, Meter())
+    real = torch.nn.utils.clip_grad_norm_
+
+    def catch(parameters: list[torch.Tensor], norm: float) -> torch.Tensor:
+        assert parameters[0].grad is not None
+        caught.append(parameters[0].grad.clone())
+        return real(parameters, norm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", catch)
+        learner._stage(session._bank.state(session._slot), ids, chunk, cache)
+    return caught[0]
+
+
+def with_random_adapter(session: Session) -> None:
+    """Sets an adapter that does something: at a fresh one half of all gradients are zero."""
+    state = session._bank.state(session._slot).staged()
+    generator = torch.Generator().manual_seed(3)
+    state.weights.add_(torch.empty_like(state.weights).uniform_(-0.05, 0.05, generator=generator))
+    session._bank.commit(session._slot, state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunk", [Chunk(0, 0, 0, 32), Chunk(1, 0, 32, 64), Chunk(3, 32, 96, 120)])
+def test_paper_gradient_is_the_plain_one(family: str, chunk: Chunk) -> None:
+    """Loss on the chunk's own tokens only, context seen but masked, through the context, each layer's gradient."""
+    engine = tiny_engine(family)
+    with engine.session(small(context_gradients=True)) as session:
+        with_random_adapter(session)
+        bank, weights = session._bank, session._bank.state(session._slot).weights
+        ours = our_gradient(engine, session, IDS, chunk, session._adapted.cache)
+        plain = flat_gradient(tiny_engine(family), bank.layout, weights, IDS, chunk)
+        for (a, b), (c, d), t in zip(
+            bank.layout.views(ours), bank.layout.views(plain), bank.layout.targets, strict=True
+        ):
+            assert torch.allclose(a, c, rtol=1e-3, atol=1e-6), t.name
+            assert torch.allclose(b, d, rtol=1e-3, atol=1e-6), t.name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_gradient_is_that_of_a_detached_context(family: str) -> None:
+    """Learning over the cache = the whole window in one graph whose context keys and values are detached."""
+    engine = tiny_engine(family)
+    chunk = Chunk(2, 0, 64, 96)
+    with engine.session(small()) as session:
+        with_random_adapter(session)
+        session._adapted.prepare(IDS[:64], 64, session.version)
+        ours = our_gradient(engine, session, IDS, chunk, session._adapted.cache)
+
+        from transformers import DynamicCache
+
+        bank, weights = session._bank, session._bank.state(session._slot).weights
+        flat = weights.clone().requires_grad_()
+        route = Route(bank.layout.views(flat), session.config.scaling)
+        plain = DynamicCache()
+        with bank.through(route):
+            with torch.no_grad():
+                engine.model.decoder(torch.tensor([IDS[:63]]), past_key_values=plain, use_cache=True)
+            logits = engine.model.module(torch.tensor([IDS[63:95]]), past_key_values=plain, use_cache=True).logits[0]
+        F.cross_entropy(logits, torch.tensor(IDS[64:96])).backward()
+        assert flat.grad is not None
+        for (a, b), (c, d), t in zip(
+            bank.layout.views(ours), bank.layout.views(flat.grad), bank.layout.targets, strict=True
+        ):
+            for mine, theirs in ((a, c), (b, d)):
+                assert F.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) >= 0.999, t.name
+                assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6), t.name
+
+
+def test_learning_leaves_the_cache_alone(engine: Engine) -> None:
+    with engine.session(small()) as session:
+        session._adapted.prepare(IDS[:64], 64, 0)
+        cache = session._adapted.cache
+        before = [layer.keys.clone() for layer in cache.layers], list(cache.versions), cache.next_position
+        our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), cache)
+        assert all(torch.equal(a.keys, b) for a, b in zip(cache.layers, before[0], strict=True))
+        assert (cache.versions, cache.next_position) == before[1:]
+
+
+@pytest.mark.parametrize("context_gradients", [False, True])
+def test_train_context_is_how_much_context_learning_sees(context_gradients: bool) -> None:
+    """Changing a token beyond train_context changes nothing; changing one within it does."""
+    found = []
+    for changed in (None, 10, 60):
+        engine = tiny_engine()
+        ids = list(IDS)
+        if changed is not None:
+            ids[changed] = (ids[changed] + 1) % 256
+        config = small(train_context=16, context_gradients=True) if context_gradients else small(train_context=16)
+        model = engine.model.module
+        model.model.layers = model.model.layers[:1]  # in one layer, a cached key knows of its own token only
+        model.config.num_hidden_layers = 1
+        engine = Engine(model, engine.tokenizer)
+        with engine.session(config) as session:
+            with_random_adapter(session)
+            session._adapted.prepare(ids[:64], 64, session.version)
+            found.append(our_gradient(engine, session, ids, Chunk(2, 0, 64, 96), session._adapted.cache))
+    assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-8)
+    assert not torch.allclose(found[0], found[2], rtol=1e-2, atol=1e-6)
+
+
+def test_every_token_is_learnt_exactly_once(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets: list[int] = []
+    real = Learner.learn
+
+    def spy(self: Learner, tokens: Any, chunk: Chunk, cache: WindowCache) -> Any:
+        targets.extend(range(chunk.first_target, chunk.end))
+        return real(self, tokens, chunk, cache)
+
+    monkeypatch.setattr(Learner, "learn", spy)
+    with engine.session(small()) as session:
+        session.absorb(text[:50])
+        session.absorb(text[50:61])
+        session.write(tokens=70)
+        session.score(text[:41])
+        assert session.close_chunk() is not None  # the ragged last one
+        assert session.close_chunk() is None
+        assert targets == list(range(1, 50 + 11 + 70 + 41))
+
+
+def test_masters_are_fp32_over_a_bf16_base(text: str) -> None:
+    """A step of 5e-5 is lost in bf16 beside a weight of 0.1; the masters must keep it."""
+    engine = tiny_engine(dtype=torch.bfloat16)
+    with engine.session(small(learning_rate=5e-5, warmup_chunks=0)) as session:
+        state = session._bank.state(session._slot)
+        session.absorb(text[:96])
+        after = session._bank.state(session._slot)
+        assert {after.weights.dtype, after.exp_avg.dtype, after.exp_avg_sq.dtype} == {torch.float32}
+        moved = (after.weights != state.weights).float().mean()
+        assert moved > 0.95
+        a, _ = session._bank.layout.views(after.weights)[0]
+        assert (a.bfloat16() == session._bank.layout.views(state.weights)[0][0].bfloat16()).float().mean() > 0.3
+
+
+def test_gradients_are_clipped(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    real = torch.optim.AdamW.step
+
+    def spy(self: Any, *args: Any) -> Any:
+        seen.append(float(self.param_groups[0]["params"][0].grad.norm()))
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    with engine.session(small(max_grad_norm=0.01)) as session:
+        session.absorb(text)
+    assert seen
+    assert max(seen) <= 0.0101
+
+
+def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
+    weights = []
+    for dropout in (0.0, 0.5):
+        engine = tiny_engine()
+        with engine.session(small(dropout=dropout)) as session:
+            session.absorb(text[:64])
+            weights.append(session._bank.state(session._slot).weights)
+            assert torch.equal(adapted_logits(session, IDS[:20]), adapted_logits(session, IDS[:20]))
+    assert not torch.equal(*weights)
+
+
+# Judge ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exploding_rate_is_rolled_back_and_the_run_goes_on(engine: Engine, text: str) -> None:
+    with engine.session(small(learning_rate=1e6)) as session:
+        before = session._bank.state(session._slot)
+        events = learned(session, text[:200])
+        assert len(events) == 6
+        assert not any(e.committed for e in events)
+        assert all("max_update" in e.reason for e in events)
+        assert session._bank.state(session._slot) is before
+        assert session.version == 0
+        session.write(tokens=10)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_what_is_not_finite_is_rolled_back(engine: Engine, text: str, poison: str) -> None:
+    with engine.session(small()) as session, pytest.MonkeyPatch.context() as patch:
+        learned(session, text[:64])
+        before = session._bank.state(session._slot)
+        served = session._bank._serving.clone()
+        if poison == "loss":
+            patch.setattr(type(engine.model), "nll_backward", lambda *_: float("nan"))
+        else:
+            patch.setattr("templora.learning._TrainingCopy.gradient", lambda self: self._grad.float() * float("inf"))
+        (event,) = learned(session, text[64:96])
+        assert not event.committed
+        assert f"the {poison} is not finite" in event.reason
+        assert session._bank.state(session._slot) is before
+        assert torch.equal(session._bank._serving, served)
+
+
+def test_a_written_chunk_that_repeats_itself_is_not_learnt(engine: Engine, text: str) -> None:
+    from templora import SamplingParams
+
+    config = small(max_repetition=0.2)
+    with engine.session(config) as session:
+        events = session.stream(text[:10], tokens=150, sampling=SamplingParams(temperature=0))
+        reasons = [e.reason for e in events if isinstance(e, ChunkLearned)]
+        assert any(r.startswith("repetitive") for r in reasons)
+    with engine.session(config) as session:  # the user's own text is learnt however it repeats
+        assert all(e.committed for e in learned(session, "la " * 60))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers.generation import logits_process as hf
+
+from templora.sampling import Sampler, SamplingParams, _min_p
+
+
+def sampler(banned: list[int] | None = None, seed: int = 0, **params: Any) -> Sampler:
+    return Sampler(SamplingParams(**{"min_p": 0.0} | params), banned or [], torch.Generator().manual_seed(seed))
+
+
+def spread(s: Sampler, logits: torch.Tensor, n: int = 4000) -> torch.Tensor:
+    counts = torch.zeros(len(logits))
+    for _ in range(n):
+        counts[s(logits, [])] += 1
+    return counts / n
+
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -6.0])
+
+
+def test_sampling_follows_the_softmax() -> None:
+    assert torch.allclose(spread(sampler(), LOGITS), LOGITS.softmax(0), atol=0.03)
+    assert torch.allclose(spread(sampler(temperature=2.0), LOGITS), (LOGITS / 2).softmax(0), atol=0.03)
+
+
+def test_filters_keep_what_they_say() -> None:
+    assert set(spread(sampler(top_k=2), LOGITS, 300).nonzero().flatten().tolist()) == {0, 1}
+    assert set(spread(sampler(top_p=0.7), LOGITS, 300).nonzero().flatten().tolist()) == {0, 1}
+    assert set(spread(sampler(min_p=0.3), LOGITS, 300).nonzero().flatten().tolist()) == {0, 1}
+
+
+def test_greedy_and_bans() -> None:
+    assert sampler(temperature=0)(LOGITS, []) == 0
+    assert sampler([0], temperature=0)(LOGITS, []) == 1
+    assert 0 not in {sampler([0], seed=s)(LOGITS, []) for s in range(200)}
+    assert LOGITS[0] == 2.0  # the caller's logits are left alone
+
+
+def test_repetition_penalty_looks_at_the_window() -> None:
+    assert sampler(temperature=0, repetition_penalty=3.0)(LOGITS, [0, 0]) == 1
+
+
+def test_min_p_is_transformers_own() -> None:
+    logits = torch.randn(1, 500, generator=torch.Generator().manual_seed(1)) * 3
+    for p in (0.01, 0.1, 0.5):
+        theirs = hf.MinPLogitsWarper(p)(torch.tensor([[0]]), logits.clone())
+        assert torch.equal(_min_p(p)(torch.tensor([[0]]), logits), theirs)
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, True, "warm"])
+def test_bad_temperature(value: Any) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        SamplingParams(temperature=value)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from templora.testing import END, byte_tokenizer
+from templora.text import TextStream, decode, encode, end_ids, opening_ids
+
+TOKENIZER = byte_tokenizer()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_streamed_text_is_the_text(text: str) -> None:
+    """Characters of two to four bytes arrive whole, nothing is lost or doubled."""
+    stream = TextStream(TOKENIZER)
+    ids = encode(TOKENIZER, text, special=False)
+    assert len(ids) == len(text.encode())
+    pieces = [stream.push(i) for i in ids]
+    assert "".join(pieces) + stream.flush() == decode(TOKENIZER, ids) == text
+    assert "\ufffd" in text or not any("\ufffd" in p for p in pieces)
+
+
+def test_broken_bytes_are_shown_as_such_and_do_not_block() -> None:
+    stream = TextStream(TOKENIZER)
+    shown = "".join(stream.push(i) for i in [*b"a", 0xC3, *b"bcd"]) + stream.flush()
+    assert shown == "a\ufffdbcd"
+    assert len("".join(stream.push(0xFF) for _ in range(100))) > 50
+
+
+def test_special_tokens_are_not_text() -> None:
+    stream = TextStream(TOKENIZER)
+    assert "".join(stream.push(i) for i in [97, 256, 98]) + stream.flush() == "ab"
+    assert decode(TOKENIZER, [97, 256, 98]) == "ab"
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_what_a_tokenizer_puts_before_a_text(bos: bool) -> None:
+    assert opening_ids(byte_tokenizer(bos)) == ([257] if bos else [])
+    assert encode(byte_tokenizer(bos), "a", special=False) == [97]
+
+
+def test_ends() -> None:
+    class Config:
+        eos_token_id = (7,)
+
+    assert TOKENIZER.convert_tokens_to_ids(END) == 256
+    Config.eos_token_id = [7, 256]  # type: ignore[assignment]
+    assert end_ids(TOKENIZER, Config) == [7, 256]
+    assert end_ids(TOKENIZER, None) == [256]
