@@ -1,0 +1,5 @@
+"""`python -m templora`: the command line."""
+
+from templora.cli.main import main
+
+main()
