@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Writes docs/options.md from the fields and flags themselves; `--check` only says whether it is up to date."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from templora.cli.options import flag_name
+from templora.config import TempLoraConfig, field_type
+from templora.recipes import RECIPES
+from templora.sampling import SamplingParams
+
+TARGET = Path(__file__).parent.parent / "docs" / "options.md"
+
+
+def shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return (
+        "–"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def options() -> str:
+    lines = [
+        "# Options",
+        "",
+        "Made by `scripts/make_docs.py` from the fields of `TempLoraConfig` and `SamplingParams`; do not edit.",
+        "",
+        "## Method: `TempLoraConfig`",
+        "",
+        "Sizes are in tokens. The paper's recipe is arXiv 2401.11504 and its scripts; a window that is larger than the",
+        "model's positions is cut to them.",
+        "",
+        "| flag | field | type | default | paper | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for f in dataclasses.fields(TempLoraConfig):
+        kind, _ = field_type(f)
+        paper = shown(RECIPES["paper"].get(f.name, f.default))
+        help_text = f.metadata["help"].replace("|", "\\|")
+        lines.append(
+            f"| `{flag_name(f.name)}` | `{f.name}` | {kind.__name__} | {shown(f.default)} | {paper} | {help_text} |"
+        )
+    lines += ["", "## Sampling: `SamplingParams`", "", "| flag | field | default | |", "|---|---|---|---|"]
+    for f in dataclasses.fields(SamplingParams):
+        lines.append(f"| `{flag_name(f.name)}` | `{f.name}` | {shown(f.default)} | {f.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    text = options()
+    if "--check" in sys.argv:
+        return 0 if TARGET.is_file() and TARGET.read_text() == text else 1
+    TARGET.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
