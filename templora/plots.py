@@ -24,7 +24,7 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     figure = Figure(figsize=(9, 6), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
-    rows = [c for c in report["chunks"] if c["base_nll"] is not None]
+    rows = [c for c in report["chunks"] if c.get("targets")]
     for key, colour in (("base", _BASE), ("adapted", _ADAPTED)):
         values = [math.exp(min(700.0, c[f"{key}_nll"] / c["targets"])) for c in rows]
         where = [c["start"] + c["tokens"] / 2 for c in rows]

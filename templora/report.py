@@ -163,13 +163,19 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     Raises:
         TextError: it cannot be written.
     """
-    text = to_json(document) + "\n"
+    # File names that are not UTF-8 become JSON escapes.
+    raw = (to_json(document) + "\n").encode("utf-8", "backslashreplace")
+    path = path.resolve()  # what a link leads to is replaced, not the link
     beside: str | None = None
     try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(beside, 0o666 & ~_umask())
+        if path.exists() and not path.is_file():
+            path.write_bytes(raw)  # a device is written to, never replaced
+            return
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+        os.chmod(beside, mode)
         os.replace(beside, path)
     except OSError as error:
         if beside:

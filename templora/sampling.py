@@ -45,7 +45,10 @@ class SamplingParams:
         "must be from 0 to below 1",
     )
     repetition_penalty: float = _option(
-        1.0, "above 1: tokens that occur in the window become less likely", lambda v: v > 0, "must be above 0"
+        1.0,
+        "above 1: tokens that occur in the window become less likely",
+        lambda v: 0.01 <= v <= 100,
+        "must be from 0.01 to 100",
     )
 
     def __post_init__(self) -> None:
@@ -83,7 +86,7 @@ class Sampler:
             self._filters.append(hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
         if not params.greedy:
             if params.temperature != 1:
-                self._filters.append(hf.TemperatureLogitsWarper(float(params.temperature)))
+                self._filters.append(_temperature(params.temperature))
             if params.top_k:
                 self._filters.append(hf.TopKLogitsWarper(params.top_k))
             if params.top_p < 1:
@@ -109,6 +112,12 @@ class Sampler:
         if self.params.greedy:
             return int(scores[0].argmax())
         return int(torch.multinomial(scores[0].softmax(-1), 1, generator=self._generator))
+
+
+def _temperature(temperature: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Divides by the temperature, measured from the largest so that no temperature leads to inf − inf."""
+    divisor = min(1e6, max(1e-6, temperature))
+    return lambda _, scores: (scores - scores.amax(-1, keepdim=True)) / divisor
 
 
 def _min_p(min_p: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

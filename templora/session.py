@@ -22,7 +22,7 @@ from templora.adapters import AdapterState
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
-from templora.errors import OptionError, SessionClosed, TextError
+from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.learning import Learner
 from templora.metering import Meter
@@ -284,10 +284,6 @@ class Session:
         """Tokens that still fit the open chunk."""
         return self._chunk_start + self.config.chunk_size - len(self.tokens)
 
-    def _give(self, piece: list[int]) -> None:
-        self.tokens.extend(piece)
-        self._written_from = len(self.tokens)
-
     def _finish_interrupted(self) -> Iterator[Event]:
         """Closes a chunk that filled up just before the caller stopped listening."""
         with self._engine.lock:
@@ -325,6 +321,8 @@ class Session:
         self._prepare(self._base, self._adapted)
         self._give(piece)
         first = max(1, start)
+        if first == len(self.tokens):  # one token, with nothing before it to predict it from
+            return ChunkScored(start, first, 0, 0.0, 0.0, 0.0)
         with self.meter.phase("score"):
             base = self._base.nll(self.tokens, first)
             adapted = self._adapted.nll(self.tokens, first)
@@ -382,6 +380,17 @@ class Session:
     def _encode(self, text: str) -> list[int]:
         self._alive()
         return encode(self._tokenizer, text, special=False)
+
+    def _give(self, piece: list[int]) -> None:
+        """Appends tokens that the model did not write itself."""
+        known = self._engine.model.vocabulary
+        if max(piece) >= known:
+            raise ModelError(
+                f"{self._engine.name}: the tokenizer gives ids up to {max(piece)}, the model knows {known}; "
+                "they do not belong together"
+            )
+        self.tokens.extend(piece)
+        self._written_from = len(self.tokens)
 
     def _as_chat(self, prompt: str) -> str:
         if not getattr(self._tokenizer, "chat_template", None):

@@ -70,6 +70,9 @@ def choose_targets(model: nn.Module, config: TempLoraConfig) -> tuple[Target, ..
     found = [t for t in found if t.layer is None or t.layer in chosen]
     if not found:
         raise ConfigError("layers", f"{config.layers!r} leaves no layer to adapt")
+    largest = max(min(t.inputs, t.outputs) for t in found)
+    if config.rank > largest:
+        raise ConfigError("rank", f"must be at most {largest} on this model, the smaller side of its largest layer")
     return tuple(found)
 
 
@@ -80,12 +83,10 @@ def parse_layers(spec: str, blocks: int) -> frozenset[int]:
         return frozenset(halves[spec])
     chosen: set[int] = set()
     for part in spec.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match:
-            raise ConfigError("layers", f"cannot read {spec!r}: use all, lower, upper, or numbers such as 0-3,8")
-        first, last = int(match[1]), int(match[2] or match[1])
+        begin, _, end = part.partition("-")
+        first, last = int(begin), int(end or begin)
         if first > last or last >= blocks:
-            raise ConfigError("layers", f"{part.strip()!r} is not among this model's blocks 0-{blocks - 1}")
+            raise ConfigError("layers", f"{part!r} is not among this model's blocks 0-{blocks - 1}")
         chosen.update(range(first, last + 1))
     return frozenset(chosen)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from templora.errors import TextError
+
 # Tokens that end a text in one family or another, but that tokenizers do not always name as `eos_token`.
 _END_TOKENS = (
     "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
@@ -13,6 +15,10 @@ _END_TOKENS = (
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"character {error.start} of the text is half a character (a lone surrogate)") from error
     # verbose=False: "longer than the model's maximum" does not apply, a session windows its text.
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 

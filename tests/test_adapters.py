@@ -113,9 +113,17 @@ def test_layer_lists() -> None:
     assert parse_layers("0-2,5", 8) == {0, 1, 2, 5}
     assert parse_layers("upper", 5) == {2, 3, 4}
     assert parse_layers("lower", 5) == {0, 1}
-    for bad in ("3-1", "8", "0-8", "some", "", "1,"):
-        with pytest.raises(ConfigError, match="layers"):
+    for bad in ("3-1", "8", "0-8"):
+        with pytest.raises(ConfigError, match="not among this model's blocks 0-7"):
             parse_layers(bad, 8)
+    for bad in ("some", "", "1,", "-1"):
+        with pytest.raises(ConfigError, match="cannot read"):
+            small(layers=bad)
+
+
+def test_a_rank_beyond_every_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 32"):
+        choose_targets(tiny_model(), small(rank=33))
 
 
 # The bank ---------------------------------------------------------------------------------------------------------

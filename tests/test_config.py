@@ -21,7 +21,7 @@ from templora.recipes import RECIPES
         ("rank", True, "whole number"),
         ("rank", "many", "of type int"),
         ("rank", None, "must be given"),
-        ("alpha", 0, "above 0"),
+        ("alpha", 0, "must be from 1e-06"),
         ("learning_rate", -1e-3, "above 0"),
         ("learning_rate", float("nan"), "finite"),
         ("learning_rate", float("inf"), "finite"),

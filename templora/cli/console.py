@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import sys
 import time
 from typing import Any
@@ -19,8 +19,8 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._panel = not quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._quiet = quiet or sys.stderr is None
+        self._panel = not self._quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._rows = 0
         self._drawn = 0.0
 
@@ -33,10 +33,10 @@ class Console:
     def line(self, text: str) -> None:
         """A line that stays, above the panel."""
         if not self._quiet:
-            if self._panel and self._rows:
+            if self._rows:
                 self._close_panel()
-                sys.stderr.write("\n")
-            print(text, file=sys.stderr, flush=True)
+                self._write("\n")
+            self._write(text + "\n")
 
     def chunk(self, text: str) -> None:
         """A chunk's line where there is no panel to show it."""
@@ -49,24 +49,28 @@ class Console:
         if not self._panel or (not now and moment - self._drawn < 0.1):
             return
         self._drawn = moment
-        columns, rows = shutil.get_terminal_size()
+        try:
+            columns, rows = os.get_terminal_size(sys.stderr.fileno())
+        except OSError:
+            return
         if rows < 6:
             return
         if rows != self._rows:
             # Make room at the bottom, then keep it out of the scrolling region.
-            sys.stderr.write(f"\n\n\x1b[2A\x1b7\x1b[1;{rows - 2}r\x1b8")
+            self._write(f"\n\n\x1b[2A\x1b7\x1b[1;{rows - 2}r\x1b8")
             self._rows = rows
         rule = "─" * columns
-        sys.stderr.write(
-            f"\x1b7\x1b[{rows - 1};1H\x1b[2K\x1b[2m{rule}\x1b[0m\x1b[{rows};1H\x1b[2K{text[:columns]}\x1b8"
-        )
-        sys.stderr.flush()
+        self._write(f"\x1b7\x1b[{rows - 1};1H\x1b[2K\x1b[2m{rule}\x1b[0m\x1b[{rows};1H\x1b[2K{text[:columns]}\x1b8")
 
     def _close_panel(self) -> None:
         if self._rows:
-            sys.stderr.write(f"\x1b7\x1b[{self._rows - 1};1H\x1b[J\x1b[r\x1b8")
-            sys.stderr.flush()
+            self._write(f"\x1b7\x1b[{self._rows - 1};1H\x1b[J\x1b[r\x1b8")
             self._rows = 0
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # whoever watched has gone; the run goes on
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def bar(done: int, total: int, width: int = 20) -> str:

@@ -6,7 +6,9 @@ import contextlib
 import gzip
 import lzma
 import os
+import stat
 import sys
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -19,20 +21,20 @@ def read_text(name: str) -> str:
     Raises:
         TextError: missing, empty, not text, or damaged.
     """
-    label = "standard input" if name == "-" else name
+    label = "standard input" if name == "-" else name or "''"
     try:
         if name == "-":
-            raw = sys.stdin.buffer.read()
+            raw = sys.stdin.buffer.read() if sys.stdin else b""
         else:
             raw = Path(name).read_bytes()
             if name.endswith(".xz"):
                 raw = lzma.decompress(raw)
             elif name.endswith(".gz"):
                 raw = gzip.decompress(raw)
-    except OSError as error:  # gzip's BadGzipFile is one too, without an errno text
-        raise TextError(f"{label}: cannot be read: {error.strerror or error}") from error
-    except (lzma.LZMAError, EOFError) as error:
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise TextError(f"{label}: the compressed data are damaged: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -44,48 +46,105 @@ def read_text(name: str) -> str:
     return text
 
 
-def check_writable(option: str, name: str | None) -> Path | None:
-    """The path, after making sure that a file can be written there; an existing one is not touched.
+def check_outputs(outputs: dict[str, str | None], inputs: list[str]) -> dict[str, Path]:
+    """The paths that were given, after making sure that each can be written and none is another's, or an input.
+
+    Nothing that exists is touched.
+
+    Args:
+        outputs: file name by option.
+        inputs: files that will be read.
 
     Raises:
-        OptionError: it cannot; names the option.
+        OptionError: one cannot be written; names the option.
     """
-    if name is None:
-        return None
-    path = Path(name)
+    taken = {os.path.realpath(name): f"{name} is read as a text" for name in inputs}
+    found = {}
+    for option, name in outputs.items():
+        if name is None:
+            continue
+        path = Path(name)
+        real = os.path.realpath(name)
+        if real in taken and not _is_device(path):
+            raise OptionError(option, f"would overwrite a file of this run: {taken[real]}")
+        taken[real] = f"{name} is what --{option} writes"
+        _check_writable(option, path)
+        found[option] = path
+    return found
+
+
+def _check_writable(option: str, path: Path) -> None:
     try:
+        if _is_device(path):  # opening a pipe just to look would end it for its reader
+            return
         existed = path.exists()
         with path.open("ab"):
             pass
         if not existed:
-            path.unlink()
-    except OSError as error:
-        raise OptionError(option, f"{name} cannot be written: {error.strerror}") from error
-    return path
+            path.resolve().unlink()  # what a link leads to, not the link
+        if option != "out" and not os.access(path.resolve().parent, os.W_OK):
+            raise PermissionError(0, "its folder takes no new files, and reports are put in place by renaming")
+    except (OSError, ValueError) as error:
+        raise OptionError(option, f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 class TextFile:
     """`--out`: a file that text is appended to, handed to the system at once and forced to disk by `sync`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path = path
+        try:
+            self._file: IO[str] = path.open("a", encoding="utf-8", newline="")
+        except OSError as error:
+            raise self._failed(error) from error
 
     def write(self, text: str) -> None:
         try:
             self._file.write(text)
             self._file.flush()
         except OSError as error:
-            raise TextError(f"{self.path}: the text cannot be written: {error.strerror}") from error
+            raise self._failed(error) from error
 
     def sync(self) -> None:
         try:
-            self._file.flush()
-            if self._file.seekable():  # a regular file; pipes and terminals have no disk to reach
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # devices have no disk to reach
                 os.fsync(self._file.fileno())
         except OSError as error:
-            raise TextError(f"{self.path}: the text cannot be written: {error.strerror}") from error
+            raise self._failed(error) from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what could not be flushed was reported by write or sync
+        with contextlib.suppress(OSError, TextError):  # what could not be written was reported when it happened
+            self.sync()
+        with contextlib.suppress(OSError):
             self._file.close()
+
+    def _failed(self, error: OSError) -> TextError:
+        return TextError(f"{self._path}: the text cannot be written: {error.strerror}")
+
+
+def print_out(text: str) -> None:
+    """Puts text on standard output at once; does nothing if that was closed from the start.
+
+    Raises:
+        TextError: its reader has gone, or it takes no more.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        drop_stdout()
+        closed = isinstance(error, BrokenPipeError)
+        problem = "was closed; the run stopped there" if closed else f"cannot be written: {error.strerror}"
+        raise TextError(f"standard output {problem}") from error
+
+
+def drop_stdout() -> None:
+    """After its reader has gone: keeps Python from complaining once more at exit about what it still holds."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

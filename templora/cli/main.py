@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import importlib
 import sys
 import warnings
@@ -14,8 +14,8 @@ import warnings
 import click
 
 from templora import __version__
-from templora.cli.exits import Interrupted
-from templora.errors import OptionError, TemploraError
+from templora.cli.exits import Interrupted, stop_signals
+from templora.errors import OptionError, TemploraError, nearest
 
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
@@ -40,11 +40,8 @@ class _Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        close = difflib.get_close_matches(name, _COMMANDS, n=1)
-        if name not in _COMMANDS and not name.startswith("-"):
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_COMMANDS)}"
-            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], _COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -65,32 +62,64 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line and exits."""
     # One line is enough for a warning; where in our code it was raised is no help to a user.
-    warnings.showwarning = lambda message, *_: print(f"templora: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: _say(f"templora: warning: {message}")
     sys.exit(_run())
 
 
 def _run() -> int:
+    """The command line of `sys.argv`; returns the exit code."""
+    with stop_signals.caught():
+        try:
+            return _invoke(sys.argv[1:])
+        except Interrupted as stop:
+            if stop_signals.mode == "now":
+                _say(f"templora: {stop} before anything was written")
+            return stop.code
+
+
+def _invoke(arguments: list[str]) -> int:
     from templora.cli.options import as_flag
 
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must not end a run
     try:
-        result = cli.main(standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        # Not click's own `main`: it takes a closed pipe for a reason to leave without a word.
+        with cli.make_context("templora", arguments or ["--help"]) as context:
+            cli.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.UsageError as error:
-        error.show()
-        return 2
+        hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        return _fail(error.format_message().rstrip(".") + hint)
     except click.ClickException as error:
-        error.show()
-        return 2
+        return _fail(error.format_message())
     except OptionError as error:
         return _fail(as_flag(error))
     except TemploraError as error:
         return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        return 130
-    except Interrupted as stop:
-        return stop.code
+    except OSError as error:
+        from templora.cli.files import drop_stdout
+
+        drop_stdout()
+        closed = isinstance(error, BrokenPipeError)
+        return _fail("standard output was closed" if closed else f"{error.filename or 'output'}: {error.strerror}")
+    except MemoryError:
+        return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch says it in these words, on the CPU and on CUDA
+            raise
+        return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
 
 
 def _fail(message: str) -> int:
-    print(f"templora: error: {message}", file=sys.stderr)
+    _say("templora: error: " + " ".join(message.split()))
     return 2
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:  # print(file=None) would go to standard output
+            print(line, file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and 
 
 @click.command()
 @click.option(
-    "--rank", default=TempLoraConfig.rank, show_default=True, type=click.IntRange(min=1), help="rank of the adapter"
+    "--rank", default=TempLoraConfig.rank, show_default=True, type=click.IntRange(1, 10**6), help="rank of the adapter"
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def models(rank: int, as_json: bool) -> None:

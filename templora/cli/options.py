@@ -81,12 +81,8 @@ def output_options(command: Command) -> Command:
     """Adds the options that say what a run leaves behind."""
     for decorate in reversed(
         [
-            click.option(
-                "--report", type=click.Path(dir_okay=False), help="write every figure of the run to this JSON file"
-            ),
-            click.option(
-                "--plot", type=click.Path(dir_okay=False), help="draw perplexity by position and the time into this PNG"
-            ),
+            click.option("--report", metavar="FILE", help="write every figure of the run to this JSON file"),
+            click.option("--plot", metavar="FILE", help="draw perplexity by position and the time into this PNG"),
             click.option("--quiet", is_flag=True, help="no progress and no receipt, only errors"),
         ]
     ):

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from templora.cli.console import Console, receipt
-from templora.cli.exits import catch_terminate
-from templora.cli.files import check_writable
+from templora.cli.exits import Interrupted, stop_signals
+from templora.cli.files import check_outputs, print_out
 from templora.cli.options import check_early
 from templora.errors import TemploraError
+from templora.events import Event
+from templora.models import BUILTIN_MODELS
 from templora.report import TextReport, build_report, to_json, write_json
 
 
 class Run:
-    """One run of a command: its checks, its clock, its report.
+    """One run of a command.
 
     Args:
         given: config fields from the command line.
         options: the command's other arguments.
+        inputs: files that it reads.
+
+    Attributes:
+        outputs: paths by option: report, plot, out.
+        stopped: what ended the run early, to be raised once the receipt is out.
     """
 
-    def __init__(self, given: dict[str, Any], options: dict[str, Any]) -> None:
-        self.began = time.perf_counter()
+    def __init__(self, given: dict[str, Any], options: dict[str, Any], inputs: list[str]) -> None:
+        self._began = self._loaded = time.perf_counter()
         self._given = given
         self._options = options
         check_early(options["recipe"], given)
-        self._report_path = check_writable("report", options["report"])
-        self._plot_path = check_writable("plot", options["plot"])
+        self.outputs = check_outputs({k: options.get(k) for k in ("out", "report", "plot")}, inputs)
         self.console = Console(options["quiet"])
         self.texts: list[TextReport] = []
         self.notes: list[str] = []
-        self._loaded = self.began
-        catch_terminate()
+        self.stopped: BaseException | None = None
 
-    def engine(self) -> Any:
-        """Loads the model."""
+    def load(self) -> tuple[Any, Any]:
+        """Loads the model: (engine, config)."""
         from templora.loading import load
 
         options = self._options
@@ -49,40 +54,66 @@ class Run:
         )
         self._loaded = time.perf_counter()
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
-        return engine
+        if engine.name not in BUILTIN_MODELS and options["recipe"] == "default" and "learning_rate" not in self._given:
+            self.notes.append(
+                "the default --learning-rate was chosen on a model of 135M parameters; larger ones want a lower one "
+                "(--recipe paper is for 7B)"
+            )
+        return engine, engine.config(options["recipe"], **self._given)
 
     def rate(self, tokens: int) -> float:
         """Tokens a second since the model was loaded."""
         return tokens / max(1e-9, time.perf_counter() - self._loaded)
 
-    def config(self, engine: Any) -> Any:
-        return engine.config(self._options["recipe"], **self._given)
+    def follow(self, events: Iterable[Event], show: Callable[[Event], None]) -> None:
+        """Shows events until they end or the run is stopped, which `stopped` then says.
 
-    def finish(self, engine: Any, tokens: int, extra: dict[str, Any], to_stdout: bool = False) -> None:
-        """Builds the report and writes all that was asked for, then prints the receipt."""
-        report = build_report(engine, self.texts, tokens, time.perf_counter() - self.began) | extra
-        failed: list[TemploraError] = []
-        if self._report_path:
-            _attempt(failed, write_json, self._report_path, report)
-        if self._plot_path:
+        A signal is acted on between two events, so that a token is shown, saved and counted, or none of these.
+        """
+        stop_signals.mode = "soon"
+        try:
+            for event in events:
+                show(event)
+                if stop_signals.received is not None:
+                    break
+        except (Exception, Interrupted) as error:
+            self.stopped = error
+        stop_signals.mode = "later"
+
+    def finish(self, engine: Any, tokens: int, extra: dict[str, Any], totals: str = "") -> None:
+        """Writes what was asked for, prints the receipt, and raises what stopped the run, if anything did.
+
+        Args:
+            engine: the model, its sessions discarded.
+            tokens: tokens written or scored.
+            extra: what only this command reports.
+            totals: for standard output, where the report itself is not asked for there.
+        """
+        if self.stopped is None and stop_signals.received is not None:
+            self.stopped = Interrupted(stop_signals.received)
+        report = build_report(engine, self.texts, tokens, time.perf_counter() - self._began) | extra
+        if "report" in self.outputs:
+            self._attempt(write_json, self.outputs["report"], report)
+        if "plot" in self.outputs:
             from templora.plots import plot_report
 
-            _attempt(failed, plot_report, report, self._plot_path, _title(report))
-        if to_stdout:
-            print(to_json(report))
-        self.console.line(receipt(report, self.notes + [f"{p} written" for p in self._written(failed)]))
-        if failed:
-            raise failed[0]
+            self._attempt(plot_report, report, self.outputs["plot"], _title(report))
+        if not isinstance(self.stopped, Exception):  # an interrupted run still has figures, a failed one has an error
+            self._attempt(print_out, to_json(report) + "\n" if self._options.get("as_json") else totals)
+        if self.stopped:
+            self.notes.append(f"stopped early: {self.stopped}")
+        self.console.line(receipt(report, self.notes))
+        if stop_signals.received is not None:  # perhaps only while the report was written
+            raise Interrupted(stop_signals.received)
+        if self.stopped:
+            raise self.stopped
 
-    def _written(self, failed: list[TemploraError]) -> list[Path]:
-        return [] if failed else [p for p in (self._report_path, self._plot_path) if p]
-
-
-def _attempt(failed: list[TemploraError], action: Any, *args: Any) -> None:
-    try:
-        action(*args)
-    except TemploraError as error:
-        failed.append(error)
+    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Does one of several last things; the first to fail is what the run ends with."""
+        try:
+            action(*arguments)
+        except TemploraError as error:
+            self.stopped = self.stopped or error
 
 
 def _title(report: dict[str, Any]) -> str:

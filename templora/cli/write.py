@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
 import click
 
 from templora.cli.console import bar, clock, learned_text
-from templora.cli.exits import Interrupted, drop_stdout
-from templora.cli.files import TextFile, check_writable, read_text
+from templora.cli.files import TextFile, print_out, read_text
 from templora.cli.options import config_options, model_options, output_options, sampling_options, split_config
 from templora.cli.run import Run
-from templora.errors import OptionError, TextError
+from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, Event, Finished, TokenEvent
 from templora.metrics import repetition
 from templora.report import TextReport
@@ -21,11 +19,12 @@ from templora.report import TextReport
 EPILOG = """\b
 Examples:
   templora write --prompt "The lighthouse keeper climbed the stairs and" --tokens 4000
-  templora write --prompt-file draft.txt --tokens 2000 --out draft.txt
+  templora write --prompt-file chapters-1-to-7.txt --tokens 3000 --out chapter-8.txt
   templora write --chat --prompt "Tell me a long story." --report run.json --plot run.png
   cat notes.txt | templora write --tokens 500 --temperature 0.7 > more.txt
 
-Text, and only text, goes to standard output. Everything else goes to standard error.
+Text, and only text, goes to standard output. Everything else goes to standard error. Ctrl-C stops after the token or
+the update in progress, with all text on disk and a receipt; twice, at once.
 """
 
 
@@ -33,9 +32,7 @@ Text, and only text, goes to standard output. Everything else goes to standard e
 @click.option("--prompt", help="text to go on from")
 @click.option("--prompt-file", metavar="FILE", help="read it from a file (.txt, .gz, .xz; - = standard input)")
 @click.option("--tokens", default=1000, show_default=True, type=int, help="how many tokens to write")
-@click.option(
-    "--out", type=click.Path(dir_okay=False), help="also append the text to this file, on disk after each chunk"
-)
+@click.option("--out", metavar="FILE", help="also append the text to this file, on disk after each chunk")
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
 @sampling_options
@@ -55,43 +52,46 @@ def write(**arguments: Any) -> None:
     sampling = SamplingParams(**{k: options.pop(k) for k in fields})
     if options["tokens"] < 1:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
-    run = Run(given, options)
-    out_path = check_writable("out", options["out"])
+    run = Run(given, options, [options["prompt_file"]] if options["prompt_file"] else [])
     prompt = _prompt(options)
     with run.console:
-        engine = run.engine()
-        config = run.config(engine)
-        out = TextFile(out_path) if out_path else None
+        engine, config = run.load()
+        out = TextFile(run.outputs["out"]) if "out" in run.outputs else None
         text = TextReport("written")
         run.texts.append(text)
         written: list[int] = []
-        stop: Exception | None = None
         with engine.session(config) as session:
-            try:
-                events = session.stream(
-                    prompt,
-                    tokens=options["tokens"],
-                    sampling=sampling,
-                    stop_at_end=options["stop_at_end"],
-                    chat=options["chat"],
-                    score=bool(options["report"] or options["plot"]),
-                )
-                for event in events:
-                    text.add(event)
-                    _show(event, run, out, written, options["tokens"])
-            except BrokenPipeError:
-                drop_stdout()
-                stop = TextError("standard output was closed; the run stopped there")
-            except KeyboardInterrupt:
-                stop = Interrupted(130, "interrupted")
-            except (Interrupted, TextError) as error:
-                stop = error
-            finally:
-                if out:
-                    _attempt_close(out)
+            events = session.stream(
+                prompt,
+                tokens=options["tokens"],
+                sampling=sampling,
+                stop_at_end=options["stop_at_end"],
+                chat=options["chat"],
+                score="report" in run.outputs or "plot" in run.outputs,
+            )
+
+            def show(event: Event) -> None:
+                text.add(event)
+                if isinstance(event, TokenEvent | Finished):
+                    if out:
+                        out.write(event.text)
+                    print_out(event.text)
+                if isinstance(event, TokenEvent):
+                    written.append(event.token)
+                elif isinstance(event, ChunkLearned):
+                    if out:
+                        out.sync()
+                    run.console.chunk(f"\nchunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
+                    if not event.committed:
+                        run.notes.append(f"chunk {event.index} was {learned_text(event)}")
+                _show_progress(event, run, len(written), options["tokens"])
+
+            run.follow(events, show)
+            if out:
+                out.close()
         text.finish(session, engine.tokenizer, len(session.tokens) - len(written))
-        if isinstance(stop, Interrupted):
-            run.notes.append(f"{stop}; the text so far is " + (f"in {out_path}" if out_path else "above"))
+        if run.stopped is None and sys.stdout is not None and sys.stdout.isatty():
+            print_out("\n")
         spoken = engine.tokenizer.decode(written, skip_special_tokens=True)
         extra = {
             "command": "write",
@@ -99,65 +99,37 @@ def write(**arguments: Any) -> None:
             "sampling": {k: getattr(sampling, k) for k in fields} | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
         }
-        if not stop:
-            sys.stdout.write("" if spoken.endswith("\n") else "\n")
-        _flush_stdout()
         run.finish(engine, len(written), extra)
-    if stop:
-        raise stop
 
 
 def _prompt(options: dict[str, Any]) -> str:
     if options["prompt"] is not None and options["prompt_file"] is not None:
         raise OptionError("prompt", "give either --prompt or --prompt-file, not both")
     if options["prompt"] is not None:
-        if not options["prompt"].strip():
+        prompt = str(options["prompt"])
+        if not prompt.strip():
             raise OptionError("prompt", "is empty")
-        return str(options["prompt"])
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise OptionError("prompt", "is not UTF-8 text") from None
+        return prompt
     if options["prompt_file"] is not None:
         return read_text(options["prompt_file"])
-    if sys.stdin.isatty():
-        raise OptionError(
-            "prompt", "there is nothing to go on from: give --prompt, --prompt-file, or text on standard input"
-        )
+    if sys.stdin is None or sys.stdin.isatty():
+        nothing = "there is nothing to go on from: give --prompt, --prompt-file, or text on standard input"
+        raise OptionError("prompt", nothing)
     return read_text("-")
 
 
-def _show(event: Event, run: Run, out: TextFile | None, written: list[int], wanted: int) -> None:
-    console = run.console
-    if isinstance(event, TokenEvent | Finished):
-        sys.stdout.write(event.text)
-        sys.stdout.flush()
-        if out:
-            out.write(event.text)
-        if isinstance(event, TokenEvent):
-            written.append(event.token)
-    elif isinstance(event, ChunkLearned):
-        if out:
-            out.sync()
-        console.chunk(f"\nchunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
-        if not event.committed:
-            run.notes.append(f"chunk {event.index} was {learned_text(event)}")
-    elif isinstance(event, Absorbed):
-        console.status(f"{bar(event.done, event.total)} prompt: {event.done:,} of {event.total:,} tokens absorbed")
-    if isinstance(event, TokenEvent | ChunkLearned):
-        report = run.texts[0]
-        speed = run.rate(len(written))
-        console.status(
-            f"{bar(len(written), wanted)} {len(written):,}/{wanted:,} tokens · {speed:.0f} tok/s · "
-            f"{clock((wanted - len(written)) / speed) if speed else '?'} left · {report.committed} chunks learnt"
-            + (f" · {report.rejected} rolled back" if report.rejected else "")
+def _show_progress(event: Event, run: Run, written: int, wanted: int) -> None:
+    if isinstance(event, Absorbed):
+        run.console.status(f"{bar(event.done, event.total)} prompt: {event.done:,} of {event.total:,} tokens absorbed")
+    elif isinstance(event, TokenEvent | ChunkLearned):
+        report, speed = run.texts[0], run.rate(written)
+        left = clock((wanted - written) / speed) if speed else "?"
+        rejected = f" · {report.rejected} rolled back or skipped" if report.rejected else ""
+        run.console.status(
+            f"{bar(written, wanted)} {written:,}/{wanted:,} tokens · {speed:.0f} tok/s · {left} left · "
+            f"{report.committed} chunks learnt{rejected}"
         )
-
-
-def _attempt_close(out: TextFile) -> None:
-    with contextlib.suppress(TextError):  # reported when it happened
-        out.sync()
-    out.close()
-
-
-def _flush_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        drop_stdout()

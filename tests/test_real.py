@@ -1,0 +1,94 @@
+"""The method on the embedded model: what tiny random models cannot show. Marked `real`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import templora
+from templora import ChunkLearned, ChunkScored, SamplingParams
+from templora.engine import Engine
+from templora.loading import cache_folder
+
+pytestmark = pytest.mark.real
+
+# A page of our own, with names and turns that come back.
+STORY = """
+Maren Holt kept the ferry at Lower Quay, and the ferry kept her. Every morning she unhooked the chain, every evening she
+hooked it again, and between the two she carried over whoever rang the bell on the far bank. The bell had been cast
+from the wreck of the Adamant, and it said so on its lip. People rang it twice if they were in a hurry and once if
+they were not, and Maren Holt came at the same pace for both.
+On the day the surveyor came the bell rang three times. "Nobody rings three times," said Maren Holt, and unhooked the
+chain. The surveyor stood on the far bank with a tripod, a red notebook and a dog that did not care for boats. He asked
+what the river was called. "The river," said Maren Holt. He wrote it down in the red notebook.
+"""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    torch.set_num_threads(2)
+    return templora.load()
+
+
+def test_loading_again_is_fast(engine: Engine) -> None:
+    """The GGUF is unpacked once; reading the copy must not unpack it again (that takes five times as long)."""
+    assert any((f / "complete.json").is_file() for f in cache_folder().iterdir())
+    again = templora.load()
+    assert again.model.fingerprint() == engine.model.fingerprint()
+
+
+def test_fresh_adapter_is_the_base(engine: Engine) -> None:
+    ids = engine.tokenizer(STORY)["input_ids"]
+    with engine.session(engine.config(chunk_size=512, window=1024)) as session:
+        (scored,) = [e for e in session.score_ids(ids) if isinstance(e, ChunkScored)]
+    assert scored.adapted_nll == scored.base_nll
+
+
+def test_learning_a_text_lowers_its_perplexity(engine: Engine) -> None:
+    config = engine.config(chunk_size=96, window=192)
+    with engine.session(config) as session:
+        score = session.score(STORY * 3)
+    assert score.base.nll / score.base.tokens > math.log(2)
+    assert score.reduction > 0.10
+    assert session.receipt is not None
+    assert session.receipt.base_unchanged
+
+
+def test_greedy_stream_without_learning_is_generate(engine: Engine) -> None:
+    """In fp32: in bf16 ties are broken by the last bit, which depends on how many rows a product has."""
+    fp32 = templora.load(dtype="float32")
+    prompt = STORY[:300]
+    ids = fp32.tokenizer(prompt)["input_ids"]
+    with fp32.session(fp32.config(learning="off")) as session:
+        from templora.text import end_ids
+
+        ends = end_ids(fp32.tokenizer, fp32.generation_config)
+        session.write(prompt, tokens=48, sampling=SamplingParams(temperature=0))
+        written = session.tokens
+    wanted = fp32.model.module.generate(
+        torch.tensor([ids]), max_new_tokens=48, do_sample=False, suppress_tokens=ends, pad_token_id=2
+    )
+    assert written == wanted[0].tolist()
+
+
+def test_same_seed_same_text(engine: Engine) -> None:
+    def run(seed: int) -> tuple[list[int], list[Any]]:
+        with engine.session(engine.config(seed=seed, chunk_size=48, window=128)) as session:
+            events = list(session.stream(STORY[:200], tokens=60, score=True))
+            figures: list[Any] = [(e.loss, e.grad_norm) for e in events if isinstance(e, ChunkLearned)]
+            figures += [(e.base_nll, e.adapted_nll) for e in events if isinstance(e, ChunkScored)]
+            return session.tokens, figures
+
+    assert run(1) == run(1)
+    assert run(1)[0] != run(2)[0]
+
+
+def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine) -> None:
+    from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+
+    path = BUILTIN_MODELS[DEFAULT_MODEL].path()
+    assert path is not None
+    assert templora.load(path).model.fingerprint() == engine.model.fingerprint()
