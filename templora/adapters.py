@@ -103,6 +103,7 @@ class AdapterBank:
         self.device = next(model.parameters()).device
         self._serving = torch.zeros(0, layout.weights, dtype=dtype, device=self.device)
         self._states: list[AdapterState | None] = []
+        self._routes: dict[tuple[int, float], Route] = {}  # hundreds of views each, made once
         self._route: Route | None = None
         self._handles = [
             module_at(model, target).register_forward_hook(self._hook(index))
@@ -140,6 +141,7 @@ class AdapterBank:
             slot = len(self._states)
             self._states.append(None)
             self._serving = torch.cat([self._serving, self._serving.new_zeros(1, self.layout.weights)])
+            self._routes = {}
         self._write(slot, AdapterState.fresh(weights))
         return slot
 
@@ -148,7 +150,7 @@ class AdapterBank:
         self._states[slot] = None
         self._serving[slot].zero_()
         if not self.used:
-            self._states, self._serving = [], self._serving[:0].clone()
+            self._states, self._serving, self._routes = [], self._serving[:0].clone(), {}
 
     def state(self, slot: int) -> AdapterState:
         state = self._states[slot]
@@ -171,7 +173,10 @@ class AdapterBank:
 
     def serving(self, slot: int, scaling: float) -> Route:
         """The route through a slot's committed adapter. Valid until the next `allocate`."""
-        return Route(self.layout.views(self._serving[slot]), scaling)
+        key = (slot, scaling)
+        if key not in self._routes:
+            self._routes[key] = Route(self.layout.views(self._serving[slot]), scaling)
+        return self._routes[key]
 
     @contextmanager
     def through(self, route: Route | None) -> Iterator[None]:
