@@ -114,3 +114,14 @@ class Decoder:
         assert self.cache.next_token == first_target - 1
         hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
         return self._model.nll(hidden, list(tokens[first_target:]))
+
+    def nll_again(self, tokens: Sequence[int], first_target: int) -> float:
+        """`nll` of tokens that have been read already; leaves the cache as it is."""
+        inputs = list(tokens[first_target - 1 : -1])
+        # While gradients are recorded the cache hands out what it holds and writes nothing. Nothing here requires any.
+        with torch.enable_grad(), self.cache.as_context(first_target - 1, self._config.window) as (seen, position):
+            cost = self._model.shape.forward(len(inputs), seen, len(inputs), self._adapter.weights)
+            self._meter.count(cost)
+            with self._adapter.bank.through(self._adapter.route):
+                hidden = self._model.hidden(inputs, self.cache, position)
+        return self._model.nll(hidden, list(tokens[first_target:]))

@@ -207,11 +207,11 @@ class Session:
         text = TextStream(self._tokenizer)
         self._written_from = len(self.tokens)
         reason: FinishReason = "length"
-        written, unscored = 0, 0.0
+        written = 0
         while written < tokens and reason == "length":
             with self._engine.lock:
                 self._alive()
-                token, nll = self._next(sampler, score)
+                token = self._next(sampler)
                 if token in ends:
                     reason = "stop"
                 else:
@@ -219,14 +219,12 @@ class Session:
             if reason == "length":
                 yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
                 written += 1
-                unscored += nll
             with self._engine.lock:
                 full = self._room() == 0
-                scored = None
-                if score and (full or written == tokens or reason == "stop"):
-                    scored, unscored = self._score_written(unscored), 0.0
+                done = full or written == tokens or reason == "stop"
+                scored = self._score_written() if score and done else None
                 learned = self._close_if_full()
-            if scored and scored.targets:
+            if scored:
                 yield scored
             if learned:
                 yield learned
@@ -296,25 +294,26 @@ class Session:
         for decoder in decoders:
             decoder.prepare(self.tokens, self._chunk_start, self.version)
 
-    def _next(self, sampler: Sampler, score: bool) -> tuple[int, float]:
-        """The next token and, if asked for, how unlikely it was to the adapted model: NLL in nats, unfiltered."""
+    def _next(self, sampler: Sampler) -> int:
         self._prepare(self._adapted)
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
-            token = sampler(logits, self.tokens[-self.config.window :])
-            nll = float(logits.logsumexp(-1) - logits[token]) if score else 0.0
-            return token, nll
+            return sampler(logits, self.tokens[-self.config.window :])
 
-    def _score_written(self, adapted_nll: float) -> ChunkScored:
-        """The written tokens of the open chunk as the base sees them, beside what the adapted model thought of them."""
+    def _score_written(self) -> ChunkScored | None:
+        """The written tokens of the open chunk, read once more by base and adapter alike, in one pass each.
+
+        What the adapter thought while decoding would not do: in bf16 an NLL depends on how many tokens are read at once.
+        """
         began = time.perf_counter()
         first, end = max(self._written_from, self._chunk_start), len(self.tokens)
-        base_nll = 0.0
-        if first < end:
-            self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
-            with self.meter.phase("score"):
-                base_nll = self._base.nll(self.tokens, first)
-        return ChunkScored(first, end, end - first, base_nll, adapted_nll, time.perf_counter() - began)
+        if first >= end:
+            return None
+        self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
+        with self.meter.phase("score"):
+            base = self._base.nll(self.tokens, first)
+            adapted = self._adapted.nll_again(self.tokens, first)
+        return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
     def _append_scored(self, piece: list[int]) -> ChunkScored:
         began, start = time.perf_counter(), len(self.tokens)

@@ -337,6 +337,22 @@ def test_perplexity_is_exp_of_total_nll_over_tokens(engine: Engine, text: str) -
     assert score.base.nll == score.adapted.nll
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_written_text_is_scored_alike_by_base_and_fresh_adapter(dtype: torch.dtype, text: str) -> None:
+    """Bit for bit, so that no difference comes from reading one token at a time; and it leaves no mark on the text."""
+    written = []
+    for score in (True, False):
+        with tiny_engine(dtype=dtype).session(small()) as session:
+            events = list(session.stream(text[:10], tokens=90, score=score))
+            scored = [e for e in events if isinstance(e, ChunkScored)]
+            written.append(session.tokens)
+            if score:
+                assert scored[0].adapted_nll == scored[0].base_nll
+                assert scored[1].adapted_nll != scored[1].base_nll
+                assert sum(e.targets for e in scored) == 90
+    assert written[0] == written[1]
+
+
 def test_scores_come_before_learning(engine: Engine, text: str) -> None:
     """The first chunk's adapted score is the base's: nothing of it may have been learnt yet."""
     with engine.session(small()) as session:

@@ -29,7 +29,6 @@ what the river was called. "The river," said Maren Holt. He wrote it down in the
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    torch.set_num_threads(2)
     return templora.load()
 
 
