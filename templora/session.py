@@ -303,7 +303,7 @@ class Session:
     def _score_written(self) -> ChunkScored | None:
         """The written tokens of the open chunk, read once more by base and adapter alike, in one pass each.
 
-        What the adapter thought while decoding would not do: in bf16 an NLL depends on how many tokens are read at once.
+        The logits it was sampled from would not do: in bf16 an NLL depends on how many tokens are read at once.
         """
         began = time.perf_counter()
         first, end = max(self._written_from, self._chunk_start), len(self.tokens)
