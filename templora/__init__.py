@@ -5,7 +5,7 @@
     engine = templora.load("smollm2-135m")
     with engine.session() as session:
         session.absorb(open("chapters-1-to-7.txt").read())
-        print(session.write("\\n\\nCHAPTER VIII\\n\\n", tokens=2000))
+        print(session.write("\\n\\nCHAPTER VIII\\n\\n", max_new_tokens=2000))
 
 Importing this package imports neither torch nor transformers; loading a model does.
 """

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Layout:
     targets: tuple[Target, ...]
     rank: int
 
-    @property
+    @cached_property
     def weights(self) -> int:
         return sum(t.weights(self.rank) for t in self.targets)
 
@@ -122,7 +123,7 @@ class AdapterBank:
             inner = F.linear(x, a)
             if route.scaling != 1:
                 inner = inner * route.scaling
-            # One fused product-and-add. B starts at zero, and adding an exact zero changes no bit of the output.
+            # One fused product-and-add. B starts at zero, and adding an exact zero changes no value of the output.
             return torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), b.t()).view_as(output)
 
         return add_adapter
@@ -146,11 +147,18 @@ class AdapterBank:
         return slot
 
     def release(self, slot: int) -> None:
-        """Frees a slot and overwrites what it held."""
-        self._states[slot] = None
-        self._serving[slot].zero_()
+        """Frees a slot and overwrites what it held; may be called twice."""
+        if slot < len(self._states):
+            self._states[slot] = None
+            self._serving[slot].zero_()
         if not self.used:
             self._states, self._serving, self._routes = [], self._serving[:0].clone(), {}
+
+    def holds_nothing(self, slot: int) -> bool:
+        """Whether the slot is gone, or taken anew, or free and wiped."""
+        if slot >= len(self._states) or self._states[slot] is not None:
+            return True
+        return not self._serving[slot].any()
 
     def state(self, slot: int) -> AdapterState:
         state = self._states[slot]

@@ -1,7 +1,7 @@
 """The KV cache of one session: bounded, evictable, and honest about which adapter computed it.
 
     entry      0 · · · · · · · · · length ─ ─ ─ ─ capacity
-    position   first · · · · first + length            eviction drops entries at the left and moves `first` on
+    position   i + shift                               eviction drops entries at the left and makes `shift` grow
     version    v v v v v+1 v+1 ...                     the adapter that computed each entry
 
 It holds every token of the window but the newest, which is fed next and predicts the one after it.
@@ -143,24 +143,27 @@ class WindowCache(Cache):  # type: ignore[misc]
         drop = first_token - self.first_token
         if drop <= 0:
             return
-        s, length = self.sinks, self.length
+        s, length, kept = self.sinks, self.length, self.versions
+        # An eviction that is interrupted half-way leaves an empty cache, not a wrong one.
+        self.versions, self._span.end = [], 0
         for layer in self.layers:
             for held in (layer.keys, layer.values):
                 held[:, :, s : length - drop] = held[:, :, s + drop : length].clone()
-        self.versions = self.versions[:s] + self.versions[s + drop :]
+        self.versions = kept[:s] + kept[s + drop :]
         self.first_token += drop
         self.shift += drop
         self._span.end = self.length
 
     @contextmanager
     def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:
-        """Inside, forward passes see at most `most` entries, those before `end_token` (sinks on top), as constants.
+        """Inside, forward passes see `most` entries as constants: the sinks, and the last ones before `end_token`.
 
         Yields (entries seen, position that follows them).
         """
         end = end_token - self.first_token
         assert 0 <= end <= self.length
-        self._span.start, self._span.end = max(0, end - most), end
+        start = 0 if end <= most else max(self.sinks, end - max(0, most - self.sinks))
+        self._span.start, self._span.end = start, end
         try:
             yield self._span.length, self.shift + end
         finally:

@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         self.model = CausalModel(module)
-        self.model.check_head()
+        self.model.check()
         self.tokenizer = tokenizer
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
         self.generation_config = getattr(module, "generation_config", None)
@@ -74,30 +74,50 @@ class Engine:
             layout = Layout(choose_targets(self.model.module, config), config.rank)
             if self._fingerprint is None:
                 self._fingerprint = self.model.fingerprint()
-            if not self._sessions:
-                self._trace = Trace.of(self.model.module)
-                self.model.module.eval()
-                self.model.module.requires_grad_(False)
-            if layout not in self._banks:
-                self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype)
+            try:
+                if not self._sessions:
+                    self._trace = Trace.of(self.model.module)
+                    self.model.module.eval()
+                    self.model.module.requires_grad_(False)
+                if layout not in self._banks:
+                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype)
+                slot = self._banks[layout].allocate(config.seed)
+            except BaseException:  # out of memory, say: leave the model as it was
+                self._tidy()
+                raise
             self._sessions.add(session)
-            return self._banks[layout], self._banks[layout].allocate(config.seed)
+            return self._banks[layout], slot
 
     def release(self, session: Session, bank: AdapterBank, slot: int) -> None:
         """Frees a session's slot; the last session leaves the model as the first one found it."""
         bank.release(slot)
         self._sessions.discard(session)
-        if not bank.used:
-            bank.detach()
-            self._banks = {layout: b for layout, b in self._banks.items() if b is not bank}
+        self._tidy()
+
+    def _tidy(self) -> None:
+        for layout, bank in list(self._banks.items()):
+            if not bank.used:
+                bank.detach()
+                del self._banks[layout]
         if not self._sessions and self._trace is not None:
             self._trace.restore(self.model.module)
 
-    def receipt(self) -> Receipt:
-        """Compares the base with what it was before its first session."""
+    def receipt(self, bank: AdapterBank, slot: int) -> Receipt:
+        """Compares the base with what it was before its first session, and looks for what a slot may have left."""
         now = self.model.fingerprint()
-        clean = bool(self._sessions) or Trace.of(self.model.module) == self._trace
+        with self.lock:
+            trace = Trace.of(self.model.module)
+            # While other sessions live their hooks are there, and nothing else.
+            clean = self._trace is not None and trace.modules == self._trace.modules and bank.holds_nothing(slot)
+            clean = (
+                clean and trace.hooks_total == self._trace_hooks() and (bool(self._sessions) or trace == self._trace)
+            )
         return Receipt(base_unchanged=now == self._fingerprint, discarded=clean, fingerprint=now)
+
+    def _trace_hooks(self) -> int:
+        """Hooks that should be on the model now."""
+        assert self._trace is not None
+        return self._trace.hooks_total + sum(len(layout.targets) for layout in self._banks)
 
     def versions(self) -> dict[str, str]:
         """Versions of what the numbers depend on."""

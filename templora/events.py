@@ -73,7 +73,7 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Writing ended after `tokens` tokens: at their number (`length`) or at an end or stop text (`stop`)."""
+    """Writing ended after `tokens` tokens: at their number (`length`) or at an end-of-text token (`stop`)."""
 
     tokens: int
     reason: FinishReason

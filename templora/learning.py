@@ -10,7 +10,8 @@ The loss is the mean NLL of the chunk's own tokens. Its context is seen but neve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +78,7 @@ class Learner:
     ) -> tuple[AdapterState | None, Update]:
         config, state = self._config, before.staged()
         training = _TrainingCopy(self._bank, self._model.dtype, config)
-        optimizer = _adamw(state, config, before.version)
+        optimizer = _adamw(state, config)
         loss = norm = math.nan
         for epoch in range(config.epochs):
             training.load(state.weights)
@@ -108,7 +109,7 @@ class Learner:
         shape, most = self._model.shape, self._config.learn_context
         with torch.enable_grad():
             if self._config.context_gradients:
-                start = max(0, chunk.middle - most)
+                start = max(chunk.start, chunk.middle - most)
                 opening = list(tokens[: min(cache.sinks, start)])
                 context = opening + list(tokens[start + len(opening) : first])
                 cost = (len(context) + len(inputs), 0, len(targets), weights)
@@ -144,11 +145,11 @@ class _TrainingCopy:
         return self._grad.float()
 
 
-def _adamw(state: AdapterState, config: TempLoraConfig, chunks_learned: int) -> torch.optim.AdamW:
+def _adamw(state: AdapterState, config: TempLoraConfig) -> torch.optim.AdamW:
     """AdamW over the staged vector, going on from the staged moments (which it edits in place)."""
     optimizer = torch.optim.AdamW(
         [state.weights.requires_grad_()],
-        lr=config.learning_rate_at(chunks_learned),
+        lr=config.learning_rate_at(state.steps // config.epochs),
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
         fused=True,
@@ -161,19 +162,12 @@ def _adamw(state: AdapterState, config: TempLoraConfig, chunks_learned: int) -> 
     return optimizer
 
 
-class _seeded:
+@contextmanager
+def _seeded(config: TempLoraConfig, version: int, epoch: int, device: torch.device) -> Iterator[None]:
     """Dropout drawn from the session's own seed; the caller's random state is as before afterwards."""
-
-    def __init__(self, config: TempLoraConfig, version: int, epoch: int, device: torch.device) -> None:
-        self._active = config.dropout > 0
-        self._seed = hash((config.seed, version, epoch)) & 0x7FFFFFFFFFFFFFFF
-        self._fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        if self._active:
-            self._fork.__enter__()
-            torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: object) -> None:
-        if self._active:
-            self._fork.__exit__(*error)  # type: ignore[arg-type]
+    if not config.dropout:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed((config.seed * 1_000_003 + version * 1_009 + epoch) % 2**63)
+        yield

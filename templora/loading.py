@@ -59,7 +59,7 @@ def load(
     kind = None if dtype == "auto" else getattr(torch, dtype)
     from templora.engine import Engine
 
-    with _quiet(), torch.random.fork_rng():
+    with _quiet(), torch.random.fork_rng([]):  # weights are drawn on the CPU, if at all
         if isinstance(source, BuiltinModel):
             module, tokenizer = _read_builtin(source, kind)
         elif isinstance(source, Path) and source.is_file():
@@ -119,7 +119,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a .gguf file, unpacked to `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(path.resolve().parent)
+    folder = str(path.absolute().parent)  # a link keeps its own name
     try:
         module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
@@ -183,8 +183,9 @@ def _save(folder: Path, module: Any, tokenizer: Any, model: BuiltinModel) -> Non
         module.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         (beside / "complete.json").write_text(json.dumps({"source": model.file, "sha256": model.sha256}) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(beside, folder)
+        if not (folder / "complete.json").is_file():  # else another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

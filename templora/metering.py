@@ -69,7 +69,7 @@ class Meter:
             self._phases.pop()
 
     def _switch(self) -> None:
-        if self.device.type == "cuda" and (not self._phases or self._phases[-1] != "decode"):
+        if self.device.type == "cuda" and self._phases and self._phases[-1] != "decode":
             torch.cuda.synchronize(self.device)  # decoding synchronises by itself when it reads the token
         now = time.perf_counter()
         if self._phases:

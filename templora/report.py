@@ -62,10 +62,13 @@ class TextReport:
             self.chunks.append(row)
         return self.chunks[-1]
 
-    def finish(self, session: Session, tokenizer: Any, first_target: int) -> None:
-        """Once the session is over: measures the text that was predicted, tokens[first_target:]."""
+    def finish(self, session: Session, tokenizer: Any) -> None:
+        """Once the session is over: measures the text that was predicted."""
         self.session = session
-        text = decode(tokenizer, session.tokens[first_target:])
+        spans = [
+            (c["start"] + c["tokens"] - c["targets"], c["start"] + c["tokens"]) for c in self.chunks if "targets" in c
+        ]
+        text = decode(tokenizer, [i for start, end in spans for i in session.tokens[start:end]])
         self.words, self.utf8_bytes = len(text.split()), len(text.encode())
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from templora.errors import OptionError
+from templora.errors import ModelError, OptionError
 
 
 def _option(default: Any, help: str, check: Callable[[Any], bool], rule: str) -> Any:
@@ -101,6 +101,8 @@ class Sampler:
             logits: fp32 [vocabulary]; left as it is.
             recent: ids in the window, which the repetition penalty looks at.
         """
+        if not math.isfinite(float(logits.max())):
+            raise ModelError("the model's logits are not finite; what it has learnt, or its dtype, is too extreme")
         scores = logits[None].clone()
         if len(self._banned):
             scores[0, self._banned] = -math.inf

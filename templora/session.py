@@ -8,6 +8,7 @@ Writing, absorbing and scoring are one loop that differs only in where the next 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ from templora.text import TextStream, decode, encode, end_ids, opening_ids
 if TYPE_CHECKING:
     from templora.engine import Engine
 
+# Fewer written tokens than this say nothing about repetition.
+_FEWEST_TO_JUDGE = 16
+
 
 @dataclass(frozen=True)
 class Score:
@@ -45,10 +49,8 @@ class Score:
     @property
     def reduction(self) -> float:
         """How much lower the adapted perplexity is, as a share of the base's: 0.1 = 10 % lower."""
-        base, adapted = self.base, self.adapted
-        if not base.tokens:
-            return 0.0
-        return 1.0 - float(torch.tensor((adapted.nll - base.nll) / base.tokens, dtype=torch.float64).exp())
+        difference = (self.adapted.nll - self.base.nll) / max(1, self.base.tokens)
+        return -math.expm1(min(700.0, difference))
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Session:
         self.tokens: list[int] = opening
         self._chunk_start = 0
         self._chunk_index = 0
-        self._written_from = 0
+        self._written: list[tuple[int, int]] = []  # spans of the open chunk that the model wrote itself
+        self._scored_to = 0
+        self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._bank, self._slot = engine.adapter_slot(self, config)
         adapter = Adapter(self._bank, self._slot, config.scaling)
@@ -107,7 +111,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        return self.receipt is not None
+        return self._released
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
@@ -118,14 +122,16 @@ class Session:
 
     def absorb_events(self, text: str) -> Iterator[Event]:
         """`absorb`, yielding `ChunkLearned` and `Absorbed` as it goes."""
-        ids = self._encode(text)
+        yield from self._absorb_ids(self._encode(text))
+
+    def _absorb_ids(self, ids: list[int]) -> Iterator[Event]:
         yield from self._finish_interrupted()
         done = 0
         while done < len(ids):
             with self._engine.lock:
                 self._alive()
                 piece = ids[done : done + self._room()]
-                self._give(piece)
+                self.tokens.extend(piece)
                 done += len(piece)
                 learned = self._close_if_full()
             if learned:
@@ -147,6 +153,7 @@ class Session:
 
     def score_ids(self, ids: Sequence[int]) -> Iterator[Event]:
         """`score_events` for a text that is tokens already."""
+        self._known(list(ids))
         yield from self._finish_interrupted()
         done = 0
         while done < len(ids):
@@ -162,27 +169,32 @@ class Session:
             yield Absorbed(done, len(ids))
 
     def write(
-        self, prompt: str = "", *, tokens: int = 256, sampling: SamplingParams | None = None, stop_at_end: bool = False
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 256,
+        sampling: SamplingParams | None = None,
+        stop_at_end: bool = False,
     ) -> str:
         """Writes on after `prompt` and returns what was written. Arguments as for `stream`."""
-        events = self.stream(prompt, tokens=tokens, sampling=sampling, stop_at_end=stop_at_end)
+        events = self.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop_at_end=stop_at_end)
         return "".join(e.text for e in events if isinstance(e, TokenEvent | Finished))
 
     def stream(
         self,
         prompt: str = "",
         *,
-        tokens: int = 256,
+        max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = False,
         chat: bool = False,
         score: bool = False,
     ) -> Iterator[Event]:
-        """Absorbs `prompt`, then writes up to `tokens` tokens, learning each chunk as it fills.
+        """Absorbs `prompt`, then writes up to `max_new_tokens` tokens, learning each chunk as it fills.
 
         Args:
             prompt: text to go on from; may be empty if the session already holds some.
-            tokens: how many to write.
+            max_new_tokens: how many to write.
             sampling: how they are chosen.
             stop_at_end: stop at an end-of-text token. Otherwise such tokens are never chosen (as with
                 `min_new_tokens` in transformers' `generate`).
@@ -194,34 +206,34 @@ class Session:
             `ChunkScored`, if asked for) after each full chunk; at last one `Finished`.
 
         Raises:
-            OptionError: `tokens` below 1, or `chat` for a model that has no template.
+            OptionError: `max_new_tokens` below 1, or `chat` for a model that has no template.
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        if tokens < 1:
-            raise OptionError("tokens", f"must be at least 1, not {tokens}")
-        yield from self.absorb_events(self._as_chat(prompt) if chat else prompt)
+        if max_new_tokens < 1:
+            raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
+        yield from self._absorb_ids(self._encode_chat(prompt) if chat else self._encode(prompt))
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         ends = end_ids(self._tokenizer, self._engine.generation_config)
         sampler = Sampler(sampling or SamplingParams(), [] if stop_at_end else ends, self._generator)
-        text = TextStream(self._tokenizer)
-        self._written_from = len(self.tokens)
+        text = TextStream(self._tokenizer, self.tokens[-4:])
+        self._scored_to = len(self.tokens)
         reason: FinishReason = "length"
         written = 0
-        while written < tokens and reason == "length":
+        while written < max_new_tokens and reason == "length":
             with self._engine.lock:
                 self._alive()
                 token = self._next(sampler)
                 if token in ends:
                     reason = "stop"
                 else:
-                    self.tokens.append(token)
+                    self._append_written(token)
             if reason == "length":
                 yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
                 written += 1
             with self._engine.lock:
                 full = self._room() == 0
-                done = full or written == tokens or reason == "stop"
+                done = full or written == max_new_tokens or reason == "stop"
                 scored = self._score_written() if score and done else None
                 learned = self._close_if_full()
             if scored:
@@ -261,11 +273,13 @@ class Session:
         Returns:
             Whether the base is bit for bit what it was, and whether nothing of the adapter is left on it.
         """
-        if self.receipt is None:
-            with self._engine.lock:
+        with self._engine.lock:
+            if not self._released:
                 self._engine.release(self, self._bank, self._slot)
-                del self._adapted, self._base, self._learner, self._bank
-                self.receipt = self._engine.receipt()
+                self._released = True
+                del self._adapted, self._base, self._learner
+        if self.receipt is None:
+            self.receipt = self._engine.receipt(self._bank, self._slot)
         return self.receipt
 
     def __enter__(self) -> Session:
@@ -300,51 +314,69 @@ class Session:
             logits = self._adapted.next_logits(self.tokens)
             return sampler(logits, self.tokens[-self.config.window :])
 
+    def _append_written(self, token: int) -> None:
+        at = len(self.tokens)
+        self.tokens.append(token)
+        if self._written and self._written[-1][1] == at:
+            self._written[-1] = (self._written[-1][0], at + 1)
+        else:
+            self._written.append((at, at + 1))
+
     def _score_written(self) -> ChunkScored | None:
-        """The written tokens of the open chunk, read once more by base and adapter alike, in one pass each.
+        """What was written since the last score, read once more by base and adapter alike, in one pass each.
 
         The logits it was sampled from would not do: in bf16 an NLL depends on how many tokens are read at once.
         """
         began = time.perf_counter()
-        first, end = max(self._written_from, self._chunk_start), len(self.tokens)
+        first, end = max(self._scored_to, self._chunk_start), len(self.tokens)
         if first >= end:
             return None
         self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
         with self.meter.phase("score"):
             base = self._base.nll(self.tokens, first)
             adapted = self._adapted.nll_again(self.tokens, first)
+        self._scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
     def _append_scored(self, piece: list[int]) -> ChunkScored:
         began, start = time.perf_counter(), len(self.tokens)
-        self._prepare(self._base, self._adapted)
-        self._give(piece)
-        first = max(1, start)
-        if first == len(self.tokens):  # one token, with nothing before it to predict it from
-            return ChunkScored(start, first, 0, 0.0, 0.0, 0.0)
-        with self.meter.phase("score"):
-            base = self._base.nll(self.tokens, first)
-            adapted = self._adapted.nll(self.tokens, first)
-        end = len(self.tokens)
+        longer = [*self.tokens, *piece]
+        first, end = max(1, start), len(longer)
+        base = adapted = 0.0
+        if first < end:  # else it is one token, with nothing before it to predict it from
+            self._prepare(self._base, self._adapted)
+            with self.meter.phase("score"):
+                base = self._base.nll(longer, first)
+                adapted = self._adapted.nll(longer, first)
+        self.tokens.extend(piece)
         return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
 
     def _close_if_full(self) -> ChunkLearned | None:
         return self._close() if self._room() == 0 else None
 
     def _close(self) -> ChunkLearned | None:
-        """Learns the open chunk if it should be, and opens the next one."""
+        """Opens the next chunk, and learns the one that was open if it should be."""
         start, end = self._chunk_start, len(self.tokens)
+        if start == end:
+            return None
         chunk = Chunk(self._chunk_index, max(0, start - self.config.context), start, end)
-        if self.config.learning == "off" or not chunk.targets:
-            learned = None
-        elif (share := self._repetition(start, end)) > self.config.max_repetition:
-            reason = f"repetitive: {share:.0%} of its 4-grams repeat (max_repetition is {self.config.max_repetition:g})"
-            learned = ChunkLearned(chunk.index, start, end, False, self.version, reason)
-        else:
-            learned = self._learn(chunk)
-        self._chunk_start = end
-        self._chunk_index += 1
-        return learned
+        written = [self.tokens[i] for first, last in self._written for i in range(first, last)]
+        before = self._chunk_index, start, self._written, self.version
+        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, end, []
+        try:
+            if self.config.learning == "off" or not chunk.targets:
+                return None
+            share = repeated(written) if len(written) >= _FEWEST_TO_JUDGE else 0.0
+            if share > self.config.max_repetition:
+                reason = (
+                    f"repetitive: {share:.0%} of its 4-grams repeat, max_repetition is {self.config.max_repetition:g}"
+                )
+                return ChunkLearned(chunk.index, start, end, False, self.version, reason)
+            return self._learn(chunk)
+        except BaseException:
+            if self.version == before[3]:  # interrupted before its commit: it is still to be learnt
+                self._chunk_index, self._chunk_start, self._written = before[:3]
+            raise
 
     def _learn(self, chunk: Chunk) -> ChunkLearned:
         began = time.perf_counter()
@@ -371,32 +403,28 @@ class Session:
         if cache.next_token < chunk.first_target - 1 or cache.served_version != self.version:
             self._adapted.prepare(self.tokens[: chunk.first_target], chunk.middle, self.version)
 
-    def _repetition(self, start: int, end: int) -> float:
-        """Share of repeated 4-grams in the tokens of this chunk that the model wrote itself; 0 for a given text."""
-        written = self.tokens[max(start, self._written_from) : end]
-        return repeated(written) if len(written) >= 16 else 0.0
-
     def _encode(self, text: str) -> list[int]:
         self._alive()
-        return encode(self._tokenizer, text, special=False)
+        return self._known(encode(self._tokenizer, text, special=False))
 
-    def _give(self, piece: list[int]) -> None:
-        """Appends tokens that the model did not write itself."""
-        known = self._engine.model.vocabulary
-        if max(piece) >= known:
-            raise ModelError(
-                f"{self._engine.name}: the tokenizer gives ids up to {max(piece)}, the model knows {known}; "
-                "they do not belong together"
-            )
-        self.tokens.extend(piece)
-        self._written_from = len(self.tokens)
-
-    def _as_chat(self, prompt: str) -> str:
+    def _encode_chat(self, prompt: str) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise OptionError("chat", "this model has no chat template")
         turns = [{"role": "user", "content": prompt}]
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        ids = self._encode(str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
+        opening = self.tokens[: self._sinks]
+        # Templates write BOS themselves, and the session has it already.
+        return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
+
+    def _known(self, ids: list[int]) -> list[int]:
+        known = self._engine.model.vocabulary
+        if ids and max(ids) >= known:
+            raise ModelError(
+                f"{self._engine.name}: the tokenizer gives ids up to {max(ids)}, the model knows {known}; "
+                "they do not belong together"
+            )
+        return ids
 
     def _alive(self) -> None:
-        if self.receipt is not None:
+        if self._released:
             raise SessionClosed("this session has been discarded")

@@ -41,9 +41,11 @@ def linear_layers(model: nn.Module) -> list[Target]:
 
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if get_head else None
+    get_decoder = getattr(model, "get_decoder", None)
+    text_part = {id(m) for m in (get_decoder() if get_decoder else model).modules()}  # no vision towers
     found = []
     for name, module in model.named_modules():
-        if module is head:
+        if module is head or id(module) not in text_part:
             continue
         if isinstance(module, nn.Linear):
             found.append(Target(name, module.in_features, module.out_features))

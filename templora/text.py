@@ -54,12 +54,16 @@ class TextStream:
 
     Tokenizers may spread one character over several tokens and may write a token differently after another, so a
     few earlier ids are decoded again with each new one and text is held back while its last character is incomplete.
+
+    Args:
+        tokenizer: whose ids they are.
+        before: the last few ids of the text that is gone on from; without them its first space may be lost.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._shown = ""
+        self._ids = list(before)
+        self._shown = decode(tokenizer, self._ids)
 
     def push(self, token: int) -> str:
         """The text that this id completes; may be empty."""

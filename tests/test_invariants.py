@@ -88,7 +88,7 @@ def use(session: Session, text: str, how: str) -> None:
     session.absorb(text)
     if how == "exception":
         raise RuntimeError
-    events = session.stream(tokens=80)
+    events = session.stream(max_new_tokens=80)
     for event in events:
         if how == "cancel" and isinstance(event, ChunkLearned):
             raise Cancelled
@@ -167,7 +167,7 @@ def test_greedy_stream_without_learning_is_generate(family: str, text: str) -> N
         torch.tensor([ids]), max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=256
     )[0].tolist()
     with engine.session(small(learning="off", chunk_size=64, window=128)) as session:
-        session.write(text[:50], tokens=40, sampling=GREEDY)
+        session.write(text[:50], max_new_tokens=40, sampling=GREEDY)
         assert session.tokens == wanted
 
 
@@ -202,7 +202,7 @@ def test_cache_entries_carry_their_version_and_live_as_long_as_cache_reuse_says(
     for reuse in (0, 1, 2, 7):
         with engine.session(small(cache_reuse=reuse)) as session:
             oldest = []
-            for event in session.stream(text[:40], tokens=260, sampling=GREEDY):
+            for event in session.stream(text[:40], max_new_tokens=260, sampling=GREEDY):
                 if isinstance(event, TokenEvent):
                     cache = session._adapted.cache
                     assert cache.length <= session.config.window
@@ -220,7 +220,7 @@ def test_reused_cache_without_learning_is_exact_while_the_window_has_not_moved(e
     found = []
     for reuse in (0, 5):
         with engine.session(small(learning="off", cache_reuse=reuse)) as session:
-            session.write(text[:30], tokens=60, sampling=GREEDY)
+            session.write(text[:30], max_new_tokens=60, sampling=GREEDY)
             found.append(session.tokens)
     assert found[0] == found[1]
 
@@ -245,7 +245,7 @@ def test_positions_never_pass_the_models_own(text: str) -> None:
     engine = tiny_engine("gpt2", positions=128)
     with engine.session(small(cache_reuse=50)) as session:
         session.absorb(text[:300])
-        session.write(tokens=200)
+        session.write(max_new_tokens=200)
         assert session._adapted.cache.next_position <= 128
 
 
@@ -277,10 +277,10 @@ def test_two_sessions_interleaved_are_each_alone(text: str) -> None:
     alone = []
     for config, prompt in zip(configs, prompts, strict=True):
         with tiny_engine().session(config) as session:
-            alone.append(session.write(prompt, tokens=100))
+            alone.append(session.write(prompt, max_new_tokens=100))
     engine = tiny_engine()
     sessions = [engine.session(c) for c in configs]
-    streams = [s.stream(p, tokens=100) for s, p in zip(sessions, prompts, strict=True)]
+    streams = [s.stream(p, max_new_tokens=100) for s, p in zip(sessions, prompts, strict=True)]
     written = ["", "", ""]
     running = {0, 1, 2}
     while running:
@@ -302,13 +302,13 @@ def test_same_seed_same_text_and_same_figures(text: str) -> None:
     runs = []
     for _ in range(2):
         with tiny_engine().session(small(dropout=0.05)) as session:
-            events = list(session.stream(text[:50], tokens=120, score=True))
+            events = list(session.stream(text[:50], max_new_tokens=120, score=True))
             figures = [(e.loss, e.grad_norm, e.update) for e in events if isinstance(e, ChunkLearned)]
             scores = [(e.base_nll, e.adapted_nll) for e in events if isinstance(e, ChunkScored)]
             runs.append((session.tokens, figures, scores))
     assert runs[0] == runs[1]
     with tiny_engine().session(small(dropout=0.05, seed=1)) as session:
-        session.write(text[:50], tokens=120)
+        session.write(text[:50], max_new_tokens=120)
         assert session.tokens != runs[0][0]
 
 
@@ -316,7 +316,7 @@ def test_the_callers_random_state_is_left_alone(engine: Engine, text: str) -> No
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with engine.session(small(dropout=0.1)) as session:
-        session.write(text[:50], tokens=50)
+        session.write(text[:50], max_new_tokens=50)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -343,7 +343,7 @@ def test_written_text_is_scored_alike_by_base_and_fresh_adapter(dtype: torch.dty
     written = []
     for score in (True, False):
         with tiny_engine(dtype=dtype).session(small()) as session:
-            events = list(session.stream(text[:10], tokens=90, score=score))
+            events = list(session.stream(text[:10], max_new_tokens=90, score=score))
             scored = [e for e in events if isinstance(e, ChunkScored)]
             written.append(session.tokens)
             if score:

@@ -162,7 +162,7 @@ def test_every_token_is_learnt_exactly_once(engine: Engine, text: str, monkeypat
     with engine.session(small()) as session:
         session.absorb(text[:50])
         session.absorb(text[50:61])
-        session.write(tokens=70)
+        session.write(max_new_tokens=70)
         session.score(text[:41])
         assert session.close_chunk() is not None  # the ragged last one
         assert session.close_chunk() is None
@@ -221,7 +221,7 @@ def test_an_exploding_rate_is_rolled_back_and_the_run_goes_on(engine: Engine, te
         assert all("max_update" in e.reason for e in events)
         assert session._bank.state(session._slot) is before
         assert session.version == 0
-        session.write(tokens=10)
+        session.write(max_new_tokens=10)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -246,7 +246,7 @@ def test_a_written_chunk_that_repeats_itself_is_not_learnt(engine: Engine, text:
 
     config = small(max_repetition=0.2)
     with engine.session(config) as session:
-        events = session.stream(text[:10], tokens=150, sampling=SamplingParams(temperature=0))
+        events = session.stream(text[:10], max_new_tokens=150, sampling=SamplingParams(temperature=0))
         reasons = [e.reason for e in events if isinstance(e, ChunkLearned)]
         assert any(r.startswith("repetitive") for r in reasons)
     with engine.session(config) as session:  # the user's own text is learnt however it repeats

@@ -24,7 +24,7 @@ def test_a_directory(folder: Path) -> None:
     assert engine.model.dtype == torch.float32
     assert engine.load_seconds > 0
     with engine.session(engine.config(window=64, chunk_size=32, rank=2)) as session:
-        assert session.write("ab", tokens=3)
+        assert session.write("ab", max_new_tokens=3)
     assert templora.load(folder, dtype="bfloat16").model.dtype == torch.bfloat16
 
 

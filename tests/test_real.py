@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_greedy_stream_without_learning_is_generate(engine: Engine) -> None:
         from templora.text import end_ids
 
         ends = end_ids(fp32.tokenizer, fp32.generation_config)
-        session.write(prompt, tokens=48, sampling=SamplingParams(temperature=0))
+        session.write(prompt, max_new_tokens=48, sampling=SamplingParams(temperature=0))
         written = session.tokens
     wanted = fp32.model.module.generate(
         torch.tensor([ids]), max_new_tokens=48, do_sample=False, suppress_tokens=ends, pad_token_id=2
@@ -76,7 +77,7 @@ def test_greedy_stream_without_learning_is_generate(engine: Engine) -> None:
 def test_same_seed_same_text(engine: Engine) -> None:
     def run(seed: int) -> tuple[list[int], list[Any]]:
         with engine.session(engine.config(seed=seed, chunk_size=48, window=128)) as session:
-            events = list(session.stream(STORY[:200], tokens=60, score=True))
+            events = list(session.stream(STORY[:200], max_new_tokens=60, score=True))
             figures: list[Any] = [(e.loss, e.grad_norm) for e in events if isinstance(e, ChunkLearned)]
             figures += [(e.base_nll, e.adapted_nll) for e in events if isinstance(e, ChunkScored)]
             return session.tokens, figures
@@ -85,9 +86,11 @@ def test_same_seed_same_text(engine: Engine) -> None:
     assert run(1)[0] != run(2)[0]
 
 
-def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine) -> None:
+def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Path) -> None:
     from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 
     path = BUILTIN_MODELS[DEFAULT_MODEL].path()
     assert path is not None
-    assert templora.load(path).model.fingerprint() == engine.model.fingerprint()
+    link = tmp_path / "another-name.gguf"  # as in the hub's cache, where every file is a link
+    link.symlink_to(path)
+    assert templora.load(link).model.fingerprint() == engine.model.fingerprint()

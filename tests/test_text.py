@@ -48,3 +48,16 @@ def test_ends() -> None:
     Config.eos_token_id = [7, 256]  # type: ignore[assignment]
     assert end_ids(TOKENIZER, Config) == [7, 256]
     assert end_ids(TOKENIZER, None) == [256]
+
+
+def test_the_first_space_of_what_is_gone_on_with() -> None:
+    """Decoders that mark the start of a word drop the space before the first token they are given."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"▁the": 0, "▁cat": 1, "▁sat": 2, "?": 3}, unk_token="?"))
+    tokenizer.decoder = decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert decode(words, [0, 1, 2]) == "the cat sat"
+    assert TextStream(words, [0, 1]).push(2) == " sat"
+    assert TextStream(words).push(0) == "the"

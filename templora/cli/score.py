@@ -52,7 +52,7 @@ def score(**arguments: Any) -> None:
             run.texts.append(text)
             ids = encode(engine.tokenizer, content, special=False)
             # N counts what the tokenizer puts in front, as N ids of a tokenised text would.
-            ids = ids if most is None else ids[: most - len(opening_ids(engine.tokenizer))]
+            ids = ids if most is None else ids[: max(0, most - len(opening_ids(engine.tokenizer)))]
 
             def show(event: Event, text: TextReport = text, total: int = len(ids)) -> None:
                 text.add(event)
@@ -60,7 +60,7 @@ def score(**arguments: Any) -> None:
 
             with engine.session(config) as session:
                 run.follow(session.score_ids(ids), show)
-            text.finish(session, engine.tokenizer, 1)
+            text.finish(session, engine.tokenizer)
             if run.stopped or stop_signals.received is not None:
                 break
         tokens = sum(len(t.session.tokens) for t in run.texts if t.session)

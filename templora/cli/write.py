@@ -63,7 +63,7 @@ def write(**arguments: Any) -> None:
         with engine.session(config) as session:
             events = session.stream(
                 prompt,
-                tokens=options["tokens"],
+                max_new_tokens=options["tokens"],
                 sampling=sampling,
                 stop_at_end=options["stop_at_end"],
                 chat=options["chat"],
@@ -78,9 +78,9 @@ def write(**arguments: Any) -> None:
                     print_out(event.text)
                 if isinstance(event, TokenEvent):
                     written.append(event.token)
-                elif isinstance(event, ChunkLearned):
-                    if out:
+                    if out and len(written) % config.chunk_size == 0:
                         out.sync()
+                elif isinstance(event, ChunkLearned):
                     run.console.chunk(f"\nchunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
                     if not event.committed:
                         run.notes.append(f"chunk {event.index} was {learned_text(event)}")
@@ -89,7 +89,7 @@ def write(**arguments: Any) -> None:
             run.follow(events, show)
             if out:
                 out.close()
-        text.finish(session, engine.tokenizer, len(session.tokens) - len(written))
+        text.finish(session, engine.tokenizer)
         if run.stopped is None and sys.stdout is not None and sys.stdout.isatty():
             print_out("\n")
         spoken = engine.tokenizer.decode(written, skip_special_tokens=True)
