@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             "sha256": receipts[0].fingerprint if receipts and receipts[0] else None,
         },
         "device": describe_device(model.device),
-        "versions": engine.versions(),
+        "versions": engine.versions() | {"commit": source_commit()},
         "base": pooled["base"].summary(words, utf8_bytes),
         "adapted": pooled["adapted"].summary(words, utf8_bytes),
         "committed": sum(t.committed for t in texts),
@@ -130,6 +131,19 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
         "base_unchanged": bool(receipts) and all(r is not None and r.base_unchanged for r in receipts),
         "discarded": bool(receipts) and all(r is not None and r.discarded for r in receipts),
     }
+
+
+def source_commit() -> str | None:
+    """The commit this package runs from, with `-dirty` if it was edited; None outside a git checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def describe_device(device: torch.device) -> str:
