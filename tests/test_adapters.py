@@ -35,6 +35,8 @@ def test_saved_here_loads_in_peft_with_the_same_logits(family: str, layers: str,
         with_random_adapter(session)
         ours = adapted_logits(session, IDS)
         session.save_adapter(tmp_path)
+    # PEFT itself only warns of a wrong one, and goes on.
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["fan_in_fan_out"] == (family == "gpt2")
     plain = PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
     assert torch.allclose(peft_logits(plain), ours, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(peft_logits(plain.get_base_model().eval()), peft_logits(tiny_model(family)), atol=1e-3)
@@ -70,6 +72,10 @@ def test_trained_in_peft_gives_the_same_logits_here(family: str, tmp_path: Path)
         ({"lora_alpha": 4}, "set alpha=4"),
         ({"use_dora": True}, "only plain LoRA"),
         ({"peft_type": "IA3"}, "only plain LoRA"),
+        ({"bias": "all"}, "only plain LoRA"),
+        ({"rank_pattern": {"q_proj": 2}}, "differs by layer"),
+        ({"alpha_pattern": {"q_proj": 2}}, "differs by layer"),
+        ({"use_rslora": True}, "set alpha=16"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -85,6 +91,46 @@ def test_adapters_that_do_not_fit_are_refused(change: dict[str, Any], says: str,
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match="for which the session has no adapter"):
             session.load_adapter(tmp_path)
+
+
+def test_rank_stabilised_scale_is_read(tmp_path: Path) -> None:
+    """PEFT's rslora divides alpha by the root of the rank: 4 / √4 = 8 / 4."""
+    with tiny_engine().session(small()) as session:
+        with_random_adapter(session)
+        session.save_adapter(tmp_path)
+        weights = session._bank.state(session._slot).weights
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True, "lora_alpha": 4}))
+    with tiny_engine().session(small()) as session:
+        session.load_adapter(tmp_path)
+        assert torch.equal(session._bank.state(session._slot).weights, weights)
+
+
+def test_targets_that_an_adapter_leaves_out_stay_at_the_identity(tmp_path: Path) -> None:
+    with tiny_engine().session(small(target_modules=("q_proj",))) as session:
+        with_random_adapter(session)
+        logits = adapted_logits(session, IDS)
+        session.save_adapter(tmp_path)
+    with tiny_engine().session(small()) as session:
+        session.load_adapter(tmp_path)
+        assert torch.equal(adapted_logits(session, IDS), logits)
+
+
+def test_an_adapter_of_a_model_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(tmp_path)
+    with tiny_engine("qwen3").session(small()) as session, pytest.raises(ModelError, match="q_proj has another shape"):
+        session.load_adapter(tmp_path)
+
+
+def test_what_is_saved_says_where_it_came_from(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    engine.model.module.config._name_or_path = "organisation/model"
+    with engine.session(small(dropout=0.1)) as session:
+        session.save_adapter(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["lora_dropout"]) == ("organisation/model", 0.1)
+    assert (config["r"], config["lora_alpha"]) == (4, 8.0)
 
 
 # Which layers -----------------------------------------------------------------------------------------------------
@@ -138,6 +184,28 @@ def test_the_layout_tiles_the_vector() -> None:
     flat = torch.arange(layout.weights)
     parts = [x.flatten() for pair in layout.views(flat) for x in pair]
     assert torch.equal(torch.cat(parts), flat)
+
+
+def test_first_weights_are_pefts() -> None:
+    """A fills ±1/√inputs, B is zero: PEFT's kaiming_uniform_(a=√5), checked on a real init of the same sizes."""
+    bank = bank_of(tiny_model(), rank=32)
+    layout = bank.layout
+    for target, (a, b) in zip(layout.targets, layout.views(bank.state(bank.allocate(1)).weights), strict=True):
+        theirs = torch.nn.init.kaiming_uniform_(
+            torch.empty_like(a), a=5**0.5, generator=torch.Generator().manual_seed(2)
+        )
+        for bound in (a.max(), -a.min()):
+            assert float(bound) == pytest.approx(float(theirs.max()), rel=0.05), target.name
+        assert float(a.std()) == pytest.approx((3 * target.inputs) ** -0.5, rel=0.1)
+        assert b.abs().max() == 0
+
+
+def test_a_new_slot_leaves_the_others_rows_alone() -> None:
+    bank = bank_of(tiny_model())
+    slots = [bank.allocate(seed) for seed in (1, 2, 3)]
+    assert slots == [0, 1, 2]
+    for slot in slots:
+        assert torch.equal(bank._serving[slot], bank.state(slot).weights)
 
 
 def test_slots_are_reused_and_wiped() -> None:

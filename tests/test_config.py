@@ -79,8 +79,16 @@ def test_recipes_fit_every_model(name: str, positions: int) -> None:
     assert config.learn_context <= config.context
 
 
+def test_a_recipe_shrinks_to_a_small_model() -> None:
+    sizes = [(c.window, c.chunk_size, c.learn_context) for p in (2048, 512, 16) for c in [recipe("paper", p)]]
+    assert sizes == [(2048, 512, 1536), (512, 128, 384), (16, 4, 12)]
+    assert recipe("paper", 512, chunk_size=400).learn_context == 112
+    assert (recipe("default", 512).chunk_size, recipe("default", 8192)) == (128, TempLoraConfig())
+
+
 def test_a_window_that_was_asked_for_is_not_changed() -> None:
     assert recipe("paper", 512, window=1024, chunk_size=512).window == 1024
+    assert recipe("default", 512, window=768).chunk_size == 512  # nor is the chunk in it
     assert recipe("paper", 8192, window=1024, chunk_size=512).learn_context == 512
     with pytest.raises(ConfigError, match="train_context"):
         recipe("paper", 8192, window=1024, chunk_size=512, train_context=513)

@@ -122,17 +122,32 @@ def test_learning_leaves_the_cache_alone(engine: Engine) -> None:
     with engine.session(small()) as session:
         session._adapted.prepare(IDS[:64], 64, 0)
         cache = session._adapted.cache
-        before = [layer.keys.clone() for layer in cache.layers], list(cache.versions), cache.next_position
+        held = [layer.keys[:, :, : cache.length] for layer in cache.layers]  # what lies beyond is no number yet
+        before = [keys.clone() for keys in held], list(cache.versions), cache.next_position
         our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), cache)
-        assert all(torch.equal(a.keys, b) for a, b in zip(cache.layers, before[0], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(held, before[0], strict=True))
         assert (cache.versions, cache.next_position) == before[1:]
+
+
+@pytest.mark.parametrize("sinks", [0, 1])
+def test_paper_context_is_the_last_train_context_tokens_after_the_opening(
+    sinks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BOS, where there is one, opens the context as it opens every window."""
+    engine = tiny_engine(bos=bool(sinks))
+    read: list[list[int]] = []
+    real = engine.model.hidden
+    monkeypatch.setattr(engine.model, "hidden", lambda ids, *more: read.append(ids) or real(ids, *more))
+    with engine.session(small(context_gradients=True, train_context=16)) as session:
+        session._learner.learn(IDS, Chunk(2, 0, 64, 96), session._adapted.cache)
+    assert read == [IDS[:sinks] + IDS[48 + sinks : 95]]
 
 
 @pytest.mark.parametrize("context_gradients", [False, True])
 def test_train_context_is_how_much_context_learning_sees(context_gradients: bool) -> None:
     """Changing a token beyond train_context changes nothing; changing one within it does."""
     found = []
-    for changed in (None, 10, 60):
+    for changed in (None, 47, 48):
         engine = tiny_engine()
         ids = list(IDS)
         if changed is not None:
@@ -205,8 +220,85 @@ def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
         with engine.session(small(dropout=dropout)) as session:
             session.absorb(text[:64])
             weights.append(session._bank.state(session._slot).weights)
-            assert torch.equal(adapted_logits(session, IDS[:20]), adapted_logits(session, IDS[:20]))
+            session._prepare(session._adapted)
+            read = session._adapted.next_logits(session.tokens)  # through the decoder's own route
+            assert torch.allclose(read, adapted_logits(session, session.tokens)[0, -1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(*weights)
+
+
+def test_dropout_is_drawn_anew_for_every_step(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    real = F.dropout
+
+    def spy(x: torch.Tensor, p: float) -> torch.Tensor:
+        seeds.append(torch.initial_seed())
+        return real(x, p)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("templora.adapters.F.dropout", spy)
+        for seed in (1, 2):
+            with engine.session(small(dropout=0.1, epochs=2, seed=seed)) as session:
+                session.absorb(text[:96])
+    assert len(set(seeds)) == 2 * 3 * 2  # seeds, chunks, epochs
+
+
+def test_learning_is_one_adamw_over_all_chunks(engine: Engine) -> None:
+    """Rate, warm-up, epsilon, decay, epochs, moments and their bias correction, and the gradient of every step: as
+    plain AdamW over PEFT's formula, never begun anew."""
+    options: dict[str, Any] = {"learning_rate": 2e-3, "warmup_chunks": 4, "adam_epsilon": 1e-4, "weight_decay": 0.3}
+    config = small(**options, epochs=2, max_grad_norm=0.5, context_gradients=True, window=128)
+    with engine.session(config) as session:
+        bank, slot = session._bank, session._slot
+        weights = bank.state(slot).weights.clone().requires_grad_()
+        plain = torch.optim.AdamW([weights], lr=1.0, eps=1e-4, weight_decay=0.3)
+        other = tiny_engine()
+        for index in range(3):
+            chunk = Chunk(index, 0, 32 * index, 32 * index + 32)
+            norms = []
+            plain.param_groups[0]["lr"] = 2e-3 * (index + 1) / 4
+            for _ in range(2):
+                weights.grad = flat_gradient(other, bank.layout, weights.detach(), IDS, chunk)
+                norms.append(float(torch.nn.utils.clip_grad_norm_([weights], 0.5)))
+                plain.step()
+            update = session._learner.learn(IDS, chunk, session._adapted.cache)
+            assert update.committed
+            assert update.grad_norm == pytest.approx(norms[-1], rel=1e-3)
+            state = bank.state(slot)
+            assert (state.steps, state.version) == (2 * index + 2, index + 1)
+            assert torch.allclose(state.weights, weights, rtol=1e-3, atol=2e-5)
+            for name in ("exp_avg", "exp_avg_sq"):
+                assert torch.allclose(getattr(state, name), plain.state[weights][name], rtol=1e-3, atol=1e-6), name
+
+
+def test_the_loss_is_that_before_the_first_step(engine: Engine) -> None:
+    found = []
+    for epochs in (1, 3):
+        with engine.session(small(epochs=epochs)) as session:
+            found.append(session._learner.learn(IDS, Chunk(0, 0, 0, 32), session._adapted.cache).loss)
+    with torch.no_grad():
+        logits = engine.model.module(torch.tensor([IDS[:31]])).logits[0]
+    assert found == pytest.approx([float(F.cross_entropy(logits, torch.tensor(IDS[1:32])))] * 2, rel=1e-5)
+
+
+def test_learning_gives_the_base_no_gradients(engine: Engine, text: str) -> None:
+    engine.model.module.requires_grad_(True)
+    with engine.session(small()) as session:
+        session.absorb(text[:64])
+        assert session.version == 2
+        assert all(p.grad is None for p in engine.model.module.parameters())
+
+
+def test_a_model_in_train_mode_is_read_in_eval_mode(text: str) -> None:
+    """GPT-2's own dropout must neither reach what is written nor what is learnt."""
+    found = []
+    for training in (False, True):
+        engine = tiny_engine("gpt2")
+        engine.model.module.train(training)
+        with engine.session(small()) as session:
+            session.absorb(text[:64])
+            found.append(session._bank.state(session._slot).weights)
+        assert engine.model.module.training == training
+    assert torch.equal(*found)
 
 
 # Judge ------------------------------------------------------------------------------------------------------------
@@ -215,13 +307,25 @@ def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
 def test_an_exploding_rate_is_rolled_back_and_the_run_goes_on(engine: Engine, text: str) -> None:
     with engine.session(small(learning_rate=1e6)) as session:
         before = session._bank.state(session._slot)
+        kept = [x.clone() for x in (before.weights, before.exp_avg, before.exp_avg_sq)]
         events = learned(session, text[:200])
         assert len(events) == 6
         assert not any(e.committed for e in events)
         assert all("max_update" in e.reason for e in events)
         assert session._bank.state(session._slot) is before
-        assert session.version == 0
+        for now, then in zip((before.weights, before.exp_avg, before.exp_avg_sq), kept, strict=True):
+            assert torch.equal(now, then)  # the optimiser forgets the rejected chunks too
+        assert (session.version, before.steps) == (0, 0)
         session.write(max_new_tokens=10)
+
+
+def test_weights_that_are_no_numbers_are_rolled_back(engine: Engine, text: str) -> None:
+    """Loss and gradient are finite, but decay overflows: 0 × inf. No comparison with max_update is true of that."""
+    with engine.session(small(learning_rate=1e30, weight_decay=1e30)) as session:
+        (event,) = learned(session, text[:32])
+        assert not event.committed
+        assert "(nan root mean square" in event.reason
+        assert session.version == 0
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import templora
 from templora import ModelError, OptionError
-from templora.loading import find
-from templora.models import BUILTIN_MODELS
+from templora.loading import cache_folder, find
+from templora.models import BUILTIN_MODELS, BuiltinModel
 from templora.testing import byte_tokenizer, tiny_model
 
 
@@ -42,6 +47,15 @@ def test_a_damaged_directory(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(ModelError, match="no model could be read in this directory"):
+        templora.load(folder)
+
+
+def test_a_directory_that_lacks_a_tensor(folder: Path) -> None:
+    """transformers would draw it at random, with a warning."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"incomplete: model\.layers\.1\.mlp\.up_proj\.weight is missing"):
         templora.load(folder)
 
 
@@ -113,3 +127,95 @@ def test_the_window_must_fit_the_model(folder: Path) -> None:
 def test_what_is_said_of_built_in_models_adds_up(name: str) -> None:
     model = BUILTIN_MODELS[name]
     assert model.memory_bytes(64) > model.memory_bytes(8) > 2 * model.parameters
+
+
+# Unpacking a built-in model -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A built-in model "tiny" whose GGUF is a fake; the list says how often it was unpacked."""
+    packed, calls = tmp_path / "tiny.gguf", []
+    packed.write_bytes(b"GGUF of a tiny model")
+    name = next(iter(BUILTIN_MODELS))
+    sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
+    tiny = dataclasses.replace(BUILTIN_MODELS[name], name="tiny", file=packed.name, sha256=sha256)
+
+    def read(path: Path, dtype: torch.dtype) -> Any:
+        calls.append(path)
+        return tiny_model(dtype=dtype), byte_tokenizer()
+
+    monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
+    monkeypatch.setattr(BuiltinModel, "path", lambda _: packed)
+    monkeypatch.setattr("templora.loading.read_gguf", read)
+    monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
+    return calls
+
+
+def test_a_built_in_model_is_unpacked_once(unpacked: list[Path], tmp_path: Path) -> None:
+    first, second = templora.load("tiny"), templora.load("tiny")
+    assert (first.name, len(unpacked)) == ("tiny", 1)
+    assert first.model.fingerprint() == second.model.fingerprint()
+    assert first.model.dtype == torch.bfloat16
+    assert templora.load("tiny", dtype="float32").model.dtype == torch.float32
+    (folder,) = (tmp_path / "cache").iterdir()  # and nothing beside it
+    assert folder.name == f"tiny-{BUILTIN_MODELS['tiny'].sha256[:12]}"
+    assert json.loads((folder / "complete.json").read_text())["sha256"] == BUILTIN_MODELS["tiny"].sha256
+
+
+def test_a_copy_that_is_not_complete_is_made_again(unpacked: list[Path], tmp_path: Path) -> None:
+    templora.load("tiny")
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / "complete.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"half of it")
+    templora.load("tiny")
+    assert len(unpacked) == 2
+    assert (folder / "complete.json").is_file()
+
+
+def test_a_copy_appears_whole_or_not_at_all(
+    unpacked: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may look while it is written; a run that is interrupted leaves nothing behind."""
+    tokenizer = type(byte_tokenizer())
+    real, seen = tokenizer.save_pretrained, []
+
+    def interrupted(self: Any, folder: Path, *more: Any, **options: Any) -> Any:
+        seen.extend(path.name for path in (tmp_path / "cache").iterdir())
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return real(self, folder, *more, **options)
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        templora.load("tiny")
+    assert not list((tmp_path / "cache").iterdir())
+    templora.load("tiny")
+    assert len(seen) == 2
+    assert all(name.startswith(".tiny-") for name in seen)
+
+
+def test_a_damaged_package_is_named(unpacked: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF of a tony model")
+    with pytest.raises(ModelError, match="this file is damaged; reinstall it"):
+        templora.load("tiny")
+    assert not unpacked
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_copy_that_cannot_be_kept_is_no_error(unpacked: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert templora.load("tiny", dtype="float32").model.dtype == torch.float32
+    assert len(unpacked) == 1
+
+
+def test_where_copies_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPLORA_CACHE", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    monkeypatch.setenv("HOME", "/c")
+    assert cache_folder() == Path("/a")
+    monkeypatch.delenv("TEMPLORA_CACHE")
+    assert cache_folder() == Path("/b/templora")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/c/.cache/templora")

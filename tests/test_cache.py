@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from templora.cache import WindowCache
+
+
+def entries(*values: int) -> torch.Tensor:
+    """Keys (or values) of these entries, [1, 1 head, entries, 1]."""
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, -1, 1)
+
+
+@torch.no_grad()
+def filled(tokens: int, sinks: int) -> WindowCache:
+    """One layer, 16 entries at most; entry i is the key i, computed under version i."""
+    cache = WindowCache(1, 16, sinks)
+    for token in range(tokens):
+        cache.update(entries(token), entries(-token), 0)
+        cache.advance(1, version=token)
+    return cache
+
+
+def seen(cache: WindowCache, *new: int) -> list[int]:
+    keys, values = cache.update(entries(*new), entries(*(-n for n in new)), 0)
+    assert torch.equal(keys, -values)
+    return [int(k) for k in keys.flatten()]
+
+
+@pytest.mark.parametrize(("sinks", "left"), [(0, [4, 5, 6, 7]), (1, [0, 5, 6, 7]), (2, [0, 1, 6, 7])])
+@torch.no_grad()
+def test_eviction_keeps_sinks_and_positions(sinks: int, left: list[int]) -> None:
+    cache = filled(8, sinks)
+    cache.evict(4)
+    assert cache.versions == left
+    assert (cache.length, cache.next_token, cache.next_position) == (4, 8, 8)
+    assert seen(cache, 8) == [*left, 8]
+
+
+@pytest.mark.parametrize(("sinks", "shown"), [(0, [6, 7]), (1, [0, 7])])
+def test_learning_sees_the_last_entries_and_the_sinks(sinks: int, shown: list[int]) -> None:
+    """Also after an eviction: the position that follows is that of the text, not that of the entry."""
+    cache = filled(10, sinks)
+    cache.evict(4)
+    with cache.as_context(8, 2) as (entries_seen, position):
+        assert (entries_seen, position) == (len(shown), 8)
+        assert cache.get_seq_length() == len(shown)
+        assert seen(cache, 8, 9) == [*shown, 8, 9]
+    with torch.no_grad():
+        assert seen(cache, 10)[-3:] == [8, 9, 10]
+
+
+def test_a_cleared_cache_starts_at_position_0_with_nothing_reused() -> None:
+    cache = filled(8, 1)
+    cache.evict(4)
+    cache.reused = 3
+    cache.clear(6)
+    assert (cache.length, cache.next_position, cache.next_token, cache.reused) == (0, 0, 6, 0)

@@ -1,0 +1,43 @@
+"""The same equalities on a GPU. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import small
+
+from templora import ChunkLearned, ChunkScored
+from templora.engine import Engine
+from templora.testing import FAMILIES, byte_tokenizer, tiny_model
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_session_on_the_gpu(family: str, dtype: torch.dtype, text: str) -> None:
+    """Fresh adapter = base, learning moves it, the same seed writes the same, and nothing is left."""
+    engine = Engine(tiny_model(family, dtype).cuda(), byte_tokenizer())
+    written = []
+    for _ in range(2):
+        with engine.session(small(dropout=0.05)) as session:
+            scored = [e for e in session.score_events(text[:96]) if isinstance(e, ChunkScored)]
+            assert scored[0].adapted_nll == scored[0].base_nll
+            assert scored[1].adapted_nll != scored[1].base_nll
+            events = list(session.stream(max_new_tokens=70))
+            assert all(e.committed for e in events if isinstance(e, ChunkLearned))
+            written.append(session.tokens)
+        assert session.receipt is not None
+        assert session.receipt.base_unchanged
+        assert session.receipt.discarded
+    assert written[0] == written[1]
+
+
+def test_learning_is_that_of_the_cpu(text: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        engine = Engine(tiny_model().to(device), byte_tokenizer())
+        with engine.session(small()) as session:
+            session.absorb(text[:96])
+            found.append(session._bank.state(session._slot).weights.cpu())
+    assert torch.allclose(*found, rtol=1e-2, atol=1e-4)
