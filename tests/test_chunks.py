@@ -2,27 +2,23 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from templora.chunks import Chunk, chunk_spans
+from templora.chunks import Chunk
 
 
-@given(st.integers(0, 500), st.integers(2, 60), st.integers(1, 90))
-def test_every_token_is_a_target_exactly_once(tokens: int, chunk_size: int, context: int) -> None:
-    chunks = list(chunk_spans(tokens, chunk_size, context))
-    targets = [t for c in chunks for t in range(c.first_target, c.end)]
-    assert targets == list(range(1, tokens))
-    assert sum(c.targets for c in chunks) == len(targets)
-    assert [t for c in chunks for t in range(c.middle, c.end)] == list(range(tokens))
-    for chunk in chunks:
-        assert chunk.tokens <= chunk_size
-        assert chunk.end - chunk.start <= context + chunk_size
-        assert chunk.middle - chunk.start == min(context, chunk.middle)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_chunks_that_lie_back_to_back_predict_each_token_once(sizes: list[int]) -> None:
+    """All but the first token, which has nothing before it; ragged chunks included."""
+    targets: list[int] = []
+    at = 0
+    for index, size in enumerate(sizes):
+        chunk = Chunk(index, max(0, at - 64), at, at + size)
+        assert chunk.targets == chunk.end - chunk.first_target
+        targets.extend(range(chunk.first_target, chunk.end))
+        at += size
+    assert targets == list(range(1, at))
 
 
-def test_a_ragged_last_chunk() -> None:
-    *_, last = chunk_spans(100, 32, 64)
-    assert last == Chunk(index=3, start=32, middle=96, end=100)
-
-
-def test_the_first_chunk_has_one_target_fewer() -> None:
-    first = next(chunk_spans(100, 32, 64))
-    assert (first.tokens, first.targets) == (32, 31)
+def test_a_single_first_token_is_nobodys_target() -> None:
+    assert Chunk(0, 0, 0, 1).targets == 0
+    assert Chunk(0, 0, 0, 32).targets == 31
+    assert Chunk(3, 32, 96, 100).targets == 4
