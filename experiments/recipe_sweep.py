@@ -38,10 +38,11 @@ def run(setting: str, book: Path, tokens: int) -> dict:
     out = RESULTS / f"{setting}--{book.name.split('.')[0]}.json"
     if not out.exists():
         command = [sys.executable, "-m", "templora", "score", str(book), "--tokens", str(tokens), "--quiet"]
-        command += ["--window", "1024", "--chunk-size", "512", "--report", str(out), *SETTINGS[setting]]
+        part = out.with_suffix(".part")  # a run that is stopped writes a report too, of what it got to
+        command += ["--window", "1024", "--chunk-size", "512", "--report", str(part), *SETTINGS[setting]]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        document = json.loads(out.read_text()) | {"file": book.name}
-        out.write_text(json.dumps(document) + "\n")
+        part.write_text(json.dumps(json.loads(part.read_text()) | {"file": book.name}) + "\n")
+        part.rename(out)
     return json.loads(out.read_text())
 
 

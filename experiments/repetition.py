@@ -33,9 +33,11 @@ def run(setting: str, seed: int, tokens: int) -> dict:
     out = RESULTS / f"{setting.replace(', ', '--').replace(' ', '-')}--seed-{seed}.json"
     if not out.exists():
         command = [sys.executable, "-m", "templora", "write", "--prompt", PROMPT, "--tokens", str(tokens), "--quiet"]
-        command += ["--seed", str(seed), "--report", str(out), *SETTINGS[setting]]
+        part = out.with_suffix(".part")  # a run that is stopped writes a report too, of what it got to
+        command += ["--seed", str(seed), "--report", str(part), *SETTINGS[setting]]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        out.write_text(json.dumps(json.loads(out.read_text()) | {"text": text}) + "\n")
+        part.write_text(json.dumps(json.loads(part.read_text()) | {"text": text}) + "\n")
+        part.rename(out)
     return json.loads(out.read_text())
 
 
