@@ -17,10 +17,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _Span:
-    """Which entries a forward pass sees, shared by all layers of a cache: the first `sinks`, then [start, end)."""
+    """Which entries a forward pass sees, shared by all layers of a cache: the first `opening`, then [start, end)."""
 
-    def __init__(self, sinks: int) -> None:
-        self.sinks = sinks
+    def __init__(self, opening: int) -> None:
+        self.opening = opening
         self.start = 0
         self.end = 0
 
@@ -30,7 +30,7 @@ class _Span:
 
     @property
     def length(self) -> int:
-        return self.end - self.start + (self.sinks if self.skipped else 0)
+        return self.end - self.start + (self.opening if self.skipped else 0)
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
@@ -73,8 +73,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 
     def _seen(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         span = self._span
-        sinks = [held[:, :, : span.sinks]] if span.skipped and span.sinks else []
-        return torch.cat([*sinks, held[:, :, span.start : span.end], new], 2)
+        opening = [held[:, :, : span.opening]] if span.skipped and span.opening else []
+        return torch.cat([*opening, held[:, :, span.start : span.end], new], 2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -92,15 +92,18 @@ class WindowCache(Cache):  # type: ignore[misc]
     Args:
         layers: blocks of the model.
         capacity: most entries.
-        sinks: entries at the left that are never evicted (BOS, where the tokenizer has one; a window that has lost
-            it is predicted badly by many models).
+        opening: entries at the left that belong to every context: BOS, where the tokenizer has one.
+        sinks: entries at the left that are never evicted, the opening among them. Models put attention that they
+            have no use for on the first tokens of what they see; when those go, predictions break down (attention
+            sinks, arXiv 2309.17453; measured here: docs/log.md).
     """
 
-    def __init__(self, layers: int, capacity: int, sinks: int = 0) -> None:
-        self._span = _Span(sinks)
+    def __init__(self, layers: int, capacity: int, opening: int = 0, sinks: int = 0) -> None:
+        self._span = _Span(opening)
         super().__init__(layers=[_Layer(self._span, capacity) for _ in range(layers)])
         self.capacity = capacity
-        self.sinks = sinks
+        self.opening = opening
+        self.sinks = max(opening, sinks)
         self.versions: list[int] = []  # one an entry: the adapter version that computed it
         self.first_token = 0  # token index of the first entry after the sinks, less `sinks`
         self.shift = 0  # entry i has position i + shift; sinks have position i
@@ -131,7 +134,7 @@ class WindowCache(Cache):  # type: ignore[misc]
         assert self.length <= self.capacity
 
     def clear(self, first_token: int) -> None:
-        """Empties the cache; what is fed next are the sinks, then the tokens from `first_token` + sinks on."""
+        """Empties the cache; what is fed next is the opening, then the tokens from `first_token` + opening on."""
         self.versions = []
         self._span.end = 0
         self.shift = self.reused = 0
@@ -156,13 +159,13 @@ class WindowCache(Cache):  # type: ignore[misc]
 
     @contextmanager
     def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:
-        """Inside, forward passes see `most` entries as constants: the sinks, and the last ones before `end_token`.
+        """Inside, forward passes see `most` entries as constants: the opening, and the last ones before `end_token`.
 
         Yields (entries seen, position that follows them).
         """
         end = end_token - self.first_token
         assert 0 <= end <= self.length
-        start = 0 if end <= most else max(self.sinks, end - max(0, most - self.sinks))
+        start = 0 if end <= most else max(self.opening, end - max(0, most - self.opening))
         self._span.start, self._span.end = start, end
         try:
             yield self._span.length, self.shift + end

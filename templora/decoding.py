@@ -1,7 +1,7 @@
 """`Decoder`: reads a session's tokens through one adapter (or none), with a KV cache of one window.
 
     tokens    0 · · · · first ── context ──┬── open chunk ── n−1 │ n
-    cache           [sinks][───────────────┴───────────────)
+    cache            [sinks][──────────────┴───────────────)
                                               the newest token is fed with the next step and predicts token n
 
 Between chunks the window moves on: old entries are evicted, and the rest is recomputed or, for up to `cache_reuse`
@@ -20,6 +20,9 @@ from templora.cache import WindowCache
 from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
+
+# Entries that outlive evictions, beside BOS: four are enough (arXiv 2309.17453, section 3).
+_SINKS = 4
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,18 @@ class Decoder:
         model: the base.
         adapter: what to read through.
         config: sizes of window and chunk, and `cache_reuse`.
-        sinks: how many tokens at the start of the text stay in every window.
+        opening: how many tokens at the start of the text stay in every window.
         meter: where FLOPs are counted.
     """
 
-    def __init__(self, model: CausalModel, adapter: Adapter, config: TempLoraConfig, sinks: int, meter: Meter) -> None:
+    def __init__(
+        self, model: CausalModel, adapter: Adapter, config: TempLoraConfig, opening: int, meter: Meter
+    ) -> None:
         self._model = model
         self._adapter = adapter
         self._config = config
         self._meter = meter
-        self.cache = WindowCache(model.layers, config.window, sinks)
+        self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read; its sinks count as part."""
@@ -88,7 +93,7 @@ class Decoder:
     def _missing(self, tokens: Sequence[int]) -> list[int]:
         cache = self.cache
         if cache.length == 0 and cache.first_token > 0:
-            return [*tokens[: cache.sinks], *tokens[cache.first_token + cache.sinks : -1]]
+            return [*tokens[: cache.opening], *tokens[cache.first_token + cache.opening : -1]]
         return list(tokens[cache.next_token : -1])
 
     @torch.no_grad()

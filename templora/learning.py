@@ -110,7 +110,7 @@ class Learner:
         with torch.enable_grad():
             if self._config.context_gradients:
                 start = max(chunk.start, chunk.middle - most)
-                opening = list(tokens[: min(cache.sinks, start)])
+                opening = list(tokens[: min(cache.opening, start)])
                 context = opening + list(tokens[start + len(opening) : first])
                 cost = (len(context) + len(inputs), 0, len(targets), weights)
                 hidden = self._model.hidden(context + inputs, None)[len(context) :]

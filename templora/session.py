@@ -79,8 +79,8 @@ class Session:
         self._engine = engine
         self._tokenizer = engine.tokenizer
         opening = opening_ids(self._tokenizer)
-        self._sinks = len(opening)
-        if self._sinks >= config.context:
+        self._opening = len(opening)
+        if self._opening >= config.context:
             raise OptionError("chunk_size", "leaves no room for context in the window")
         self.tokens: list[int] = opening
         self._chunk_start = 0
@@ -91,9 +91,9 @@ class Session:
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._bank, self._slot = engine.adapter_slot(self, config)
         adapter = Adapter(self._bank, self._slot, config.scaling)
-        self._adapted = Decoder(engine.model, adapter, config, self._sinks, self.meter)
+        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter)
         base = Adapter(self._bank, None, config.scaling)
-        self._base = Decoder(engine.model, base, config, self._sinks, self.meter)
+        self._base = Decoder(engine.model, base, config, self._opening, self.meter)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
 
     # What a caller may ask -------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ class Session:
             raise OptionError("chat", "this model has no chat template")
         turns = [{"role": "user", "content": prompt}]
         ids = self._encode(str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
-        opening = self.tokens[: self._sinks]
+        opening = self.tokens[: self._opening]
         # Templates write BOS themselves, and the session has it already.
         return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
 

@@ -14,7 +14,7 @@ def entries(*values: int) -> torch.Tensor:
 @torch.no_grad()
 def filled(tokens: int, sinks: int) -> WindowCache:
     """One layer, 16 entries at most; entry i is the key i, computed under version i."""
-    cache = WindowCache(1, 16, sinks)
+    cache = WindowCache(1, 16, opening=sinks, sinks=sinks)
     for token in range(tokens):
         cache.update(entries(token), entries(-token), 0)
         cache.advance(1, version=token)
