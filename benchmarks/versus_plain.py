@@ -43,7 +43,18 @@ def ours(mode: str, model: str, text: Path, tokens: int, recipe: str) -> dict:
         else:
             # --temperature 0: the plain side decodes greedily. A report on standard output is score's alone.
             command = [c for c in command if c != "--json"]
-            command += ["--prompt", PROMPT, "--temperature", "0", "--max-repetition", "1", "--report", out.name]
+            command += [
+                "--prompt",
+                PROMPT,
+                "--temperature",
+                "0",
+                "--repetition-penalty",
+                "1",
+                "--max-repetition",
+                "1",
+                "--report",
+                out.name,
+            ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         report = json.loads(done.stdout if mode == "score" else Path(out.name).read_text())
     phases = {p: report["seconds"][p] for p in ("decode", "score", "learn", "cache")}

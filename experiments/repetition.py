@@ -22,9 +22,9 @@ SETTINGS: dict[str, list[str]] = {
     "without learning": ["--learning", "off"],
     "default recipe": [],
     "default recipe, no brake": ["--max-repetition", "1"],
-    "greedy, without learning": ["--learning", "off", "--temperature", "0"],
-    "greedy, default recipe": ["--temperature", "0"],
-    "greedy, no brake": ["--temperature", "0", "--max-repetition", "1"],
+    "greedy, without learning": ["--learning", "off", "--temperature", "0", "--repetition-penalty", "1"],
+    "greedy, default recipe": ["--temperature", "0", "--repetition-penalty", "1"],
+    "greedy, no brake": ["--temperature", "0", "--repetition-penalty", "1", "--max-repetition", "1"],
 }
 FIGURES = ("distinct_1", "distinct_2", "distinct_4", "repeated_4grams", "compression_ratio")
 

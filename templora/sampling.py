@@ -24,8 +24,8 @@ def _option(default: Any, help: str, check: Callable[[Any], bool], rule: str) ->
 class SamplingParams:
     """How the next token is chosen. The field's usual names; raises `OptionError`.
 
-    The defaults sample with `min_p`, which keeps long texts from drifting into noise at temperature 1
-    (arXiv 2407.01082).
+    The defaults keep long texts from noise with `min_p` (arXiv 2407.01082) and from loops with a mild
+    `repetition_penalty` (arXiv 1909.05858); docs/repetition.md has what they do on the embedded model.
     """
 
     temperature: float = _option(
@@ -45,7 +45,7 @@ class SamplingParams:
         "must be from 0 to below 1",
     )
     repetition_penalty: float = _option(
-        1.0,
+        1.1,
         "above 1: tokens that occur in the window become less likely",
         lambda v: 0.01 <= v <= 100,
         "must be from 0.01 to 100",

@@ -15,7 +15,7 @@ from templora.engine import Engine
 from templora.model import Trace
 from templora.testing import FAMILIES, tiny_engine
 
-GREEDY = SamplingParams(temperature=0)
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
 
 
 @torch.no_grad()

@@ -350,7 +350,9 @@ def test_a_written_chunk_that_repeats_itself_is_not_learnt(engine: Engine, text:
 
     config = small(max_repetition=0.2)
     with engine.session(config) as session:
-        events = session.stream(text[:10], max_new_tokens=150, sampling=SamplingParams(temperature=0))
+        events = session.stream(
+            text[:10], max_new_tokens=150, sampling=SamplingParams(temperature=0, repetition_penalty=1.0)
+        )
         reasons = [e.reason for e in events if isinstance(e, ChunkLearned)]
         assert any(r.startswith("repetitive") for r in reasons)
     with engine.session(config) as session:  # the user's own text is learnt however it repeats

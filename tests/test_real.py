@@ -66,7 +66,7 @@ def test_greedy_stream_without_learning_is_generate(engine: Engine) -> None:
         from templora.text import end_ids
 
         ends = end_ids(fp32.tokenizer, fp32.generation_config)
-        session.write(prompt, max_new_tokens=48, sampling=SamplingParams(temperature=0))
+        session.write(prompt, max_new_tokens=48, sampling=SamplingParams(temperature=0, repetition_penalty=1.0))
         written = session.tokens
     wanted = fp32.model.module.generate(
         torch.tensor([ids]), max_new_tokens=48, do_sample=False, suppress_tokens=ends, pad_token_id=2

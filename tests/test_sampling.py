@@ -11,7 +11,11 @@ from templora.sampling import Sampler, SamplingParams, _min_p
 
 
 def sampler(banned: list[int] | None = None, seed: int = 0, **params: Any) -> Sampler:
-    return Sampler(SamplingParams(**{"min_p": 0.0} | params), banned or [], torch.Generator().manual_seed(seed))
+    return Sampler(
+        SamplingParams(**{"min_p": 0.0, "repetition_penalty": 1.0} | params),
+        banned or [],
+        torch.Generator().manual_seed(seed),
+    )
 
 
 def spread(s: Sampler, logits: torch.Tensor, n: int = 4000) -> torch.Tensor:

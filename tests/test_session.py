@@ -15,7 +15,7 @@ from templora.model import Trace
 from templora.report import TextReport
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
 
-GREEDY = SamplingParams(temperature=0)
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
 
 
 def test_the_brake_counts_what_was_written_in_however_many_calls(text: str) -> None:
