@@ -6,7 +6,9 @@ Reading a GGUF takes long, since its weights are unpacked; a built-in model is u
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -121,8 +123,9 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     folder = str(path.absolute().parent)  # a link keeps its own name
     try:
-        module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be turned off
+            module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
     except Exception as error:  # the readers raise whatever they stumble over
         raise ModelError(
             f"{path}: this GGUF cannot be read (truncated, or of a kind not supported): {_line(error)}"
