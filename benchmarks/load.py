@@ -21,7 +21,8 @@ imports = time.perf_counter() - began
 from templora.report import describe_device, source_commit
 first = templora.load(); again = templora.load()
 print(json.dumps({"imports": imports, "first": imports + first.load_seconds, "again": again.load_seconds,
-                  "device": describe_device(first.model.device), "versions": first.versions(), "commit": source_commit()}))
+                  "device": describe_device(first.model.device), "versions": first.versions(),
+                  "commit": source_commit()}))
 """
 
 
