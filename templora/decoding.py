@@ -63,7 +63,7 @@ class Decoder:
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
     def window_start(self, chunk_start: int) -> int:
-        """First token of the window in which a chunk starting at `chunk_start` is read; its sinks count as part."""
+        """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
         return max(0, chunk_start - self._config.context)
 
     def prepare(self, tokens: Sequence[int], chunk_start: int, version: int) -> None:
