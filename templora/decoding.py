@@ -10,8 +10,9 @@ boundaries, lived with although an older adapter computed it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -20,6 +21,9 @@ from templora.cache import WindowCache
 from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
+
+# (token, cache, bank, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
+Step: TypeAlias = Callable[[int, WindowCache, AdapterBank, Route | None], torch.Tensor]
 
 # Entries that outlive evictions, beside BOS: four are enough (arXiv 2309.17453, section 3).
 _SINKS = 4
@@ -51,15 +55,23 @@ class Decoder:
         config: sizes of window and chunk, and `cache_reuse`.
         opening: how many tokens at the start of the text stay in every window.
         meter: where FLOPs are counted.
+        step: the compiled way to read one token, or None for the model's own modules. Asked when first needed.
     """
 
     def __init__(
-        self, model: CausalModel, adapter: Adapter, config: TempLoraConfig, opening: int, meter: Meter
+        self,
+        model: CausalModel,
+        adapter: Adapter,
+        config: TempLoraConfig,
+        opening: int,
+        meter: Meter,
+        step: Callable[[], Step | None] = lambda: None,
     ) -> None:
         self._model = model
         self._adapter = adapter
         self._config = config
         self._meter = meter
+        self._step = step
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
     def window_start(self, chunk_start: int) -> int:
@@ -111,8 +123,14 @@ class Decoder:
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
-        with torch.no_grad():
-            return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
+        step = self._step() if self.cache.length else None  # a first token has no cache to share yet
+        if step is None:
+            with torch.no_grad():
+                return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
+        self._meter.count(self._model.shape.forward(1, self.cache.length, 1, self._adapter.weights))
+        logits = step(tokens[-1], self.cache, self._adapter.bank, self._adapter.route)
+        self.cache.advance(1, self.cache.served_version)
+        return logits
 
     def nll(self, tokens: Sequence[int], first_target: int) -> float:
         """Total NLL, in nats, of tokens[first_target:], the cache holding all before token first_target − 1."""

@@ -7,12 +7,14 @@ last one takes them off. One lock makes each step of each session whole, so sess
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from templora.adapters import AdapterBank, Layout
 from templora.config import TempLoraConfig
+from templora.decoding import Step
 from templora.errors import ConfigError
 from templora.model import CausalModel, Trace
 from templora.recipes import recipe
@@ -28,12 +30,13 @@ class Engine:
             and is exactly as it was when the last one is discarded.
         tokenizer: its tokenizer.
         name: what to call it in reports.
+        compiled: decode through the compiled step where it applies (docs/architecture.md).
 
     Attributes:
         lock: held for each step of a session.
     """
 
-    def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
+    def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
         self.model = CausalModel(module)
         self.model.check()
         self.tokenizer = tokenizer
@@ -41,6 +44,7 @@ class Engine:
         self.generation_config = getattr(module, "generation_config", None)
         self.lock = threading.RLock()
         self.load_seconds = 0.0
+        self._compiled = compiled
         self._banks: dict[Layout, AdapterBank] = {}
         self._sessions: set[Session] = set()
         self._trace: Trace | None = None
@@ -50,6 +54,15 @@ class Engine:
     def sessions(self) -> int:
         """Sessions alive."""
         return len(self._sessions)
+
+    @cached_property
+    def step(self) -> Step | None:
+        """The compiled way to decode one token; None where the model's own modules do it. Made when first used."""
+        if not self._compiled:
+            return None
+        from templora.step import decode_step  # brings numba with it, which scoring alone does not need
+
+        return decode_step(self.model)
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""

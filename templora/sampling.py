@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +102,10 @@ class Sampler:
             logits: fp32 [vocabulary]; left as it is.
             recent: ids in the window, which the repetition penalty looks at.
         """
+        with _one_thread(logits.device):
+            return self._choose(logits, recent)
+
+    def _choose(self, logits: torch.Tensor, recent: list[int]) -> int:
         if not math.isfinite(float(logits.max())):
             raise ModelError("the model's logits are not finite; what it has learnt, or its dtype, is too extreme")
         scores = logits[None].clone()
@@ -113,7 +118,24 @@ class Sampler:
             scores = apply(ids, scores)
         if self.params.greedy:
             return int(scores[0].argmax())
-        return int(torch.multinomial(scores[0].softmax(-1), 1, generator=self._generator))
+        # Drawn among what the filters left: a draw costs a random number for each candidate.
+        left = scores[0].isfinite().nonzero()[:, 0]
+        drawn = torch.multinomial(scores[0, left].softmax(-1), 1, generator=self._generator)
+        return int(left[drawn])
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Work this small gains nothing from torch's threads, which would then spin on the cores that decoding needs."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _temperature(temperature: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

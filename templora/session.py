@@ -91,7 +91,7 @@ class Session:
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._bank, self._slot = engine.adapter_slot(self, config)
         adapter = Adapter(self._bank, self._slot, config.scaling)
-        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter)
+        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, lambda: engine.step)
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
