@@ -34,6 +34,9 @@ HIDDEN, INNER, HEADS, GROUPS, HEAD_SIZE, LAYERS, GELU, CACHE_FORMAT, ADAPTER_FOR
 EPSILON, ATTENTION_SCALE, ADAPTER_SCALE = range(3)
 BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP = range(4)  # norms of a layer
 
+# Plain numbers would be types of their own to numba, which would compile what they are given to once more.
+_NONE, _ONE = np.int64(0), np.int64(1)
+
 _LOG2E = np.float32(1.4426950408889634)
 
 
@@ -93,7 +96,7 @@ def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
             out[i] = y[at + i]
         return
     # `spare` stands in for the sums of blocks, which these formats do not need.
-    rows_times(format, b[B_CODES], 0, 0, lo, hi, rank, t[b[B_FIRST_T] :], spare, spare, 0)
+    rows_times(format, b[B_CODES], _NONE, _NONE, lo, hi, rank, t[b[B_FIRST_T] :], spare, spare, _NONE)
     for i in range(hi - lo):
         out[i] = y[at + i] + scaling * spare[i]
 
@@ -150,7 +153,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
     _store(values, (base + length) * d, v, d, format)
 
     count = length + 1 - first
-    rows_times(format, keys, 0, 0, base + first, base + length + 1, d, q, spare, p, 0)
+    rows_times(format, keys, _NONE, _NONE, base + first, base + length + 1, d, q, spare, p, _NONE)
     most = p[0]
     for j in range(count):
         most = max(most, p[j])
@@ -231,7 +234,7 @@ def decode(
     own = scratch[worker]
     widest = max(hidden, inner, sizes[HEADS] * sizes[HEAD_SIZE])
     h, sums, rest = own[:hidden], own[hidden : hidden + widest // 32 + 1], own[hidden + widest // 32 + 1 :]
-    phase = 0
+    phase = _NONE
     for layer in range(layers):
         b = adapters[layer]
         n = norms[layer]
@@ -300,12 +303,12 @@ def decode(
 
             phase += 1
             if has_norm[after]:
-                if claim(sync, phase, 1) < 1:
+                if claim(sync, phase, _ONE) < 1:
                     _normalise(y, n[after], hidden, scales[EPSILON], y)
                     for i in range(hidden):
                         x[i] += y[i]
                     finish(sync, phase)
-                wait(sync, phase, 1)
+                wait(sync, phase, _ONE)
         phase += 1
 
     first, last = products[4 * layers, 0], products[4 * layers, 1]
