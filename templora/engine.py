@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from templora.adapters import AdapterBank, Layout
+from templora.allocator import keep_freed_memory
 from templora.config import TempLoraConfig
 from templora.errors import ConfigError
 from templora.model import CausalModel, Trace
@@ -34,6 +35,7 @@ class Engine:
     """
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
+        keep_freed_memory()
         self.model = CausalModel(module)
         self.model.check()
         self.tokenizer = tokenizer

@@ -14,10 +14,11 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors"],
-    ["config", "chunks", "metrics", "events", "models"],
+    ["errors", "allocator", "openmp"],
+    ["config", "chunks", "metrics", "events", "models", "rowwise"],
     ["recipes", "sampling", "text", "targets"],
-    ["adapters", "cache", "metering"],
+    ["adapters", "attention", "cache", "metering"],
+    ["fused"],
     ["model", "peft_format"],
     ["decoding", "learning"],
     ["session"],
