@@ -13,20 +13,20 @@ import sys
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-# The most that mallopt takes: half of a thread arena's heap, and an int.
-_LARGEST_MMAP_THRESHOLD = 32 << 20
+_M_MMAP_MAX = -4
 _LARGEST_INT = 2**31 - 1
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Makes `malloc` keep what is freed, in this process from now on; whether it could. Elsewhere than glibc: False."""
+    """Makes `malloc` keep what is freed, in this process from now on; whether it could. Elsewhere than glibc: False.
+
+    No block gets pages of its own, however large (a threshold for that can only be set up to 32 MB, less than an
+    adapter's vector), and the heap's free end stays.
+    """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    return bool(
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-    )
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))

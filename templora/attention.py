@@ -15,6 +15,8 @@ Shapes: H heads, G key heads, Q queries, K keys, D head size.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +25,22 @@ import torch
 NAME = "templora"
 # Rows of a tile: fewer leave less above the diagonal, more make better products.
 _TILE = 256
+
+
+class _Scratch(threading.local):
+    """Memory for one tile's scores, used again for the next: fresh memory would have to be fetched each time."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or held.dtype != like.dtype or len(held) < size:
+            held = self._held[name] = like.new_empty(size)
+        return held[:size].view(shape)
+
+
+_scratch = _Scratch()
 
 
 def supported(model: Any) -> bool:
@@ -119,7 +137,7 @@ class _Attention(torch.autograd.Function):
             q, g = query[:, :, begin:end].flatten(1, 2), grad[:, :, begin:end].flatten(1, 2)
             k, v = key[:, left:right].contiguous(), value[:, left:right]
             p = _probabilities(q, k, ctx.scale, end - begin, ctx.window)
-            d = torch.bmm(g, v.transpose(1, 2))
+            d = torch.bmm(g, v.transpose(1, 2), out=_scratch("d", p, *p.shape))
             cut = max(0, own - left)  # of the keys seen, those of the context
             p_own, d_own = _scores_gradient(p, d, ctx.scale, cut)
             d_query[:, :, begin:end] = torch.bmm(d, k).unflatten(1, (-1, end - begin))
@@ -129,15 +147,16 @@ class _Attention(torch.autograd.Function):
 
 
 def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, window: int) -> torch.Tensor:
-    """Softmax of the scores of q [G, rows, D] and k [G, keys, D], the last of which is that of row tile − 1."""
+    """Scratch: the softmax of the scores of q [G, rows, D] and k [G, keys, D], the last of which is that of row tile − 1."""
     keys = k.shape[1]
     end = keys - tile + 1  # of what row 0 sees
-    scores = torch.bmm(q, k.transpose(1, 2))
+    shape = (q.shape[0], q.shape[1], keys)
+    scores = torch.bmm(q, k.transpose(1, 2), out=_scratch("scores", q, *shape))
     if scores.dtype == torch.bfloat16:
         from templora import rowwise
         from templora.openmp import run
 
-        remainder = torch.baddbmm(scores, q, k.transpose(1, 2), beta=-1)
+        remainder = torch.baddbmm(scores, q, k.transpose(1, 2), beta=-1, out=_scratch("remainder", q, *shape))
         rows = scores.shape[0] * scores.shape[1]
         run(rowwise.softmax, rows, scores, remainder, keys, tile, end, window, scale)
         return scores
@@ -158,7 +177,9 @@ def _scores_gradient(
         from templora.openmp import run
 
         keys = p.shape[2]
-        p_own, d_own = (x.new_empty(*x.shape[:2], keys - cut) if cut else x for x in (p, d))
+        shape = (*p.shape[:2], keys - cut)
+        p_own = _scratch("p_own", p, *shape) if cut else p
+        d_own = _scratch("d_own", d, *shape) if cut else d
         run(rowwise.softmax_gradient, p.shape[0] * p.shape[1], p, d, keys, scale, cut, p_own, d_own)
         return p_own, d_own
     d.sub_((p * d).sum(-1, keepdim=True)).mul_(p).mul_(scale)

@@ -23,6 +23,9 @@ from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
 
+# Weights looked at together where a copy of all of them would be a waste.
+_BLOCK = 1 << 18
+
 
 @dataclass(frozen=True)
 class Update:
@@ -93,7 +96,7 @@ class Learner:
                 return None, Update(False, f"the gradient is not finite ({step_norm})", loss, norm, 0.0)
             optimizer.step()
         state.weights.grad = None
-        change = float((state.weights.detach() - before.weights).square().mean().sqrt())
+        change = _root_mean_square(state.weights.detach(), before.weights)
         # Written so that a change that is not a number fails too.
         if not change <= config.max_update:
             reason = f"the update is too large ({change:.3g} root mean square, max_update is {config.max_update:g})"
@@ -121,6 +124,12 @@ class Learner:
                     hidden = self._model.hidden(inputs, cache, position)
             self._meter.count(shape.forward(*cost) + shape.backward(*cost))
             return self._model.nll_backward(hidden, targets)
+
+
+def _root_mean_square(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of a − b, without another vector as long as they are."""
+    blocks = zip(a.split(_BLOCK), b.split(_BLOCK), strict=True)
+    return math.sqrt(sum(float((x - y).square_().sum()) for x, y in blocks) / len(a))
 
 
 class _TrainingCopy:
