@@ -25,6 +25,8 @@ import torch
 NAME = "templora"
 # Rows of a tile: fewer leave less above the diagonal, more make better products.
 _TILE = 256
+# Most scores of a tile, all heads together; a tile of a large model has fewer rows.
+_SCORES = 1 << 24
 
 
 class _Scratch(threading.local):
@@ -83,22 +85,25 @@ def attend(
     if attention_mask is not None or dropout or unknown or query.shape[0] != 1:
         raise NotImplementedError(f"attention with {unknown or 'a mask or dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    out = _Attention.apply(query[0], key[0], value[0], scale, sliding_window or key.shape[2])
+    out: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        query[0], key[0], value[0], scale, sliding_window or key.shape[2]
+    )
     return out[None], None
 
 
 class _Tiles:
     """Which keys each tile of queries sees."""
 
-    def __init__(self, queries: int, keys: int, window: int) -> None:
+    def __init__(self, heads: int, queries: int, keys: int, window: int) -> None:
+        self.rows = min(_TILE, max(16, _SCORES // (heads * keys)))
         self.queries = queries
         self.first = keys - queries  # the key of query 0
         self.window = window
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
         """(first query, end, first key, end) of each tile."""
-        for begin in range(0, self.queries, _TILE):
-            end = min(self.queries, begin + _TILE)
+        for begin in range(0, self.queries, self.rows):
+            end = min(self.queries, begin + self.rows)
             yield begin, end, max(0, self.first + begin + 1 - self.window), self.first + end
 
 
@@ -109,15 +114,14 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
-        heads, queries, size = query.shape
-        groups = key.shape[0]
-        query, key, value = query.unflatten(0, (groups, -1)), key.contiguous(), value.contiguous()
+        (heads, queries, size), groups = query.shape, key.shape[0]
+        query, key, value = query.reshape(groups, -1, queries, size), key.contiguous(), value.contiguous()
         out = query.new_empty(queries, groups, heads // groups, value.shape[2])
-        for begin, end, left, right in _Tiles(queries, key.shape[1], window):
+        for begin, end, left, right in _Tiles(heads, queries, key.shape[1], window):
             q = query[:, :, begin:end].flatten(1, 2)
             p = _probabilities(q, key[:, left:right].contiguous(), scale, end - begin, window)
             o = torch.bmm(p, value[:, left:right])
-            out[begin:end] = o.unflatten(1, (-1, end - begin)).permute(2, 0, 1, 3)
+            out[begin:end] = o.view(groups, -1, end - begin, o.shape[2]).permute(2, 0, 1, 3)
         ctx.save_for_backward(query, key, value)
         ctx.scale, ctx.window = scale, window
         return out.flatten(1, 2)
@@ -125,29 +129,31 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors  # [G, H / G, Q, D], [G, K, D], [G, K, D]
-        groups, _, queries, size = query.shape
-        keys = key.shape[1]
-        grad = grads[0].unflatten(1, (groups, -1)).permute(1, 2, 0, 3)  # [G, H / G, Q, D]
+        (groups, shared, queries, size), keys = query.shape, key.shape[1]
+        grad = grads[0].reshape(queries, groups, -1, value.shape[2]).permute(1, 2, 0, 3)  # [G, H / G, Q, D]
         d_query = torch.empty_like(query)
         # Sums over tiles are kept in fp32; the context, to the left, stays zero.
         d_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
         d_value = torch.zeros(value.shape, dtype=torch.float32, device=key.device)
         own = keys - queries
-        for begin, end, left, right in _Tiles(queries, keys, ctx.window):
+        for begin, end, left, right in _Tiles(groups * shared, queries, keys, ctx.window):
             q, g = query[:, :, begin:end].flatten(1, 2), grad[:, :, begin:end].flatten(1, 2)
             k, v = key[:, left:right].contiguous(), value[:, left:right]
             p = _probabilities(q, k, ctx.scale, end - begin, ctx.window)
             d = torch.bmm(g, v.transpose(1, 2), out=_scratch("d", p, *p.shape))
             cut = max(0, own - left)  # of the keys seen, those of the context
             p_own, d_own = _scores_gradient(p, d, ctx.scale, cut)
-            d_query[:, :, begin:end] = torch.bmm(d, k).unflatten(1, (-1, end - begin))
+            d_query[:, :, begin:end] = torch.bmm(d, k).view(groups, -1, end - begin, size)
             d_key[:, left + cut : right] += torch.bmm(d_own.transpose(1, 2), q)
             d_value[:, left + cut : right] += torch.bmm(p_own.transpose(1, 2), g)
         return d_query.flatten(0, 1), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
 def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, window: int) -> torch.Tensor:
-    """Scratch: the softmax of the scores of q [G, rows, D] and k [G, keys, D], the last of which is that of row tile − 1."""
+    """Softmax, in scratch memory, of the scores of q [G, rows, D] and k [G, keys, D].
+
+    The last key is that of row `tile` − 1.
+    """
     keys = k.shape[1]
     end = keys - tile + 1  # of what row 0 sees
     shape = (q.shape[0], q.shape[1], keys)
@@ -161,13 +167,11 @@ def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, wi
         run(rowwise.softmax, rows, scores, remainder, keys, tile, end, window, scale)
         return scores
     visible = torch.ones(tile, keys, dtype=torch.bool, device=k.device).tril(end - 1).triu(end - window)
-    scores = scores.unflatten(1, (-1, tile)).mul_(scale).masked_fill_(~visible, -torch.inf)
-    return scores.softmax(-1).flatten(1, 2)
+    by_query = scores.view(len(k), -1, tile, keys).mul_(scale).masked_fill_(~visible, -torch.inf)
+    return torch.softmax(by_query, -1).view(shape)
 
 
-def _scores_gradient(
-    p: torch.Tensor, d: torch.Tensor, scale: float, cut: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _scores_gradient(p: torch.Tensor, d: torch.Tensor, scale: float, cut: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Turns d, the gradient of p, into that of the scores: scale · p (d − Σ p d).
 
     Returns p and d of the keys from `cut` on.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from templora import attention
@@ -70,7 +71,8 @@ def _fused(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
         candidates = [_norm(weight, float(epsilon), plus_one) for plus_one in (False, True)]
     elif all(isinstance(getattr(module, name, None), nn.Module) for name in ("gate_proj", "up_proj", "down_proj")):
         size = getattr(module.gate_proj, "in_features", 0)
-        candidates = [_gated_mlp(module, kind) for kind in (0, 1)] if size else []
+        kind = _kind_of(getattr(module, "act_fn", None))
+        candidates = [_gated_mlp(module, kind)] if size and kind is not None else []
     if not candidates:
         return None
     x = torch.randn(1, 3, size, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -84,9 +86,22 @@ def _fused(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
     return near[0] if near and own.dtype == torch.bfloat16 else None
 
 
+def _kind_of(activation: Any) -> int | None:
+    """The kernel's number for an activation function; tried in fp32, since in bf16 the forms of GELU look alike."""
+    x = torch.linspace(-6, 6, 97)
+    try:
+        y = activation(x)
+    except (RuntimeError, TypeError):
+        return None
+    for kind, known in enumerate((F.silu(x), F.gelu(x, approximate="tanh"))):
+        if isinstance(y, torch.Tensor) and torch.allclose(y, known, rtol=1e-5, atol=1e-6):
+            return kind
+    return None
+
+
 def _norm(weight: torch.Tensor, epsilon: float, plus_one: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = _RMSNorm.apply(hidden_states, weight, epsilon, plus_one)
+        y: torch.Tensor = _RMSNorm.apply(hidden_states, weight, epsilon, plus_one)  # type: ignore[no-untyped-call]
         return y
 
     return forward
@@ -94,7 +109,8 @@ def _norm(weight: torch.Tensor, epsilon: float, plus_one: bool) -> Callable[[tor
 
 def _gated_mlp(module: Any, kind: int) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x), kind))
+        inner = _Gated.apply(module.gate_proj(x), module.up_proj(x), kind)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = module.down_proj(inner)
         return y
 
     return forward

@@ -141,13 +141,13 @@ class CausalModel:
         """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
         where = torch.arange(position, position + len(ids), device=self.device)[None]
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
-        with self._passes(len(ids)):
+        with self.passes(len(ids)):
             out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
         state: torch.Tensor = out.last_hidden_state[0]
         return state
 
-    def _passes(self, tokens: int) -> AbstractContextManager[None]:
-        """How many tokens at once are read: through fused passes, where there are any. One token gains nothing."""
+    def passes(self, tokens: int) -> AbstractContextManager[None]:
+        """Passes over so many tokens at once inside are fused ones, where there are any. One token gains nothing."""
         return nullcontext() if self._fused is None or tokens == 1 else self._fused
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

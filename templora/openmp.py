@@ -111,4 +111,3 @@ def run(kernel: Any, rows: int, *args: float | torch.Tensor) -> None:
         kernel.ctypes(data)
     else:
         parallel(kernel.address, data, min(rows, torch.get_num_threads()), 0)
-

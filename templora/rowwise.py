@@ -324,7 +324,15 @@ def gated_gradient(data: Any) -> None:
     6 kind                as in `gated`
     """
     a = integers(data)
-    rows, gate, up, d, dgate, dup, kind = a[0], halves(a[1]), halves(a[2]), halves(a[3]), halves(a[4]), halves(a[5]), a[6]
+    rows, gate, up, d, dgate, dup, kind = (
+        a[0],
+        halves(a[1]),
+        halves(a[2]),
+        halves(a[3]),
+        halves(a[4]),
+        halves(a[5]),
+        a[6],
+    )
     first, end = share(rows)
     if kind == 0:
         for j in range(first, end):

@@ -17,7 +17,7 @@ ORDER = [
     ["errors", "allocator", "openmp"],
     ["config", "chunks", "metrics", "events", "models", "rowwise"],
     ["recipes", "sampling", "text", "targets"],
-    ["adapters", "attention", "cache", "metering"],
+    ["adapters", "attention", "cache", "checkpointing", "metering"],
     ["fused"],
     ["model", "peft_format"],
     ["decoding", "learning"],
