@@ -77,6 +77,9 @@ class TempLoraConfig:
     context_gradients: bool = option(
         False, "let gradients flow through the context too (the paper's way, about twice the work)"
     )
+    checkpointing: bool = option(
+        False, "keep less while learning and compute it again (activation checkpointing): less memory, more time"
+    )
     epochs: int = option(1, "optimiser steps on each chunk", at_least(1))
     learning_rate: float = option(1e-3, "AdamW's step size", positive)
     warmup_chunks: int = option(

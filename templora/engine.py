@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from templora.adapters import AdapterBank, Layout
+from templora.allocator import keep_freed_memory
 from templora.config import TempLoraConfig
 from templora.decoding import Step
 from templora.errors import ConfigError
@@ -37,6 +38,7 @@ class Engine:
     """
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
+        keep_freed_memory()
         self.model = CausalModel(module)
         self.model.check()
         self.tokenizer = tokenizer

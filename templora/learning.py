@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from templora.adapters import AdapterBank, AdapterState, Route
 from templora.cache import WindowCache
+from templora.checkpointing import checkpointed
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
+
+# Weights looked at together where a copy of all of them would be a waste.
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Learner:
                 return None, Update(False, f"the gradient is not finite ({step_norm})", loss, norm, 0.0)
             optimizer.step()
         state.weights.grad = None
-        change = float((state.weights.detach() - before.weights).square().mean().sqrt())
+        change = _root_mean_square(state.weights.detach(), before.weights)
         # Written so that a change that is not a number fails too.
         if not change <= config.max_update:
             reason = f"the update is too large ({change:.3g} root mean square, max_update is {config.max_update:g})"
@@ -107,7 +111,12 @@ class Learner:
         first, weights = chunk.first_target - 1, self._bank.layout.weights
         inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
         shape, most = self._model.shape, self._config.learn_context
-        with torch.enable_grad():
+        # Held until the backward pass is over, which may have to go through the blocks again.
+        with ExitStack() as during:
+            during.enter_context(torch.enable_grad())
+            during.enter_context(self._model.passes(len(inputs)))
+            if self._config.checkpointing:
+                during.enter_context(checkpointed(self._model.decoder))
             if self._config.context_gradients:
                 start = max(chunk.start, chunk.middle - most)
                 opening = list(tokens[: min(cache.opening, start)])
@@ -116,11 +125,18 @@ class Learner:
                 hidden = self._model.hidden(context + inputs, None)[len(context) :]
             else:
                 # The token before the chunk is an input, so it is not among the cached ones: hence most − 1.
-                with cache.as_context(first, most - 1) as (seen, position):
-                    cost = (len(inputs), seen, len(targets), weights)
-                    hidden = self._model.hidden(inputs, cache, position)
-            self._meter.count(shape.forward(*cost) + shape.backward(*cost))
+                seen, position = during.enter_context(cache.as_context(first, most - 1))
+                cost = (len(inputs), seen, len(targets), weights)
+                hidden = self._model.hidden(inputs, cache, position)
+            again = shape.forward(cost[0], cost[1], 0, weights) if self._config.checkpointing else 0.0
+            self._meter.count(shape.forward(*cost) + shape.backward(*cost) + again)
             return self._model.nll_backward(hidden, targets)
+
+
+def _root_mean_square(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of a − b, without another vector as long as they are."""
+    blocks = zip(torch.split(a, _BLOCK), torch.split(b, _BLOCK), strict=True)
+    return math.sqrt(sum(float((x - y).square_().sum()) for x, y in blocks) / len(a))
 
 
 class _TrainingCopy:

@@ -6,6 +6,8 @@ Shapes: T tokens, H hidden size, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +17,13 @@ from torch import nn
 
 from templora.cache import WindowCache
 from templora.errors import ModelError
+from templora.fused import FusedPasses
 from templora.metering import ModelShape
 from templora.targets import linear_layers
 
-# Rows of logits computed at once: bounds the fp32 [rows, V] block, which for V = 262,144 would else be gigabytes.
+# Most rows of logits computed at once, and most logits, of a large vocabulary: 25 MB in bf16.
 _LOGIT_ROWS = 256
+_LOGITS = 256 * 49152
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class CausalModel:
         self.layers: int = config.num_hidden_layers
         self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.shape = self._shape()
+        self._fused = FusedPasses(module) if self.device.type == "cpu" else None
 
     def _shape(self) -> ModelShape:
         heads = self.config.num_attention_heads
@@ -91,10 +96,22 @@ class CausalModel:
     def check(self) -> None:
         """Compares likelihoods as we compute them, in two steps over our cache, with the model's own on a few tokens.
 
+        Passes that are fused are given up if they are the ones that differ.
+
         Raises:
             ModelError: the family changes its logits in a way we do not know, or cannot work with a window cache.
         """
-        ids = [i % self.vocabulary for i in range(1, 9)]
+        try:
+            self._check()
+        except ModelError:
+            if self._fused is None:
+                raise
+            self._fused = None
+            self._check()
+
+    def _check(self) -> None:
+        # From across the vocabulary: on special tokens, often the first ones, rounding alone can change everything.
+        ids = [self.vocabulary * i // 9 for i in range(1, 9)]
         was = [m.training for m in self.module.modules()]
         self.module.eval()
         try:
@@ -124,22 +141,35 @@ class CausalModel:
         """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
         where = torch.arange(position, position + len(ids), device=self.device)[None]
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
-        out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
+        with self.passes(len(ids)):
+            out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
         state: torch.Tensor = out.last_hidden_state[0]
         return state
+
+    def passes(self, tokens: int) -> AbstractContextManager[None]:
+        """Passes over so many tokens at once inside are fused ones, where there are any. One token gains nothing."""
+        return nullcontext() if self._fused is None or tokens == 1 else self._fused
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 logits [T, V] of hidden states [T, H]."""
         logits: torch.Tensor = self.head(hidden).float()
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
 
+    def _blocks(self, hidden: torch.Tensor, targets: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`hidden` and `targets` in blocks of rows whose logits may exist at one time."""
+        rows = min(_LOGIT_ROWS, max(1, _LOGITS // self.vocabulary))
+        wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
+        return zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
+
     @torch.no_grad()
     def nll(self, hidden: torch.Tensor, targets: list[int]) -> float:
         """Total negative log-likelihood, in nats, of `targets` [T], each predicted from its row of `hidden` [T, H]."""
-        wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
         total = 0.0
-        for h, t in zip(torch.split(hidden, _LOGIT_ROWS), torch.split(wanted, _LOGIT_ROWS), strict=True):
-            total += float(F.cross_entropy(self.logits(h), t, reduction="sum"))
+        for h, t in self._blocks(hidden, targets):
+            if _has_kernels(h):
+                total += _cross_entropy(self.head(h), t, self.softcap, None)
+            else:
+                total += float(F.cross_entropy(self.logits(h), t, reduction="sum"))
         return total
 
     def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
@@ -148,16 +178,21 @@ class CausalModel:
         The head is frozen, so the gradient with respect to `hidden` is all that is needed of it; it is taken a block
         of rows at a time and the [T, V] logits never exist whole.
         """
-        wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
-        gradient = torch.empty_like(hidden)
+        gradients = []
         total = 0.0
-        blocks = (torch.split(x, _LOGIT_ROWS) for x in (hidden.detach(), wanted, gradient))
-        for h, t, g in zip(*blocks, strict=True):
+        for h, t in self._blocks(hidden.detach(), targets):
             h.requires_grad_()
-            loss = F.cross_entropy(self.logits(h), t, reduction="sum") / len(targets)
-            g.copy_(torch.autograd.grad(loss, h)[0])
-            total += float(loss.detach())
-        torch.autograd.backward(hidden, gradient)
+            if _has_kernels(h):
+                # The head's own backward pass, whatever it is made of, from a gradient written over its output.
+                output = self.head(h)
+                gradient = output.detach()
+                total += _cross_entropy(gradient, t, self.softcap, 1 / len(targets)) / len(targets)
+                gradients.append(torch.autograd.grad(output, h, gradient)[0])
+            else:
+                loss = F.cross_entropy(self.logits(h), t, reduction="sum") / len(targets)
+                gradients.append(torch.autograd.grad(loss, h)[0])
+                total += float(loss.detach())
+        torch.autograd.backward(hidden, torch.cat(gradients))
         return total
 
     @torch.no_grad()
@@ -171,3 +206,22 @@ class CausalModel:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _has_kernels(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, softcap: float | None, weight: float | None) -> float:
+    """Total NLL of `targets` [T] under bf16 `logits` [T, V].
+
+    With a `weight`, writes the gradient of weight · NLL over the logits.
+    """
+    from templora import rowwise
+    from templora.openmp import run
+
+    rows, columns = logits.shape
+    nll = torch.empty(rows)
+    backward = weight is not None
+    run(rowwise.cross_entropy, rows, logits, targets, nll, columns, int(backward), softcap or 0.0, weight or 0.0)
+    return float(nll.double().sum())

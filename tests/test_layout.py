@@ -14,10 +14,11 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors"],
-    ["config", "chunks", "metrics", "events", "models"],
+    ["errors", "allocator", "openmp"],
+    ["config", "chunks", "metrics", "events", "models", "rowwise"],
     ["recipes", "sampling", "text", "targets"],
-    ["adapters", "cache", "metering", "kernels"],
+    ["adapters", "attention", "cache", "checkpointing", "metering", "kernels"],
+    ["fused"],
     ["model", "peft_format"],
     ["anatomy"],
     ["decoding", "learning", "step"],

@@ -118,6 +118,70 @@ def test_cached_gradient_is_that_of_a_detached_context(family: str) -> None:
                 assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6), t.name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("length", [96, 300])
+def test_cached_gradient_in_bf16_is_that_of_fp32(family: str, length: int) -> None:
+    """The learn step as it runs, on a base in bf16, against plain autograd over the same weights in fp32, the
+    context's keys and values detached: each layer's gradient, A and B of all its targets together."""
+    from transformers import DynamicCache
+
+    ids = [(i * i * 7 + 3 * i) % 256 for i in range(length)]
+    engine = tiny_engine(family, torch.bfloat16, positions=512)
+    exact = tiny_engine(family, torch.bfloat16, positions=512).model.module.float()
+    middle = length // 3
+    chunk = Chunk(1, 0, middle, length)
+    for parameters in (engine.model.module.parameters(), exact.parameters()):
+        for parameter in parameters:  # milder than what `tiny_model` draws, on which bf16 itself is far off
+            parameter.data.mul_(0.5) if parameter.dim() > 1 else None
+    with engine.session(small(chunk_size=length - middle, window=length)) as session:
+        with_random_adapter(session)
+        session._adapted.prepare(ids[:middle], middle, session.version)
+        ours = our_gradient(engine, session, ids, chunk, session._adapted.cache)
+        layout, weights = session._bank.layout, session._bank.state(session._slot).weights
+        flat = weights.bfloat16().float().requires_grad_()
+        cache = DynamicCache()
+        handles = []
+        for target, (a, b) in zip(layout.targets, layout.views(flat), strict=True):
+
+            def hook(_: Any, args: Any, out: torch.Tensor, a: torch.Tensor = a, b: torch.Tensor = b) -> torch.Tensor:
+                return out + 2.0 * (args[0] @ a.T @ b.T)  # alpha / rank = 8 / 4
+
+            handles.append(exact.get_submodule(target.name).register_forward_hook(hook))
+        with torch.no_grad():
+            exact(torch.tensor([ids[: middle - 1]]), past_key_values=cache, use_cache=True)
+        logits = exact(torch.tensor([ids[middle - 1 : -1]]), past_key_values=cache, use_cache=True).logits[0]
+        F.cross_entropy(logits, torch.tensor(ids[middle:])).backward()
+        assert flat.grad is not None
+        for layer in range(2):
+            found = [
+                torch.cat([x.flatten() for target, pair in zip(layout.targets, pairs, strict=True) for x in pair
+                           if target.layer == layer])
+                for pairs in (layout.views(ours), layout.views(flat.grad))
+            ]  # fmt: skip
+            assert F.cosine_similarity(*found, dim=0) >= 0.999, layer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("context_gradients", [False, True])
+def test_checkpointing_changes_no_bit_of_the_gradient(family: str, context_gradients: bool) -> None:
+    """Dropout and the cached context included; and blocks are run once more for it, under the same adapter."""
+    found = []
+    for checkpointing in (False, True):
+        engine = tiny_engine(family)
+        runs: list[int] = []
+        norm = next(m for n, m in engine.model.decoder.named_modules() if "norm" in n or "ln" in n)
+        norm.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        config = small(context_gradients=context_gradients, checkpointing=checkpointing, dropout=0.1)
+        with engine.session(config) as session:
+            with_random_adapter(session)
+            session._adapted.prepare(IDS[:64], 64, session.version)
+            runs.clear()
+            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session._adapted.cache))
+            assert len(runs) == 1 + checkpointing
+        assert not any("forward" in m.__dict__ for m in engine.model.module.modules())
+    assert torch.equal(*found)
+
+
 def test_learning_leaves_the_cache_alone(engine: Engine) -> None:
     with engine.session(small()) as session:
         session._adapted.prepare(IDS[:64], 64, 0)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+from conftest import small
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from templora.fused import FusedPasses, _fused
+from templora.testing import FAMILIES, tiny_engine, tiny_model
+
+# RMSNorms and gated MLPs in two layers of each family.
+REPLACED = {"llama": 7, "qwen2": 7, "qwen3": 11, "gemma3": 15, "mistral": 7, "phi": 0, "gpt2": 0}
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(24, 40), nn.Linear(24, 40)
+        self.down_proj, self.act_fn = nn.Linear(40, 24), ACT2FN[activation]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def made(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind in ("llama", "gemma"):
+        module: nn.Module = (LlamaRMSNorm if kind == "llama" else Gemma3RMSNorm)(24)
+        module.weight.data.normal_()
+    else:
+        module = GatedMLP(kind)
+    return module.bfloat16().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "silu", "gelu_pytorch_tanh"])
+def test_what_replaces_a_forward_computes_the_same(kind: str) -> None:
+    """Values as the module's own but for the last bit; gradients nearer to fp32's than the module's own, or as near."""
+    module = made(kind)
+    fused = _fused(module)
+    assert fused is not None
+    x = (2 * torch.randn(3, 50, 24)).bfloat16()
+    along = torch.randn(3, 50, 24).bfloat16()
+    exact = copy.deepcopy(module).float()
+    results = []
+    for forward, leaf in ((fused, x.clone()), (module, x.clone()), (exact, x.float())):
+        y = forward(leaf.requires_grad_())
+        y.backward(along.to(y.dtype))
+        assert leaf.grad is not None
+        results.append((y.detach().float(), leaf.grad.float()))
+    ours, own, wanted = results
+    assert torch.allclose(ours[0], own[0], rtol=2**-7, atol=2**-7)
+    for mine, theirs, right in zip(ours, own, wanted, strict=True):
+        assert (mine - right).norm() <= 1.1 * (theirs - right).norm()
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu"])
+def test_what_is_not_known_is_left_alone(kind: str) -> None:
+    assert _fused(made(kind)) is None
+
+
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
+    class OddRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden_states) + hidden_states
+
+    assert _fused(OddRMSNorm(24).bfloat16()) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_leaves_no_trace_also_of_two_threads(family: str) -> None:
+    model = tiny_model(family, torch.bfloat16)
+    passes = FusedPasses(model)
+    before = model.config._attn_implementation
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with passes:
+            inside.set()
+            leave.wait()
+
+    def replaced() -> int:
+        return sum("forward" in m.__dict__ for m in model.modules())
+
+    thread = threading.Thread(target=other)
+    with passes:
+        thread.start()
+        inside.wait()
+        assert replaced() == REPLACED[family]
+    assert replaced() == REPLACED[family]  # the other one is still inside
+    leave.set()
+    thread.join()
+    assert replaced() == 0
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_passes_are_in_use(family: str, text: str) -> None:
+    """`check` gives them up quietly where they differ; they must not."""
+    engine = tiny_engine(family, torch.bfloat16)
+    assert engine.model._fused is not None
+    seen: list[Any] = []
+    real = FusedPasses.__enter__
+    with pytest.MonkeyPatch.context() as patch, engine.session(small()) as session:
+        patch.setattr(FusedPasses, "__enter__", lambda self: seen.append(1) or real(self))
+        session.score(text[:70])
+    assert seen
+
+
+def test_a_model_they_do_not_fit_is_read_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(module: Any, query: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        return query.transpose(1, 2), None
+
+    monkeypatch.setattr("templora.attention.attend", wrong)
+    assert tiny_engine("llama").model._fused is None
