@@ -6,8 +6,7 @@
     8 bit, rows     int8 [out, in]                float32 [out]           –                   scale · code
 
 The first two are GGUF's Q4_1 and Q8_0, byte for byte, with scales and codes apart. What is unpacked is rounded to the
-compute dtype, so a product is that of an ordinary layer holding the rounded weights, forward and back; a product over
-8 bit rows is taken with the codes, which bfloat16 holds exactly, and scaled afterwards.
+compute dtype, so a product is that of an ordinary layer holding the rounded weights, forward and back.
 
 They take the place of nn.Linear and nn.Embedding while a model is loaded, before anybody has seen it: the base that
 must be left as it was is the model with these layers.
@@ -80,27 +79,23 @@ def unpack(
     Args:
         out: where to put them; contiguous, of `dtype`.
     """
-    if scale.dim() == 1:
-        weights = (codes.float() * scale[:, None]).to(dtype)
-        return weights if out is None else out.copy_(weights)
-    if dtype not in (torch.bfloat16, torch.float32):
-        weights = unpack(codes, scale, minimum, torch.float32).to(dtype)
-        return weights if out is None else out.copy_(weights)
     from templora import dequantize
 
-    columns = scale.shape[1] * BLOCK
-    if out is None:
-        out = torch.empty(codes.shape[0], columns, dtype=dtype)
-    half = dtype == torch.bfloat16
-    into = (out.view(torch.uint16) if half else out).detach().view(-1, BLOCK).numpy()
-    scales = scale.view(torch.uint16).view(-1).numpy()
+    kind = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
+    columns = scale.shape[1] * BLOCK if scale.dim() == 2 else codes.shape[1]
+    into = torch.empty(codes.shape[0], columns, dtype=kind) if out is None or out.dtype != kind else out
+    half = kind == torch.bfloat16
+    numbers = (into.view(torch.uint16) if half else into).view(scale.numel(), -1).numpy()
+    packed, factors = codes.view(scale.numel(), -1).numpy(), scale.view(-1).float().numpy()
     if minimum is None:
         kernel = dequantize.eight_bit_to_bfloat16 if half else dequantize.eight_bit_to_float32
-        kernel(codes.view(-1, BLOCK).numpy(), scales, into)
+        kernel(packed, factors, numbers)
     else:
         kernel = dequantize.four_bit_to_bfloat16 if half else dequantize.four_bit_to_float32
-        kernel(codes.view(-1, BLOCK // 2).numpy(), scales, minimum.view(torch.uint16).view(-1).numpy(), into)
-    return out
+        kernel(packed, factors, minimum.view(-1).float().numpy(), numbers)
+    if out is not None and out is not into:
+        return out.copy_(into)
+    return into.to(dtype)
 
 
 class QuantLinear(Packed):
@@ -132,41 +127,31 @@ class QuantLinear(Packed):
         return result
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
-        """(rows, their weights [rows, in]) one piece after the other, in scratch memory that the next overwrites.
-
-        By rows, the weights are the codes alone: the scale of a row is left to be put on the product.
-        """
+        """(rows, their weights [rows, in]) one piece after the other, in scratch memory that the next overwrites."""
         rows = max(1, _PIECE // self.in_features)
         for first in range(0, self.out_features, rows):
             part = slice(first, min(first + rows, self.out_features))
             out = _scratch_memory((part.stop - first) * self.in_features, dtype).view(-1, self.in_features)
-            if not self.grouped:
-                yield part, out.copy_(self.codes[part])
-            else:
-                minimum = None if self.minimum is None else self.minimum[part]
-                yield part, unpack(self.codes[part], self.scale[part], minimum, dtype, out)
+            minimum = None if self.minimum is None else self.minimum[part]
+            yield part, unpack(self.codes[part], self.scale[part], minimum, dtype, out)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """y [..., out] of x [..., in]."""
-        y = x.new_empty(*x.shape[:-1], self.out_features)
+        y: torch.Tensor | None = None
         for part, weights in self.pieces(x.dtype):
-            bias = None if self.bias is None else self.bias[part]
-            if self.grouped:
-                found = F.linear(x, weights, bias)
-            else:
-                found = F.linear(x, weights) * self.scale[part].to(x.dtype)
-                found = found if bias is None else found + bias
+            found = F.linear(x, weights, None if self.bias is None else self.bias[part])
             if part.stop - part.start == self.out_features:
                 return found
+            y = x.new_empty(*x.shape[:-1], self.out_features) if y is None else y
             y[..., part] = found
+        assert y is not None
         return y
 
     def product_backward(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient with respect to x [..., in], from that with respect to y [..., out]."""
         total: torch.Tensor | None = None
         for part, weights in self.pieces(gradient.dtype):
-            g = gradient[..., part]
-            found = (g if self.grouped else g * self.scale[part].to(g.dtype)) @ weights
+            found = gradient[..., part] @ weights
             if part.stop - part.start == self.out_features:
                 return found
             total = found.float() if total is None else total.add_(found)
@@ -196,15 +181,23 @@ def _scratch_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 class QuantEmbedding(Packed):
-    """Rows of a quantised matrix by id.
+    """Rows of a quantised matrix by id; the output head may hold the same tensors.
 
     Args:
-        packed: the matrix, which an output head may share.
         factor: what Gemma multiplies its embeddings with.
     """
 
-    def __init__(self, packed: Packed, factor: torch.Tensor | None = None) -> None:
-        super().__init__(packed.codes, packed.scale, packed.minimum, packed.dtype)
+    factor: torch.Tensor | None
+
+    def __init__(
+        self,
+        codes: torch.Tensor,
+        scale: torch.Tensor,
+        minimum: torch.Tensor | None = None,
+        factor: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(codes, scale, minimum, dtype)
         self.num_embeddings, self.embedding_dim = self.rows, self.columns
         self.register_buffer("factor", factor, persistent=False)
 
@@ -235,7 +228,7 @@ def quantize_blocks(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     return codes[..., : BLOCK // 2] | codes[..., BLOCK // 2 :] << 4, scale, minimum
 
 
-def quantize_model(model: nn.Module, bits: Bits) -> None:
+def quantize_model(model: Any, bits: Bits) -> None:
     """Quantises a loaded transformers model in place: decoder, embedding and head; layer by layer, to nearest.
 
     Embedding and head get 8 bits either way, as in GGUF files. A layer whose rows are no whole blocks keeps its
@@ -244,39 +237,44 @@ def quantize_model(model: nn.Module, bits: Bits) -> None:
     Raises:
         ModelError: no layer of the decoder can be quantised.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    decoder = model.get_decoder()  # type: ignore[operator]
-    found = [
-        (parent, name, child)
-        for parent in decoder.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and child is not head and (bits == 8 or child.in_features % BLOCK == 0)
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    inside = {id(m) for m in model.get_decoder().modules()}
+    layers = [
+        (name, m)
+        for name, m in model.named_modules()
+        if type(m) is nn.Linear and id(m) in inside and (bits == 8 or m.in_features % BLOCK == 0)
     ]
-    if not found:
+    if not layers:
         raise ModelError(
             f"{type(model).__name__} has no linear layer that int{bits} could hold (GPT-2's are transposed); "
             "--weights bf16 works"
         )
-    for parent, name, layer in found:
+    for name, layer in layers:
         parts = quantize_rows(layer.weight) if bits == 8 else quantize_blocks(layer.weight)
-        setattr(parent, name, QuantLinear(*parts, bias=layer.bias, dtype=layer.weight.dtype))
-    if type(head) is nn.Linear:
-        replace_head(model, Packed(*quantize_rows(head.weight), None, head.weight.dtype))
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    if isinstance(embedding, nn.Embedding):
-        replace_embedding(model, Packed(*quantize_rows(embedding.weight), None, embedding.weight.dtype))
+        put(model, name, *parts, dtype=layer.weight.dtype)
+    names = {id(m): name for name, m in model.named_modules()}
+    held: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # a tied head and embedding share what they hold
+    for end in (embedding, head):
+        if isinstance(end, nn.Embedding) or type(end) is nn.Linear:
+            parts = held.setdefault(id(end.weight), quantize_rows(end.weight))
+            put(model, names[id(end)], *parts, dtype=end.weight.dtype)
 
 
-def replace_head(model: Any, packed: Packed) -> None:
-    """Puts quantised weights into a model's head and, if it is tied, into its embedding."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head.weight is embedding.weight
-    model.set_output_embeddings(QuantLinear(packed.codes, packed.scale, packed.minimum, head.bias, packed.dtype))
-    if tied:
-        replace_embedding(model, packed)
-
-
-def replace_embedding(model: Any, packed: Packed) -> None:
-    """Puts quantised weights into a model's embedding."""
-    factor = getattr(model.get_input_embeddings(), "embed_scale", None)
-    model.set_input_embeddings(QuantEmbedding(packed, factor))
+def put(
+    model: nn.Module,
+    name: str,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    minimum: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Puts quantised weights in the place of those of the nn.Linear or nn.Embedding `name`."""
+    layer = model.get_submodule(name)
+    new: Packed
+    if isinstance(layer, nn.Embedding):
+        new = QuantEmbedding(codes, scale, minimum, getattr(layer, "embed_scale", None), dtype)
+    else:
+        assert isinstance(layer, nn.Linear)
+        new = QuantLinear(codes, scale, minimum, layer.bias, dtype)
+    model.set_submodule(name, new.train(layer.training))

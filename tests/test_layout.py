@@ -15,9 +15,11 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors"],
-    ["config", "chunks", "metrics", "events", "models"],
+    ["config", "chunks", "metrics", "events", "models", "dequantize"],
+    ["quantized"],
     ["recipes", "sampling", "text", "targets"],
-    ["adapters", "cache", "metering"],
+    ["adapters", "cache", "metering", "gguf_file", "memory"],
+    ["unpacked"],
     ["model", "peft_format"],
     ["decoding", "learning"],
     ["session"],

