@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from templora.quantized import BLOCK, put, quantize_model, quantize_rows, unpack
 # GGUF's name of each family that is read here. Their tensors are those of transformers but for Llama's queries and
 # keys, whose rows are in another order, and Gemma's norms, to which 1 was added.
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
+PARTS = ("codes", "scale", "minimum")
 
 
 class GgufFile:
@@ -82,53 +84,53 @@ class GgufFile:
             found[name] = held[stored]
         return found
 
-    def tensors(self, packed: bool) -> dict[str, torch.Tensor] | None:
-        """All weights by transformers' names; quantised ones as `NAME.codes`, `.scale`, `.minimum`.
+    def stored(self, name: str, packed: bool) -> list[torch.Tensor]:
+        """What is held of the parameter `name`: [weights] in fp32, or [codes, scale] and perhaps minimum.
 
         Args:
-            packed: everything in 4 or 8 bits; else only what unpacks to the exact weights.
+            packed: also as blocks what does not unpack to exactly the same weights.
         """
-        if self._tensors is None:
-            return None
-        tensors: dict[str, torch.Tensor] = {}
-        with _reading(self.path):
-            for name, tensor in self._tensors.items():
-                layer, _, leaf = name.rpartition(".")
-                parts = self._parts(name, tensor, packed)
-                if len(parts) == 1:
-                    tensors[f"{layer}.{leaf}"] = parts[0]
-                else:
-                    for part, value in zip(("codes", "scale", "minimum"), parts, strict=False):
-                        tensors[f"{layer}.{part}"] = value
-        return tensors
-
-    def _parts(self, name: str, tensor: Any, packed: bool) -> list[torch.Tensor]:
         from gguf import GGMLQuantizationType as Kind, dequantize
 
-        data, kind = np.asarray(tensor.data), tensor.tensor_type
-        if self._family == "llama" and (".q_proj." in name or ".k_proj." in name):
-            heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
-            # Rotary halves lie interleaved in the file, one after the other in transformers.
-            data = data.reshape(heads, -1, 2, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
-        if data.ndim == 2 and (kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0) or (packed and kind == Kind.Q4_K)):
-            return [torch.from_numpy(part) for part in split_blocks(data, kind)]
-        weights = torch.from_numpy(dequantize(data, kind).astype(np.float32))
-        if self._family == "gemma3" and weights.dim() == 1:
-            weights -= 1
-        return list(quantize_rows(weights)) if packed and weights.dim() == 2 else [weights]
+        assert self._tensors is not None
+        tensor = self._tensors[name]
+        with _reading(self.path):
+            data, kind = np.asarray(tensor.data), tensor.tensor_type
+            if self._family == "llama" and (".q_proj." in name or ".k_proj." in name):
+                heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
+                # Rotary halves lie interleaved in the file, one after the other in transformers.
+                data = data.reshape(heads, -1, 2, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
+            if data.ndim == 2 and (kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0) or (packed and kind == Kind.Q4_K)):
+                return [torch.from_numpy(part) for part in split_blocks(data, kind)]
+            weights = torch.from_numpy(dequantize(data, kind).astype(np.float32))
+            if self._family == "gemma3" and weights.dim() == 1:
+                weights -= 1
+            return [weights]
+
+    def tensors(self) -> dict[str, torch.Tensor] | None:
+        """Everything exactly, to be saved: `NAME.weight` and so on, blocks as `NAME.codes`, `.scale`, `.minimum`."""
+        if self._tensors is None:
+            return None
+        found: dict[str, torch.Tensor] = {}
+        for name in self._tensors:
+            held = self.stored(name, packed=False)
+            layer = name.removesuffix(".weight")
+            keys = [name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS]
+            found.update(zip(keys, held, strict=False))
+        return found
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
-        tensors = self.tensors(packed=weights == "int4")
-        if tensors is None and weights == "int4":
+        packed = weights == "int4"
+        if self._tensors is None and packed:
             raise ModelError(
                 f"{self.path}: the blocks of a GGUF of this family cannot be used as they are (those of "
                 f"{', '.join(FAMILIES)} can); --weights int8 and bf16 work"
             )
-        if tensors is None:
+        if self._tensors is None:
             model = self._through_transformers(dtype)
         else:
-            model = assemble(self.config, tensors, dtype, packed=weights == "int4")
+            model = assemble(self.config, lambda name: self.stored(name, packed), dtype, packed)
         if weights == "int8":
             quantize_model(model, 8)
         return model
@@ -187,36 +189,35 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def assemble(config: Any, tensors: dict[str, torch.Tensor], dtype: torch.dtype, packed: bool) -> Any:
-    """The model of a config with these weights, named as by `GgufFile.tensors`.
+def assemble(config: Any, stored: Callable[[str], list[torch.Tensor]], dtype: torch.dtype, packed: bool) -> Any:
+    """The model of a config, its weights read one after the other.
 
     Args:
-        packed: whether quantised weights stay so.
+        stored: what is held of a parameter, as `GgufFile.stored`.
+        packed: whether blocks stay blocks, and other matrices get 8 bits by row.
     """
     model = empty_model(config, dtype)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(m): name for name, m in model.named_modules()}
     tied = head.weight is embedding.weight
-    blocks = {}
+    layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
-        layer, _, leaf = name.rpartition(".")
-        parts = [tensors.get(f"{layer}.{part}") for part in ("codes", "scale", "minimum")]
-        if leaf != "weight" or parts[0] is None:
-            parameter.data = tensors[name].to(dtype)
-        elif packed:
-            blocks[layer] = parts
+        held = stored(name)
+        if packed and parameter.dim() == 2:
+            layers[name.removesuffix(".weight")] = held if len(held) > 1 else list(quantize_rows(held[0]))
+        elif len(held) > 1:
+            parameter.data = unpack(held[0], held[1], held[2] if len(held) > 2 else None, dtype)
         else:
-            assert parts[1] is not None
-            parameter.data = unpack(parts[0], parts[1], parts[2], dtype)
-    for layer, parts in blocks.items():
-        put(model, layer, *parts, dtype=dtype)  # type: ignore[arg-type]
-    if tied and names[id(embedding)] in blocks:
-        put(model, names[id(head)], *blocks[names[id(embedding)]], dtype=dtype)  # type: ignore[arg-type]
+            parameter.data = held[0].to(dtype)
+    if tied and packed:
+        layers[names[id(head)]] = layers[names[id(embedding)]]
+    for name, held in layers.items():
+        put(model, name, *held, dtype=dtype)
     return model
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Any:
+def _reading(path: Path) -> Iterator[None]:
     """Turns what the readers stumble over, whatever it is, into one line, and hides their progress bars."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -3,7 +3,7 @@
     weights       numbers × bytes of the compute dtype; in int8 one byte, in int4 5/8 of one (20 bytes a block of 32)
                   for the linear layers, 17/16 of a byte for embedding and head
                   (a model that is quantised here is first read whole)
-    adapter       34 bytes a weight while it learns, see below; 2 when it does not
+    adapter       34 bytes a weight in bfloat16, see below; 14 where nothing is learnt
     cache         keys and values of the window, for the base and for the adapted model
     activations   for each token of a chunk (of window, with context_gradients) what autograd keeps: measured at
                   about _KEPT times the inputs and outputs of the adapted layers
@@ -110,7 +110,7 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
         return Need(held, 0, 0, 0)
     learning = config.learning != "off"
     share = 1.0 if config.target_modules == ("all",) and config.layers == "all" else 0.0  # at least nothing
-    adapter = share * sizes.adapter * config.rank * ((28 + 3 * item) if learning else item)
+    adapter = share * sizes.adapter * config.rank * ((28 + 3 * item) if learning else 12 + item)
     window = min(config.window, sizes.positions)
     tokens = window if config.context_gradients else min(config.chunk_size, window)
     kept = tokens * sizes.adapter * item * (_KEPT if learning else 0.1)

