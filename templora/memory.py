@@ -64,8 +64,6 @@ class Sizes:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         ends = embedding.numel() + (0 if text.tie_word_embeddings else head.numel())
         total = sum(p.numel() for p in model.parameters())
-        if text.tie_word_embeddings and head is not embedding:  # not tied yet
-            total -= head.numel()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(

@@ -96,6 +96,7 @@ def test_unpacked_weights_are_the_exact_ones_rounded(form: str) -> None:
 def test_rows_of_zeros_and_blocks_of_one_value_are_exact() -> None:
     weight = torch.zeros(3, 64)
     assert torch.equal(unpack(*quantize_rows(weight), None, torch.float32), weight)
+    assert quantize_rows(weight)[1].all()  # no division by zero
     weight[1] = 0.5
     assert torch.equal(unpack(*quantize_blocks(weight), torch.float32), weight)
 
