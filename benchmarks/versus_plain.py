@@ -27,8 +27,6 @@ from datetime import date
 from pathlib import Path
 
 import templora
-from templora.loading import cache_folder
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 
 SIZES = ["--window", "1024", "--chunk-size", "512", "--train-context", "512"]
 PROMPT = "The old lighthouse keeper climbed the stairs and"
@@ -81,11 +79,12 @@ def main() -> None:
     parser.add_argument("--score-tokens", type=int, default=4096)
     parser.add_argument("--write-tokens", type=int, default=2048)
     a = parser.parse_args()
-    name = BUILTIN_MODELS[DEFAULT_MODEL]
-    templora.load()  # unpacks the embedded model, so that both sides read the same directory
-    model = str(cache_folder() / f"{name.name}-{name.sha256[:12]}")
     rows, pairs = {}, []
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text, tempfile.TemporaryDirectory() as model:
+        engine = templora.load()  # both sides read the same directory
+        engine.model.module.save_pretrained(model)
+        engine.tokenizer.save_pretrained(model)
+        del engine
         raw = a.text.read_bytes()
         text.write((lzma.decompress(raw) if a.text.suffix == ".xz" else raw).decode())
         text.flush()

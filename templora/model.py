@@ -76,7 +76,8 @@ class CausalModel:
             raise ModelError(f"{type(module).__name__} is not a causal language model with an output head")
         first = next(module.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.vocabulary: int = module.get_input_embeddings().weight.shape[0]
+        embedding = module.get_input_embeddings()
+        self.vocabulary: int = getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0]
         if not hasattr(config, "num_attention_heads"):
             raise ModelError(f"{type(module).__name__} has no attention, so there is no window to speak of")
         self.layers: int = config.num_hidden_layers
@@ -88,9 +89,7 @@ class CausalModel:
         heads = self.config.num_attention_heads
         size = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
         linear = sum(t.inputs * t.outputs for t in linear_layers(self.module))
-        head = self.head.weight
-        assert isinstance(head, torch.Tensor)
-        return ModelShape(linear, head.numel(), self.layers * heads * size)
+        return ModelShape(linear, self.head.in_features * self.head.out_features, self.layers * heads * size)
 
     @torch.no_grad()
     def check(self) -> None:

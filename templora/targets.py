@@ -10,6 +10,7 @@ from torch import nn
 
 from templora.config import TempLoraConfig
 from templora.errors import ConfigError, nearest
+from templora.quantized import QuantLinear
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Target:
 
 
 def linear_layers(model: nn.Module) -> list[Target]:
-    """Every linear layer but the output head, in the model's order: nn.Linear, and GPT-2's transposed Conv1D."""
+    """Every linear layer but the output head, in the model's order: nn.Linear, quantised ones, and GPT-2's Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
     get_head = getattr(model, "get_output_embeddings", None)
@@ -47,7 +48,7 @@ def linear_layers(model: nn.Module) -> list[Target]:
     for name, module in model.named_modules():
         if module is head or id(module) not in text_part:
             continue
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | QuantLinear):
             found.append(Target(name, module.in_features, module.out_features))
         elif isinstance(module, Conv1D):
             found.append(Target(name, module.weight.shape[0], module.weight.shape[1]))

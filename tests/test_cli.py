@@ -194,7 +194,7 @@ BAD_OPTIONS = """
 # What is wrong only for this model.
 BAD_FOR_MODEL = """
 --window 300 | --layers 9-99 | --layers foo | --target-modules foo | --dtype foo | --device foo | --device cuda:99
---device meta | --device mps | --chat | --rank 9999999999999
+--device meta | --device mps | --weights int5 | --chat | --rank 9999999999999
 """
 ALSO_NAMED = {
     "--chunk-size 96": "window, which is 96",
@@ -202,6 +202,7 @@ ALSO_NAMED = {
     "--recipe papr": "'paper'",
     "--chunk-sizee 9": "'--chunk-size'",
     "--prompt-file draft.txt": "--prompt",
+    "--weights int5": "did you mean 'int",
     "--window 300": "at most 256",
     "--chat": "no chat template",
 }

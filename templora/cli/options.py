@@ -70,6 +70,14 @@ def model_options(command: Command) -> Command:
             ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N"),
             click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32"),
+            click.option(
+                "--weights",
+                default="auto",
+                show_default=True,
+                help="how the frozen weights are held: auto (in --dtype), bf16 (2 bytes a weight), int8 (1 byte, made "
+                "here, next to no loss) or int4 (0.6 bytes: the blocks of a 4-bit .gguf and of built-in models as they "
+                "are, at no further loss; made here from other models, at a real one). Fewer bytes decode faster",
+            ),
             click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
         ]
     ):

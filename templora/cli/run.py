@@ -13,6 +13,7 @@ from templora.cli.options import check_early
 from templora.errors import TemploraError
 from templora.events import Event
 from templora.models import BUILTIN_MODELS
+from templora.recipes import recipe
 from templora.report import TextReport, build_report, to_json, write_json
 
 
@@ -51,7 +52,9 @@ class Run:
             options["model"],
             device=options["device"],
             dtype=options["dtype"],
+            weights=options["weights"],
             trust_remote_code=options["trust_remote_code"],
+            plan=recipe(options["recipe"], None, **self._given),
         )
         self._loaded = time.perf_counter()
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
