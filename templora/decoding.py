@@ -17,6 +17,7 @@ import torch
 
 from templora.adapters import AdapterBank, Route
 from templora.cache import WindowCache
+from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
@@ -61,6 +62,7 @@ class Decoder:
         self._config = config
         self._meter = meter
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
+        self._step = CapturedStep(model) if CapturedStep.supports(model) else None
 
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
@@ -111,6 +113,13 @@ class Decoder:
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
+        if self._step is not None and self.cache.length:
+            self._meter.count(self._model.shape.forward(1, self.cache.length, 1, self._adapter.weights))
+            route = self._adapter.route
+            with self._adapter.bank.through(route):
+                logits = self._step(tokens[-1], self.cache, route)
+            self.cache.advance(1, self.cache.served_version)
+            return logits
         with torch.no_grad():
             return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
 

@@ -41,3 +41,25 @@ def test_learning_is_that_of_the_cpu(text: str) -> None:
             session.absorb(text[:96])
             found.append(session._bank.state(session._slot).weights.cpu())
     assert torch.allclose(*found, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
+    """The same logits with and without the graph, through commits, window moves and a new recording."""
+    engine = Engine(tiny_model(family).cuda(), byte_tokenizer())
+    with engine.session(small(max_repetition=1.0)) as session, engine.session(small(max_repetition=1.0)) as plain:
+        assert session._adapted._step is not None
+        plain._adapted._step = None
+        for s in (session, plain):
+            s.absorb(text[:70])
+        for at in range(60):
+            if at == 50:
+                engine.session(small(seed=7))  # moves the serving rows
+            found = []
+            for s in (session, plain):
+                s._prepare(s._adapted)
+                found.append(s._adapted.next_logits(s.tokens))
+            assert torch.allclose(*found, rtol=1e-3, atol=1e-3), at
+            for s in (session, plain):
+                s._append_written(int(found[0].argmax()))
+                s._close_if_full()

@@ -19,6 +19,7 @@ ORDER = [
     ["recipes", "sampling", "text", "targets"],
     ["adapters", "cache", "metering"],
     ["model", "peft_format"],
+    ["captured"],
     ["decoding", "learning"],
     ["session"],
     ["engine"],
