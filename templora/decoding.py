@@ -64,6 +64,11 @@ class Decoder:
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
         self._step = CapturedStep(model) if CapturedStep.supports(model) else None
 
+    @property
+    def route(self) -> Route | None:
+        """The adapter that it reads through now."""
+        return self._adapter.route
+
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
         return max(0, chunk_start - self._config.context)

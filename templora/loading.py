@@ -57,7 +57,7 @@ def load(
     source = find(model)
     import torch
 
-    where = _device(device)
+    where = find_device(device)
     kind = None if dtype == "auto" else getattr(torch, dtype)
     from templora.engine import Engine
 
@@ -205,7 +205,8 @@ def _sha256_of(file: Any) -> str:
     return digest.hexdigest()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` is CUDA where there is one. Raises `OptionError`."""
     import torch
 
     if name == "auto":

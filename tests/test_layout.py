@@ -15,16 +15,17 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors"],
-    ["config", "chunks", "metrics", "events", "models"],
-    ["recipes", "sampling", "text", "targets"],
-    ["adapters", "cache", "metering"],
-    ["model", "peft_format"],
+    ["config", "chunks", "metrics", "events", "models", "resident"],
+    ["recipes", "sampling", "text", "targets", "llama_cpp"],
+    ["adapters", "cache", "metering", "ceilings"],
+    ["model", "peft_format", "gguf_adapter"],
     ["captured"],
     ["decoding", "learning"],
     ["session"],
     ["engine"],
     ["loading", "report", "testing"],
-    ["plots"],
+    ["plots", "shapes"],
+    ["bench"],
     ["cli"],
 ]
 

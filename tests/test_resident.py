@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from templora.resident import peak_resident_bytes
+
+
+def test_the_peak_outlives_what_was_freed() -> None:
+    before = peak_resident_bytes()
+    block = bytearray(b"x" * (before + 2**27))
+    assert peak_resident_bytes() > before + 2**27
+    del block
+    assert peak_resident_bytes() > before + 2**27
+
+
+def test_a_program_does_not_inherit_the_peak_of_its_starter() -> None:
+    block = bytearray(b"x" * 2**28)
+    code = "from templora.resident import peak_resident_bytes; print(peak_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(done.stdout) < len(block)
