@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from templora.ceilings import Ceilings
 from templora.config import TempLoraConfig
 from templora.decoding import Decoder
 from templora.engine import Engine
-from templora.events import ChunkLearned, ChunkScored
+from templora.events import ChunkLearned, ChunkScored, Event
 from templora.llama_cpp import LlamaCpp
 from templora.metering import peak_memory_bytes
 from templora.model import CausalModel
@@ -158,12 +159,26 @@ class Bench:
         for epochs in (1, 2):
             with self._engine.session(replace(self._config, epochs=epochs)) as session:
                 score, learn = self._chunks(session, epochs)
-                if epochs == 1:
-                    yield score
-                yield learn
-                if epochs == 2:
-                    yield from self._decoding(session, gguf)
-                    yield Figure("peak memory", "GB", (peak_memory_bytes(self._engine.model.device) / 1e9,))
+                yield from (score, learn) if epochs == 1 else (learn,)
+        yield from self.decoding(gguf)
+        yield Figure("peak memory", "GB", (peak_memory_bytes(self._engine.model.device) / 1e9,))
+
+    def decoding(self, gguf: Path | None = None) -> Iterator[Figure]:
+        """The figures of decoding alone; `gguf` as for `figures`."""
+        with self._engine.session(self._config) as session:
+            for _ in range(self._warm_up):
+                self._next_chunk(session)
+            yield from self._decoding(session, gguf)
+
+    @property
+    def _warm_up(self) -> int:
+        """Chunks that fill the context, and one more."""
+        return -(-self._config.context // self._config.chunk_size) + 1
+
+    def _next_chunk(self, session: Session) -> list[Event]:
+        """Scores and learns the next chunk."""
+        size = self._config.chunk_size
+        return list(session.score_ids(self._ids(size - len(session.tokens) % size)))
 
     def _ids(self, count: int) -> list[int]:
         known = min(self._engine.model.vocabulary, len(self._engine.tokenizer))
@@ -171,17 +186,16 @@ class Bench:
 
     def _chunks(self, session: Session, epochs: int) -> tuple[Figure, Figure]:
         """Scores and learns chunks until `runs` of them have been measured with a full window."""
-        config, rate = session.config, self._ceilings.flops_per_second
-        warm_up = -(-config.context // config.chunk_size) + 1  # chunks that fill the context, and one more
+        rate = self._ceilings.flops_per_second
         scored: list[float] = []
         learnt: list[float] = []
         flops: dict[str, float] = {}
-        for at in range(warm_up + self._runs):
+        for at in range(self._warm_up + self._runs):
             before = session.meter.flops.copy()
-            for event in session.score_ids(self._ids(config.chunk_size - len(session.tokens) % config.chunk_size)):
-                if at >= warm_up and isinstance(event, ChunkScored):
+            for event in self._next_chunk(session):
+                if at >= self._warm_up and isinstance(event, ChunkScored):
                     scored.append(event.seconds)
-                elif at >= warm_up and isinstance(event, ChunkLearned):
+                elif at >= self._warm_up and isinstance(event, ChunkLearned):
                     learnt.append(event.seconds)
             flops = {phase: total - before[phase] for phase, total in session.meter.flops.items()}
         reading = flops["score"] + flops["cache"]
@@ -196,27 +210,25 @@ class Bench:
         config, tokens = session.config, self._decode_tokens
         text = [*session.tokens, *self._ids(config.chunk_size - tokens)]
         adapted, base = session.readers
-        with TemporaryDirectory() as folder:
-            sides: dict[str, Callable[[], float]] = {
-                "decode, with adapter": lambda: self._decode(adapted, text, session.version),
-                "decode, without": lambda: self._decode(base, text, session.version),
-            }
-            rivals: list[LlamaCpp] = []
-            try:
-                if gguf is not None:
-                    lora = Path(folder) / "adapter.gguf"
-                    session.save_adapter(lora)
-                    threads = torch.get_num_threads()
-                    prompt = text[-(config.window - tokens) :]
-                    for name, adapter in (("with adapter", lora), ("without", None)):
-                        rivals.append(rival := LlamaCpp(gguf, config.window + 1, threads, adapter))
-                        sides[f"decode, {name}: llama.cpp"] = (
-                            lambda rival=rival: 1 / rival.decode(prompt, tokens).seconds_per_token  # type: ignore[misc]
-                        )
-                found = alternate(sides, self._runs)
-            finally:
-                for rival in rivals:
-                    rival.close()
+        sides: dict[str, Callable[[], float]] = {
+            "decode, with adapter": lambda: self._decode(adapted, text, session.version),
+            "decode, without": lambda: self._decode(base, text, session.version),
+        }
+        peaks: dict[str, float] = {}
+        with ExitStack() as stack:
+            if gguf is not None:
+                lora = Path(stack.enter_context(TemporaryDirectory())) / "adapter.gguf"
+                session.save_adapter(lora)
+                for name, file in (("with adapter", lora), ("without", None)):
+                    rival = stack.enter_context(LlamaCpp(gguf, config.window + 1, torch.get_num_threads(), file))
+
+                    def decode(rival: LlamaCpp = rival, name: str = name) -> float:
+                        done = rival.decode(text[-(config.window - tokens) :], tokens)
+                        peaks[name] = done.peak_memory_bytes / 1e9
+                        return 1 / done.seconds_per_token
+
+                    sides[f"decode, {name}: llama.cpp"] = decode
+            found = alternate(sides, self._runs)
         middle = config.window - tokens // 2
         for name, rates in found.items():
             if "llama.cpp" in name:
@@ -225,8 +237,9 @@ class Bench:
             reader = adapted if "with adapter" in name else base
             work = self._token_bytes(session, reader, middle)
             yield Figure(name, "tok/s", rates, self._ceilings.bytes_per_second / work, work)
-        if gguf is not None:
-            yield from ratios(found)
+        yield from ratios(found)
+        for name, peak in peaks.items():
+            yield Figure(f"peak memory, decoding {name}: llama.cpp", "GB", (peak,))
 
     def _decode(self, reader: Decoder, text: list[int], version: int) -> float:
         """Tokens a second, greedily, from a window computed anew; the first token, which pays for set-up, left out."""
@@ -264,8 +277,7 @@ def alternate(sides: Mapping[str, Callable[[], float]], runs: int) -> dict[str, 
 def ratios(found: Mapping[str, Sequence[float]]) -> Iterator[Figure]:
     """Our rates as multiples of llama.cpp's, run by run."""
     for rival in [name for name in found if name.endswith(": llama.cpp")]:
-        ours = found["decode, with adapter"], found[rival]
-        pairs = tuple(a / b for a, b in zip(*ours, strict=True))
+        pairs = tuple(a / b for a, b in zip(found["decode, with adapter"], found[rival], strict=True))
         yield Figure(f"ours with adapter / llama.cpp {rival.split(', ')[1].split(':')[0]}", "×", pairs)
 
 
