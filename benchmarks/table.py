@@ -38,7 +38,6 @@ from journal import RESULTS, Journal, spread, write_results
 import templora
 from templora.bench import Bench
 from templora.ceilings import Ceilings
-from templora.loading import cache_folder
 from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 from templora.text import encode
 
@@ -54,7 +53,7 @@ class Table:
 
     Args:
         a: the command line.
-        text: BOOK as a plain text file.
+        text: BOOK as a plain text file, in a folder that goes when the sitting ends.
     """
 
     def __init__(self, a: argparse.Namespace, text: Path) -> None:
@@ -80,6 +79,7 @@ class Table:
     def _ours(self, mode: str, tokens: int, *options: str) -> dict[str, float]:
         with tempfile.NamedTemporaryFile(suffix=".json") as report:
             command = [sys.executable, "-m", "templora", mode, "--model", self._a.model, *self._sizes(), *options]
+            command += ["--weights", self._a.weights] if self._a.weights else []
             command += ["--tokens", str(tokens), "--quiet", "--report", report.name, "--device", "cpu"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             said = json.loads(Path(report.name).read_text())
@@ -88,13 +88,23 @@ class Table:
 
     @cached_property
     def _engine(self) -> Any:
-        return templora.load(self._a.model, device="cpu")
+        weights = {"weights": self._a.weights} if self._a.weights else {}
+        return templora.load(self._a.model, device="cpu", **weights)
 
     # the plain side --------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _plain_model(self) -> Path:
+        """The same weights in a directory, in bf16: what the plain side can read fast."""
+        folder = self._text.with_suffix(".model")
+        engine = templora.load(self._a.model, device="cpu")
+        engine.model.module.save_pretrained(folder)
+        engine.tokenizer.save_pretrained(folder)
+        return folder
+
     def _plain(self, mode: str, tokens: int, *options: str) -> dict[str, float]:
         a = self._a
-        command = [sys.executable, str(a.plain), mode, "--model", model_folder(a.model), "--tokens", str(tokens)]
+        command = [sys.executable, str(a.plain), mode, "--model", str(self._plain_model), "--tokens", str(tokens)]
         context = str(a.window - a.chunk)
         command += ["--chunk", str(a.chunk), "--context", context, "--train-context", context]
         command += ["--rank", str(a.rank), *options]
@@ -154,8 +164,13 @@ class Table:
         return {f.name: f.median for f in bench.decoding(gguf)}
 
     def _load(self, _: int) -> dict[str, float]:
-        code = "import json, time; a = time.perf_counter(); import templora; e = templora.load(device='cpu'); "
-        code += "print(json.dumps([time.perf_counter() - a, e.load_seconds]))"
+        code = (
+            "import json, time; began = time.perf_counter(); import torch, transformers.models.llama.modeling_llama\n"
+        )
+        code += (
+            "imported = time.perf_counter(); import templora; templora.load(device='cpu'); now = time.perf_counter()\n"
+        )
+        code += "print(json.dumps([now - began, now - imported]))"
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for name in ("first", "then"):
@@ -166,7 +181,7 @@ class Table:
                     text=True,
                     env=os.environ | {"TEMPLORA_CACHE": folder},
                 )
-                found[f"{name}_seconds"], found[f"{name}_without_imports"] = json.loads(done.stdout.splitlines()[-1])
+                found[f"{name}_seconds"], found[f"{name}_after_imports"] = json.loads(done.stdout.splitlines()[-1])
         return found
 
     def _flat(self, _: int) -> dict[str, list[float]]:
@@ -193,7 +208,7 @@ class Table:
             found["learn a chunk while writing, 2 epochs, seconds"] = j.ratio("write", "ours_learn", "plain_learn")
             found["peak memory, writing, bytes"] = j.ratio("write", "ours_peak_bytes", "plain_peak_bytes")
         if j.pairs("load"):
-            names = ("first_seconds", "then_seconds", "first_without_imports", "then_without_imports")
+            names = ("first_seconds", "then_seconds", "first_after_imports", "then_after_imports")
             found["load, seconds"] = {name: spread(j.values("load", name)) for name in names}
         if j.pairs("flat"):
             measured = j.pairs("flat")[0]["measured"]
@@ -213,17 +228,6 @@ def in_turn(sides: dict[str, Any], run: int) -> list[dict[str, float]]:
     return [found[name] for name in sides]
 
 
-def model_folder(model: str) -> str:
-    """The same weights for the plain side: the embedded model as it lies unpacked."""
-    if model not in BUILTIN_MODELS:
-        return model
-    m = BUILTIN_MODELS[model]
-    folder = cache_folder() / f"{m.name}-{m.sha256[:12]}"
-    if not (folder / "complete.json").is_file():
-        templora.load(model)
-    return str(folder)
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", type=Path, help="for score and write")
@@ -231,6 +235,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", default=",".join(ROWS), help="which, comma-separated")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--weights", help="how our side holds the frozen weights, as for the command line")
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--rank", type=int, default=64)
@@ -254,12 +259,12 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     a = parse()
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.txt"
         if a.text:
             raw = a.text.read_bytes()
-            text.write((lzma.decompress(raw) if a.text.suffix == ".xz" else raw).decode())
-            text.flush()
-        table = Table(a, Path(text.name))
+            text.write_bytes(lzma.decompress(raw) if a.text.suffix == ".xz" else raw)
+        table = Table(a, text)
         for row in a.rows:
             table.measure(row)
             document = {"benchmark": "table", **table.journal.header, "rows": table.rows()}

@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from templora.cache import WindowCache
 from templora.ceilings import Ceilings
@@ -104,10 +103,11 @@ def weight_bytes(model: CausalModel) -> int:
     seen: dict[int, int] = {}
     rows = 0
     for module in [*model.decoder.modules(), *model.head.modules()]:
-        if isinstance(module, nn.Embedding):
-            rows += module.embedding_dim * module.weight.element_size()
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if hasattr(module, "num_embeddings"):
+            rows += sum(t[0].numel() * t.element_size() for t in tensors if t.shape[:1] == (module.num_embeddings,))
             continue
-        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+        for tensor in tensors:
             seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
     return rows + sum(seen.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import small
+from test_captured import both_ways
 
 from templora import ChunkLearned, ChunkScored
 from templora.engine import Engine
@@ -50,16 +51,6 @@ def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
     with engine.session(small(max_repetition=1.0)) as session, engine.session(small(max_repetition=1.0)) as plain:
         assert session._adapted._step is not None
         plain._adapted._step = None
-        for s in (session, plain):
-            s.absorb(text[:70])
-        for at in range(60):
-            if at == 50:
-                engine.session(small(seed=7))  # moves the serving rows
-            found = []
-            for s in (session, plain):
-                s._prepare(s._adapted)
-                found.append(s._adapted.next_logits(s.tokens))
-            assert torch.allclose(*found, rtol=1e-3, atol=1e-3), at
-            for s in (session, plain):
-                s._append_written(int(found[0].argmax()))
-                s._close_if_full()
+        both_ways(session, plain, text[:70], 50)
+        with engine.session(small(seed=7)):  # moves the serving rows
+            both_ways(session, plain, "", 30)
