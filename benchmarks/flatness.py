@@ -7,14 +7,17 @@ whatever else changes on the machine changes for both.
 from __future__ import annotations
 
 import gc
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from templora import Session, TempLoraConfig
 from templora.engine import Engine
+from templora.metering import peak_memory_bytes
 
 
 def memory_now(device: torch.device) -> int:
@@ -22,8 +25,7 @@ def memory_now(device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def read_on(session: Session, ids: Sequence[int], count: int) -> float:
@@ -36,20 +38,22 @@ def read_on(session: Session, ids: Sequence[int], count: int) -> float:
 
 def flatness(
     engine: Engine, config: TempLoraConfig, ids: Sequence[int], short: int, long: int, pairs: int
-) -> dict[str, list[float]]:
-    """Seconds of each chunk, and bytes held by the long session when it was short and when it had become long.
+) -> dict[str, Any]:
+    """Seconds of each chunk, and the process's bytes when the long session was short and when it had become long.
 
     Returns:
-        old_seconds, young_seconds [pairs]; short_bytes, long_bytes [1].
+        old_seconds, young_seconds [pairs]; short_bytes, long_bytes: held at that moment; short_peak_bytes,
+        long_peak_bytes: the most until then. A peak may be that of loading, and what is held depends on when the
+        allocator gives memory back; neither alone shows that nothing grows.
     """
     size, device = config.chunk_size, engine.model.device
     assert len(ids) >= long + (pairs + 2) * size, f"the text has {len(ids)} tokens, too few"
     with engine.session(config) as old:
         read_on(old, ids, size - len(old.tokens))
         read_on(old, ids, short // size * size - size)
-        held = memory_now(device)
+        memory = {"short_bytes": memory_now(device), "short_peak_bytes": peak_memory_bytes(device)}
         read_on(old, ids, long // size * size - len(old.tokens))
-        after = memory_now(device)
+        memory |= {"long_bytes": memory_now(device), "long_peak_bytes": peak_memory_bytes(device)}
         with engine.session(config) as young:
             read_on(young, ids, size - len(young.tokens))
             read_on(young, ids, short // size * size - size)
@@ -60,4 +64,4 @@ def flatness(
                     seconds = read_on(session, ids, size)
                     if run >= 0:
                         times[name].append(seconds)
-    return times | {"short_bytes": [float(held)], "long_bytes": [float(after)]}
+    return {**times, **memory}

@@ -87,7 +87,10 @@ def summary(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for measured in parts["flat"]:
         pairs = zip(measured["old_seconds"], measured["young_seconds"], strict=True)
         found["a chunk of a long text against a short one"] = spread(old / young for old, young in pairs)
-        found["memory of a long text against a short one"] = measured["long_bytes"][0] / measured["short_bytes"][0]
+        found["memory of a long text against a short one"] = measured["long_bytes"] / measured["short_bytes"]
+        found["peak memory of a long text against a short one"] = (
+            measured["long_peak_bytes"] / measured["short_peak_bytes"]
+        )
     return found
 
 

@@ -107,6 +107,7 @@ def test_the_table(tmp_path: Path) -> None:
     flat = rows["a chunk of a long text against a short one"]
     assert flat["ratio"]["runs"] == 2
     assert flat["memory_ratio"] > 0.5
+    assert flat["peak_memory_ratio"] >= 1
     again = run("table.py", *arguments, "--rows", "score,write,flat")
     assert again.returncode == 0
     assert "run 1 of" not in again.stderr  # nothing was measured twice
