@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -71,8 +72,17 @@ class Decoder:
         self._adapter = adapter
         self._config = config
         self._meter = meter
-        self._step = step
+        self._make_step = step
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
+
+    @cached_property
+    def _step(self) -> Step | None:
+        return self._make_step()
+
+    @property
+    def route(self) -> Route | None:
+        """The adapter that it reads through now."""
+        return self._adapter.route
 
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
@@ -123,12 +133,12 @@ class Decoder:
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
-        step = self._step() if self.cache.length else None  # a first token has no cache to share yet
+        step = self._step if self.cache.length else None  # a first token has no cache to share yet
         if step is None:
             with torch.no_grad():
                 return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
         self._meter.count(self._model.shape.forward(1, self.cache.length, 1, self._adapter.weights))
-        logits = step(tokens[-1], self.cache, self._adapter.bank, self._adapter.route)
+        logits = step(tokens[-1], self.cache, self._adapter.bank, self.route)
         self.cache.advance(1, self.cache.served_version)
         return logits
 

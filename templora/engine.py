@@ -14,6 +14,7 @@ import torch
 
 from templora.adapters import AdapterBank, Layout
 from templora.allocator import keep_freed_memory
+from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
 from templora.errors import ConfigError
@@ -57,11 +58,14 @@ class Engine:
         """Sessions alive."""
         return len(self._sessions)
 
-    @cached_property
-    def step(self) -> Step | None:
-        """The compiled way to decode one token; None where the model's own modules do it. Made when first used."""
+    def new_step(self) -> Step | None:
+        """How a new reader is to decode one token; None through the model's own modules."""
         if not self._compiled:
             return None
+        return CapturedStep(self.model) if CapturedStep.supports(self.model) else self._compiled_step
+
+    @cached_property
+    def _compiled_step(self) -> Step | None:
         from templora.step import decode_step  # brings numba with it, which scoring alone does not need
 
         return decode_step(self.model)

@@ -62,7 +62,7 @@ def load(
     found = find(model)
     import torch
 
-    where = _device(device)
+    where = find_device(device)
     kind = torch.bfloat16 if weights == "bf16" else None if dtype == "auto" else getattr(torch, dtype)
     if where.type == "cuda":
         _check_cuda(weights, found)
@@ -234,7 +234,8 @@ def _bitsandbytes(dtype: Any, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": four_bits, "device_map": {"": device}}
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` is CUDA where there is one. Raises `OptionError`."""
     import torch
 
     if name == "auto":

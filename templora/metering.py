@@ -14,8 +14,6 @@ Embeddings, norms, activation functions and the optimiser are left out (together
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+
+from templora.resident import peak_resident_bytes
 
 Phase = Literal["decode", "score", "learn", "cache"]
 PHASES: tuple[Phase, ...] = ("decode", "score", "learn", "cache")
@@ -86,5 +86,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory this process has held: on the GPU for CUDA, else resident in RAM. In bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()

@@ -25,6 +25,7 @@ from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
+from templora.gguf_adapter import save_gguf_adapter
 from templora.learning import Learner
 from templora.metering import Meter
 from templora.metrics import Likelihood, repeated
@@ -91,7 +92,7 @@ class Session:
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._bank, self._slot = engine.adapter_slot(self, config)
         adapter = Adapter(self._bank, self._slot, config.scaling)
-        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, lambda: engine.step)
+        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, engine.new_step)
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
@@ -112,6 +113,12 @@ class Session:
     @property
     def closed(self) -> bool:
         return self._released
+
+    @property
+    def readers(self) -> tuple[Decoder, Decoder]:
+        """What reads this text: through the adapter, and as the bare base does."""
+        self._alive()
+        return self._adapted, self._base
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
@@ -248,13 +255,20 @@ class Session:
             self._alive()
             return self._close()
 
-    def save_adapter(self, folder: str | os.PathLike[str]) -> None:
-        """Exports the adapter in PEFT's format; without this nothing of it outlives the session."""
+    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Exports the adapter; without this nothing of it outlives the session.
+
+        Args:
+            path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
+        """
         with self._engine.lock:
             self._alive()
-            weights = self._bank.state(self._slot).weights
+            weights, layout = self._bank.state(self._slot).weights, self._bank.layout
             base = self._engine.model.module
-            save_adapter(Path(folder), self._bank.layout, weights, self.config.alpha, self.config.dropout, base)
+            if Path(path).suffix == ".gguf":
+                save_gguf_adapter(Path(path), layout, weights, self.config.alpha, base)
+            else:
+                save_adapter(Path(path), layout, weights, self.config.alpha, self.config.dropout, base)
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """Goes on from an adapter in PEFT's format, with a fresh optimiser.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import small
+from test_captured import both_ways
 
 from templora import ChunkLearned, ChunkScored
 from templora.engine import Engine
@@ -41,3 +42,15 @@ def test_learning_is_that_of_the_cpu(text: str) -> None:
             session.absorb(text[:96])
             found.append(session._bank.state(session._slot).weights.cpu())
     assert torch.allclose(*found, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
+    """The same logits with and without the graph, through commits, window moves and a new recording."""
+    engine = Engine(tiny_model(family).cuda(), byte_tokenizer())
+    with engine.session(small(max_repetition=1.0)) as session, engine.session(small(max_repetition=1.0)) as plain:
+        assert session._adapted._step is not None
+        plain._adapted._step = None
+        both_ways(session, plain, text[:70], 50)
+        with engine.session(small(seed=7)):  # moves the serving rows
+            both_ways(session, plain, "", 30)

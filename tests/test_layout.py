@@ -15,18 +15,19 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors", "allocator", "openmp"],
-    ["config", "chunks", "metrics", "events", "models", "rowwise", "dequantize"],
+    ["config", "chunks", "metrics", "events", "models", "rowwise", "dequantize", "resident"],
     ["quantized"],
-    ["recipes", "sampling", "text", "targets"],
-    ["adapters", "attention", "cache", "checkpointing", "metering", "kernels", "gguf_file", "memory"],
+    ["recipes", "sampling", "text", "targets", "llama_cpp"],
+    ["adapters", "attention", "cache", "checkpointing", "metering", "kernels", "gguf_file", "memory", "ceilings"],
     ["fused", "unpacked"],
-    ["model", "peft_format"],
-    ["anatomy"],
+    ["model", "peft_format", "gguf_adapter"],
+    ["anatomy", "captured"],
     ["decoding", "learning", "step"],
     ["session"],
     ["engine"],
     ["loading", "report", "testing"],
-    ["plots"],
+    ["plots", "shapes"],
+    ["bench"],
     ["cli"],
 ]
 

@@ -20,6 +20,7 @@ from templora.errors import OptionError, TemploraError, nearest
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
     "score": "Score texts with and without the temporary adapter.",
+    "bench": "Measure how fast this machine runs a model, beside what it could do.",
     "models": "List the built-in models and what they cost.",
 }
 

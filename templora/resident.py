@@ -1,0 +1,21 @@
+"""The most memory this process has held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+
+def peak_resident_bytes() -> int:
+    """Peak resident memory since this program began, in bytes.
+
+    Linux's `getrusage` would not do: its figure outlives `exec`, so a small program started by a large one would be
+    given the large one's peak.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,102 @@
+"""Adapters for llama.cpp. That it reads them as we mean them is shown on the embedded model, by logits."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from conftest import small
+from test_learning import with_random_adapter
+
+import templora
+from templora import ModelError
+from templora.engine import Engine
+from templora.gguf_adapter import interleaved
+from templora.llama_cpp import LlamaCpp
+from templora.models import BUILTIN_MODELS
+from templora.testing import tiny_engine
+
+has_llama_cpp = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")
+
+
+def test_rows_that_are_turned_together_lie_together() -> None:
+    """Two heads of size 6."""
+    rows = torch.arange(12)[:, None].expand(12, 2)
+    assert interleaved(rows, 2)[:, 1].tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+
+
+def test_the_file_holds_every_layer_under_llama_cpps_names(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.gguf"
+    with engine.session(small()) as session:
+        with_random_adapter(session)
+        session.save_adapter(path)
+        layout, weights = session._bank.layout, session._bank.state(session._slot).weights
+    reader = gguf.GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.architecture"] == "llama"
+    assert (fields["general.type"], fields["adapter.type"], fields["adapter.lora.alpha"]) == ("adapter", "lora", 8.0)
+    tensors = {t.name: torch.from_numpy(t.data.copy()).float() for t in reader.tensors}
+    assert len(tensors) == 2 * len(layout.targets) == 2 * 2 * 7
+    pairs = {t.name: pair for t, pair in zip(layout.targets, layout.views(weights), strict=True)}
+    for ours, theirs in (
+        ("mlp.down_proj", "ffn_down"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+    ):
+        a, b = pairs[f"model.layers.1.{ours}"]
+        assert torch.allclose(tensors[f"blk.1.{theirs}.weight.lora_a"], a, rtol=1e-3, atol=1e-6)
+        assert torch.allclose(tensors[f"blk.1.{theirs}.weight.lora_b"], b, rtol=1e-3, atol=1e-6)
+    for ours, theirs, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
+        _, b = pairs[f"model.layers.0.self_attn.{ours}"]
+        assert torch.allclose(tensors[f"blk.0.{theirs}.weight.lora_b"], interleaved(b, heads), rtol=1e-3, atol=1e-6)
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    with tiny_engine("gpt2").session(small()) as session, pytest.raises(ModelError, match="not for 'gpt2'"):
+        session.save_adapter(tmp_path / "adapter.gguf")
+    assert not (tmp_path / "adapter.gguf").exists()
+
+
+def test_a_folder_that_is_not_there_is_one_error(engine: Engine, tmp_path: Path) -> None:
+    with engine.session(small()) as session, pytest.raises(ModelError, match="cannot be written"):
+        session.save_adapter(tmp_path / "nowhere" / "adapter.gguf")
+
+
+@pytest.mark.real
+@has_llama_cpp
+def test_llama_cpp_predicts_as_we_do_with_a_trained_adapter(tmp_path: Path) -> None:
+    """Next-token log-probabilities: near ours with the adapter, and far from ours without it.
+
+    llama.cpp rounds activations to 8 bits, so that the base differs a little too: that is the yardstick.
+    """
+    engine = templora.load()
+    story = (Path(__file__).parent / "test_real.py").read_text().split('"""')[3]
+    lora = tmp_path / "adapter.gguf"
+    with engine.session(engine.config(chunk_size=96, window=192, learning_rate=2e-3, warmup_chunks=0)) as session:
+        session.absorb(story * 3)
+        session.save_adapter(lora)
+        prompt = session.tokens[:150]
+        ours = []
+        for reader in session.readers:
+            reader.cache.clear(0)
+            reader.prepare(prompt, 0, session.version)
+            ours.append(reader.next_logits(prompt).log_softmax(0))
+    adapted, base = ours
+    model = BUILTIN_MODELS["smollm2-135m"].path()
+    assert model is not None
+    found = {}
+    for name, file in (("with", lora), ("without", None)):
+        with LlamaCpp(model, 192, 1, file) as rival:
+            (step,) = rival.decode(prompt, 1, likeliest=20).logprobs
+            found[name] = step
+
+    def distance(theirs: dict[int, float], logprobs: torch.Tensor) -> float:
+        return sum(abs(value - float(logprobs[i])) for i, value in theirs.items()) / len(theirs)
+
+    noise = distance(found["without"], base)
+    assert noise < 0.1
+    assert distance(found["with"], adapted) < max(2 * noise, 0.15)
+    assert distance(found["with"], base) > 3 * distance(found["with"], adapted)
