@@ -36,6 +36,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    threads: int | str = "auto",
     trust_remote_code: bool = False,
 ) -> Engine:
     """Loads a base model.
@@ -45,15 +46,18 @@ def load(
             file, or a hub id.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, ...
         dtype: `auto` (the model's own; bfloat16 for a .gguf), `bfloat16`, `float16` or `float32`.
+        threads: CPU threads to compute with: a number, or `auto`: as many as torch is set to, fewer while other
+            programs use the cores.
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
 
     Raises:
         ModelError: not found, not readable, or not a causal language model.
-        OptionError: a device or dtype that is unknown or absent.
+        OptionError: a device or dtype that is unknown or absent, or no number of threads.
     """
     began = time.perf_counter()
     if dtype not in DTYPES:
         raise OptionError("dtype", f"unknown {dtype!r}; {nearest(dtype, DTYPES)}")
+    count = _threads(threads)
     source = find(model)
     import torch
 
@@ -70,6 +74,7 @@ def load(
             module, tokenizer = _read(source, kind, trust_remote_code)
     name = source.name if isinstance(source, BuiltinModel) else str(model)
     engine = Engine(module.to(where), tokenizer, name=name)
+    engine.threads = count
     engine.load_seconds = time.perf_counter() - began
     return engine
 
@@ -203,6 +208,18 @@ def _sha256_of(file: Any) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _threads(threads: int | str) -> int | None:
+    if threads == "auto":
+        return None
+    try:
+        count = int(threads)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise OptionError("threads", f"must be auto or a number from 1, not {threads!r}")
+    return count
 
 
 def _device(name: str) -> torch.device:

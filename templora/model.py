@@ -17,6 +17,7 @@ from templora.cache import WindowCache
 from templora.errors import ModelError
 from templora.metering import ModelShape
 from templora.targets import linear_layers
+from templora.threads import governor
 
 # Rows of logits computed at once: bounds the fp32 [rows, V] block, which for V = 262,144 would else be gigabytes.
 _LOGIT_ROWS = 256
@@ -87,6 +88,16 @@ class CausalModel:
         assert isinstance(head, torch.Tensor)
         return ModelShape(linear, head.numel(), self.layers * heads * size)
 
+    @property
+    def rewrites_itself(self) -> bool:
+        """Whether passes change what later passes compute, so that two must not run at the same time: rotary
+        embeddings that switch their frequencies when a text grows long."""
+        kinds: list[str] = []
+        for module in self.module.modules():
+            kind = getattr(module, "rope_type", None)  # one, or one for each kind of layer
+            kinds += kind.values() if isinstance(kind, dict) else [str(kind)]
+        return any("dynamic" in kind or kind == "longrope" for kind in kinds)
+
     @torch.no_grad()
     def check(self) -> None:
         """Compares likelihoods as we compute them, in two steps over our cache, with the model's own on a few tokens.
@@ -122,6 +133,7 @@ class CausalModel:
 
     def hidden(self, ids: list[int], cache: WindowCache | None, position: int = 0) -> torch.Tensor:
         """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
+        governor.tick()
         where = torch.arange(position, position + len(ids), device=self.device)[None]
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
         out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)

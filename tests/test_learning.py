@@ -59,7 +59,7 @@ def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", catch)
-        learner._stage(session._bank.state(session._slot), ids, chunk, cache)
+        learner.stage(session._bank.state(session._slot), ids, chunk, cache)
     return caught[0]
 
 

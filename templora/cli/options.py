@@ -70,6 +70,12 @@ def model_options(command: Command) -> Command:
             ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N"),
             click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32"),
+            click.option(
+                "--threads",
+                default="auto",
+                show_default=True,
+                help="CPU threads: a number, or auto: all cores, fewer while other programs use them",
+            ),
             click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
         ]
     ):

@@ -51,6 +51,7 @@ class Run:
             options["model"],
             device=options["device"],
             dtype=options["dtype"],
+            threads=options["threads"],
             trust_remote_code=options["trust_remote_code"],
         )
         self._loaded = time.perf_counter()
