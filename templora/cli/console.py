@@ -103,6 +103,8 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         learnt = "nothing was learnt"
         if report["config"] and report["config"]["learning"] == "off":
             learnt += " (--learning off)"
+        elif report["config"] and report["config"]["learning"] == "parallel":
+            learnt += ": parallel learning commits a chunk at the end of the next one, and no second one filled up"
         else:
             learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
     phases = ("decode", "score", "learn", "cache")
