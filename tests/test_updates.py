@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -478,10 +479,15 @@ def test_a_second_interrupt_waits_for_the_training_to_stop(
     def stage(self: Learner, tokens: Any, *arguments: Any) -> Any:
         begun.set()
         arguments[-1].wait(20)  # the stop flag
-        while not calls[0]:
-            pass
-        return real_stage(self, tokens, *arguments)
+        time.sleep(0.2)
+        try:
+            return real_stage(self, tokens, *arguments)
+        finally:
+            order.append("stopped")
 
+    order: list[str] = []
+    real_release = engine.release
+    monkeypatch.setattr(engine, "release", lambda *a: order.append("released") or real_release(*a))
     monkeypatch.setattr(templora.updates, "wait", interrupted)
     monkeypatch.setattr(Learner, "stage", stage)
     session = engine.session(parallel())
@@ -489,6 +495,7 @@ def test_a_second_interrupt_waits_for_the_training_to_stop(
     assert begun.wait(20)
     with pytest.raises(KeyboardInterrupt):
         session.discard()
+    assert order == ["stopped", "released"]  # hooks and all else stay until nobody goes through them
     assert session.closed
     assert threads_left() == []
     assert engine.sessions == 0
