@@ -100,15 +100,14 @@ def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Pat
 def test_parallel_learning_is_sequential_with_a_delay(engine: Engine) -> None:
     """Bit for bit, also with two threads beside one another and another number of threads than the sequential run."""
     found = []
-    before = torch.get_num_threads()
     for executor, threads in ((Inline, 1), (worker, 2)):
-        torch.set_num_threads(threads)
+        engine.threads = threads
         engine.new_executor = executor  # type: ignore[method-assign]
         with engine.session(engine.config(learning="parallel", chunk_size=96, window=192, dropout=0.05)) as session:
             scored = [e.adapted_nll for e in session.score_events(STORY) if isinstance(e, ChunkScored)]
             session.write(max_new_tokens=20)
             found.append((scored, session.tokens, session._bank.state(session._slot).weights))
-    torch.set_num_threads(before)
+    engine.threads = None
     del engine.new_executor
     assert found[0][:2] == found[1][:2]
     assert torch.equal(found[0][2], found[1][2])
