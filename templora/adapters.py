@@ -13,6 +13,7 @@ replaced and no base weight is ever written.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -83,11 +84,27 @@ class AdapterState:
 
 @dataclass(frozen=True)
 class Route:
-    """The adapter that a forward pass goes through: (A, B) of each target, in compute dtype."""
+    """The adapter that a forward pass goes through: (A, B) of each target, in compute dtype.
+
+    Args:
+        pairs: A and B of each target.
+        scaling: what B A x is multiplied by.
+        dropout: share of the adapter's inputs that are dropped.
+        seed: of the dropped inputs, with the target's number added; each target's are the same whenever they are drawn.
+        check: called at each target, so that a long pass can be stopped by what it raises.
+    """
 
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
     scaling: float
     dropout: float = 0.0
+    seed: int = 0
+    check: Callable[[], None] | None = None
+
+
+class _Current(threading.local):
+    """The route of the calling thread: one may learn while another decodes."""
+
+    route: Route | None = None
 
 
 class AdapterBank:
@@ -105,7 +122,7 @@ class AdapterBank:
         self._serving = torch.zeros(0, layout.weights, dtype=dtype, device=self.device)
         self._states: list[AdapterState | None] = []
         self._routes: dict[tuple[int, float], Route] = {}  # hundreds of views each, made once
-        self._route: Route | None = None
+        self._current = _Current()
         self._handles = [
             module_at(model, target).register_forward_hook(self._hook(index))
             for index, target in enumerate(layout.targets)
@@ -113,13 +130,15 @@ class AdapterBank:
 
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
         def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-            route = self._route
+            route = self._current.route
             if route is None:
                 return None
+            if route.check:
+                route.check()
             a, b = route.pairs[index]
             x = args[0]
             if route.dropout:
-                x = F.dropout(x, route.dropout)
+                x = _dropped(x, route.dropout, route.seed + index)
             inner = F.linear(x, a)
             if route.scaling != 1:
                 inner = inner * route.scaling
@@ -191,15 +210,23 @@ class AdapterBank:
 
     @contextmanager
     def through(self, route: Route | None) -> Iterator[None]:
-        """Forward passes inside go through this adapter; None is the bare base."""
-        before, self._route = self._route, route
+        """The calling thread's forward passes inside go through this adapter; None is the bare base."""
+        current = self._current
+        before, current.route = current.route, route
         try:
             yield
         finally:
-            self._route = before
+            current.route = before
 
     def detach(self) -> None:
         """Takes the hooks off the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _dropped(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """Dropout with a generator of its own: torch's own one is everybody's, in every thread."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+    kept = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
+    return x * kept.div_(1 - share)

@@ -164,14 +164,36 @@ class WindowCache(Cache):  # type: ignore[misc]
 
         Yields (entries seen, position that follows them).
         """
-        end = end_token - self.first_token
-        assert 0 <= end <= self.length
-        start = 0 if end <= most else max(self.opening, end - max(0, most - self.opening))
+        start, end = self._context(end_token, most)
         self._span.start, self._span.end = start, end
         try:
             yield self._span.length, self.shift + end
         finally:
             self._span.start, self._span.end = 0, self.length
+
+    @torch.no_grad()
+    def snapshot(self, end_token: int, most: int) -> WindowCache:
+        """A copy of the entries that `as_context` shows; it shows the same, and stays while this one moves on."""
+        start, end = self._context(end_token, most)
+        opening = self.opening if start else 0
+        length = opening + end - start
+        copy = WindowCache(len(self.layers), length, self.opening, self.sinks)
+        copy.first_token, copy.shift = end_token - length, self.shift + end - length
+        for layer, held in zip(copy.layers, self.layers, strict=True):
+            if held.is_initialized:
+                layer.lazy_initialization(held.keys, held.values)
+                for new, old in ((layer.keys, held.keys), (layer.values, held.values)):
+                    new[:, :, :opening] = old[:, :, :opening]
+                    new[:, :, opening:] = old[:, :, start:end]
+        copy.advance(length, self.served_version)
+        copy.versions = self.versions[:opening] + self.versions[start:end]
+        return copy
+
+    def _context(self, end_token: int, most: int) -> tuple[int, int]:
+        """The entries [start, end) that follow the opening in a context of `most` entries before `end_token`."""
+        end = end_token - self.first_token
+        assert 0 <= end <= self.length
+        return 0 if end <= most else max(self.opening, end - max(0, most - self.opening)), end
 
 
 class _StaticLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from templora.errors import ConfigError, nearest
 
-LEARNING_MODES = ("cascaded", "off")
+LEARNING_MODES = ("cascaded", "parallel", "off")
 
 
 def option(default: Any, help: str, check: Callable[[Any], str | None] | None = None) -> Any:
@@ -57,8 +57,10 @@ class TempLoraConfig:
                                   ├─train_context┤                    at most window − Δ
     """
 
-    learning: Literal["cascaded", "off"] = option(
-        "cascaded", "learn each chunk before going on (cascaded), or never (off)", _learning_mode
+    learning: Literal["cascaded", "parallel", "off"] = option(
+        "cascaded",
+        "learn each chunk before going on (cascaded), while the next one is read or written (parallel), or never (off)",
+        _learning_mode,
     )
     rank: int = option(64, "rank of the adapter", at_least(1))
     alpha: float = option(64.0, "adapter scale: its output is multiplied by alpha / rank", within(1e-6, 1e6))

@@ -2,11 +2,15 @@
 
 Sessions with adapters of one shape share a bank; the first session of a shape hangs its hooks on the model and the
 last one takes them off. One lock makes each step of each session whole, so sessions may be used from several threads.
+Only parallel learning goes through the model without the lock, along a route of its own thread.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +26,8 @@ from templora.model import CausalModel, Trace
 from templora.recipes import recipe
 from templora.session import Receipt, Session
 from templora.targets import choose_targets
+from templora.threads import governor
+from templora.updates import worker
 
 
 class Engine:
@@ -36,7 +42,11 @@ class Engine:
 
     Attributes:
         lock: held for each step of a session.
+        threads: how many threads to compute with on a CPU; None: as many as torch is set to, fewer while other
+            programs use the cores.
     """
+
+    new_executor: Callable[[], Executor] = staticmethod(worker)  # where parallel learning trains
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
         keep_freed_memory()
@@ -48,10 +58,12 @@ class Engine:
         self.lock = threading.RLock()
         self.load_seconds = 0.0
         self._compiled = compiled
+        self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
         self._sessions: set[Session] = set()
         self._trace: Trace | None = None
         self._fingerprint: str | None = None
+        self._executor: Executor | None = None
 
     @property
     def sessions(self) -> int:
@@ -78,14 +90,32 @@ class Engine:
         """Begins a text. Without a config: the default recipe.
 
         Raises:
-            ConfigError: the window is beyond the model's positions, or the model lacks a module that is named.
+            ConfigError: the window is beyond the model's positions, the model lacks a module that is named, or it
+                cannot learn in parallel.
         """
         config = config or self.config()
         if config.window > self.model.max_positions:
             raise ConfigError(
                 "window", f"is beyond this model's positions: at most {self.model.max_positions}, not {config.window}"
             )
+        if config.learning == "parallel" and self.model.rewrites_itself:
+            raise ConfigError(
+                "learning", "cannot be parallel on this model, whose rotary embedding changes with length; use cascaded"
+            )
         return Session(self, config)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Inside, the model is the caller's alone, and so are the cores there are."""
+        with self.lock, governor.step(self.threads):
+            yield
+
+    def executor(self) -> Executor:
+        """Where sessions with parallel learning train; gone with the last session."""
+        with self.lock:
+            if self._executor is None:
+                self._executor = self.new_executor()
+            return self._executor
 
     def adapter_slot(self, session: Session, config: TempLoraConfig) -> tuple[AdapterBank, int]:
         """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
@@ -118,7 +148,12 @@ class Engine:
             if not bank.used:
                 bank.detach()
                 del self._banks[layout]
-        if not self._sessions and self._trace is not None:
+        if self._sessions:
+            return
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+        if self._trace is not None:
             self._trace.restore(self.model.module)
 
     def receipt(self, bank: AdapterBank, slot: int) -> Receipt:

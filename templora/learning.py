@@ -10,9 +10,11 @@ The loss is the mean NLL of the chunk's own tokens. Its context is seen but neve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +25,7 @@ from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.metering import Meter
 from templora.model import CausalModel
+from templora.threads import governor
 
 # Weights looked at together where a copy of all of them would be a waste.
 _BLOCK = 1 << 18
@@ -72,21 +75,43 @@ class Learner:
             cache: the decoder's, holding the context; read, never written.
         """
         before = self._bank.state(self._slot)
-        staged, update = self._stage(before, tokens, chunk, cache)
-        if staged is not None and update.committed:
+        staged, update = self.stage(before, tokens, chunk, cache)
+        if staged is not None:
             self._bank.commit(self._slot, staged)
         return update
 
-    def _stage(
-        self, before: AdapterState, tokens: Sequence[int], chunk: Chunk, cache: WindowCache
+    def stage(
+        self,
+        before: AdapterState,
+        tokens: Sequence[int],
+        chunk: Chunk,
+        cache: WindowCache,
+        stop: threading.Event | None = None,
     ) -> tuple[AdapterState | None, Update]:
+        """Trains a copy of `before` on `chunk` and judges it; touches neither the bank's slots nor `before`.
+
+        It may run in any thread beside other passes through the model, if nobody writes to `cache` meanwhile.
+
+        Returns:
+            The staged state, None if it is not sound, and the update as it will be once that is committed.
+
+        Raises:
+            CancelledError: `stop` was set.
+        """
         config, state = self._config, before.staged()
-        training = _TrainingCopy(self._bank, self._model.dtype, config)
+
+        def check() -> None:
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            governor.tick()
+
+        training = _TrainingCopy(self._bank, self._model.dtype, config, check)
         optimizer = _adamw(state, config)
         loss = norm = math.nan
         for epoch in range(config.epochs):
             training.load(state.weights)
-            with self._bank.through(training.route), _seeded(config, before.version, epoch, self._model.device):
+            route = replace(training.route, seed=_seed(config, before.version, epoch))
+            with self._bank.through(route):
                 step_loss = self._backward(tokens, chunk, cache)
             state.weights.grad = training.gradient()
             step_norm = float(torch.nn.utils.clip_grad_norm_([state.weights], config.max_grad_norm))
@@ -140,9 +165,14 @@ def _root_mean_square(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class _TrainingCopy:
-    """The staged adapter in compute dtype, as leaves whose gradients land in one flat buffer."""
+    """The staged adapter in compute dtype, as leaves whose gradients land in one flat buffer.
 
-    def __init__(self, bank: AdapterBank, dtype: torch.dtype, config: TempLoraConfig) -> None:
+    `check` is called at each target, on the way forward and back.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, dtype: torch.dtype, config: TempLoraConfig, check: Callable[[], None]
+    ) -> None:
         self._flat = torch.empty(bank.layout.weights, dtype=dtype, device=bank.device)
         self._grad = torch.zeros_like(self._flat)
         pairs = bank.layout.views(self._flat)
@@ -150,7 +180,8 @@ class _TrainingCopy:
             for leaf, grad in zip(pair, grads, strict=True):
                 leaf.requires_grad_()
                 leaf.grad = grad  # autograd adds to it in place
-        self.route = Route(pairs, config.scaling, config.dropout)
+            pair[0].register_post_accumulate_grad_hook(lambda _: check())  # type: ignore[no-untyped-call]
+        self.route = Route(pairs, config.scaling, config.dropout, check=check)
 
     @torch.no_grad()
     def load(self, weights: torch.Tensor) -> None:
@@ -178,12 +209,9 @@ def _adamw(state: AdapterState, config: TempLoraConfig) -> torch.optim.AdamW:
     return optimizer
 
 
-@contextmanager
-def _seeded(config: TempLoraConfig, version: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Dropout drawn from the session's own seed; the caller's random state is as before afterwards."""
-    if not config.dropout:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed((config.seed * 1_000_003 + version * 1_009 + epoch) % 2**63)
-        yield
+def _seed(config: TempLoraConfig, version: int, epoch: int) -> int:
+    """Of an epoch's dropout: the session's own, and another for each version and epoch."""
+    mixed = config.seed
+    for part in (version, epoch):
+        mixed = (mixed * 1_000_003 + part + 1) % 2**61
+    return mixed * 4_099 % 2**62  # room for the targets' numbers, which are added

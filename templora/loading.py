@@ -31,6 +31,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights: str = "auto",
+    threads: int | str = "auto",
     trust_remote_code: bool = False,
     plan: TempLoraConfig | None = None,
 ) -> Engine:
@@ -44,13 +45,15 @@ def load(
             `float32`.
         weights: how the frozen weights are held: `auto` (in `dtype`), `bf16`, `int8` (by row, quantised here) or
             `int4` (a .gguf's own blocks; from other models quantised here, at a higher loss).
+        threads: CPU threads to compute with: a number, or `auto`: as many as torch is set to, fewer while other
+            programs use the cores.
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
         plan: the config that sessions will have. Only to see, before anything is read, whether memory suffices for
             them too; without it only the weights are reckoned with.
 
     Raises:
         ModelError: not found, not readable, not a causal language model, or too large for the memory there is.
-        OptionError: a device, dtype or weights that is unknown or absent.
+        OptionError: a device, dtype or weights that is unknown or absent, or no number of threads.
     """
     began = time.perf_counter()
     if dtype not in DTYPES:
@@ -59,6 +62,7 @@ def load(
         raise OptionError("weights", f"unknown {weights!r}; {nearest(weights, WEIGHTS)}")
     if weights == "bf16" and dtype not in ("auto", "bfloat16"):
         raise OptionError("weights", f"bf16 does not go with --dtype {dtype}; leave out one of them")
+    count = _threads(threads)
     found = find(model)
     import torch
 
@@ -76,6 +80,7 @@ def load(
         module, tokenizer = source.load(kind or source.dtype, weights), source.tokenizer
     on_its_device = where.type == "cuda" and weights == "int4"
     engine = Engine(module if on_its_device else module.to(where), tokenizer, name=name)
+    engine.threads = count
     engine.load_seconds = time.perf_counter() - began
     return engine
 
@@ -232,6 +237,18 @@ def _bitsandbytes(dtype: Any, device: torch.device) -> dict[str, Any]:
     compute = torch.bfloat16 if dtype == "auto" else dtype
     four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _threads(threads: int | str) -> int | None:
+    if threads == "auto":
+        return None
+    try:
+        count = int(threads)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise OptionError("threads", f"must be auto or a number from 1, not {threads!r}")
+    return count
 
 
 def find_device(name: str) -> torch.device:

@@ -55,6 +55,7 @@ class Meter:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     flops: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    overlapped: float = 0.0  # seconds of learning that ran beside other phases
     _phases: list[Phase] = field(default_factory=list)
     _since: float = 0.0
 
@@ -70,7 +71,8 @@ class Meter:
 
     def _switch(self) -> None:
         if self.device.type == "cuda" and self._phases and self._phases[-1] != "decode":
-            torch.cuda.synchronize(self.device)  # decoding synchronises by itself when it reads the token
+            # Decoding synchronises by itself when it reads the token. Only our stream: learning may run in another.
+            torch.cuda.current_stream(self.device).synchronize()
         now = time.perf_counter()
         if self._phases:
             self.seconds[self._phases[-1]] += now - self._since
@@ -80,6 +82,13 @@ class Meter:
         """Adds FLOPs to the current phase."""
         if self._phases:
             self.flops[self._phases[-1]] += flops
+
+    def take(self, other: Meter) -> None:
+        """Moves over what another meter has measured in the meantime."""
+        for phase in PHASES:
+            self.seconds[phase] += other.seconds[phase]
+            self.flops[phase] += other.flops[phase]
+            other.seconds[phase] = other.flops[phase] = 0.0
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -20,6 +20,7 @@ from templora.errors import ModelError
 from templora.fused import FusedPasses
 from templora.metering import ModelShape
 from templora.targets import linear_layers
+from templora.threads import governor
 
 # Most rows of logits computed at once, and most logits, of a large vocabulary: 25 MB in bf16.
 _LOGIT_ROWS = 256
@@ -91,6 +92,16 @@ class CausalModel:
         linear = sum(t.inputs * t.outputs for t in linear_layers(self.module))
         return ModelShape(linear, self.head.in_features * self.head.out_features, self.layers * heads * size)
 
+    @property
+    def rewrites_itself(self) -> bool:
+        """Whether passes change what later passes compute, so that two must not run at the same time: rotary
+        embeddings that switch their frequencies when a text grows long."""
+        kinds: list[str] = []
+        for module in self.module.modules():
+            kind = getattr(module, "rope_type", None)  # one, or one for each kind of layer
+            kinds += kind.values() if isinstance(kind, dict) else [str(kind)]
+        return any("dynamic" in kind or kind == "longrope" for kind in kinds)
+
     @torch.no_grad()
     def check(self) -> None:
         """Compares likelihoods as we compute them, in two steps over our cache, with the model's own on a few tokens.
@@ -138,6 +149,7 @@ class CausalModel:
 
     def hidden(self, ids: list[int], cache: WindowCache | None, position: int = 0) -> torch.Tensor:
         """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
+        governor.tick()
         where = torch.arange(position, position + len(ids), device=self.device)[None]
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
         with self.passes(len(ids)):

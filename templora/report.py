@@ -56,12 +56,14 @@ class TextReport:
             self.rejected += not event.committed
 
     def _row(self, start: int, end: int) -> dict[str, Any]:
-        """The row of the chunk that ends at `end`: the last one if it does, else a new one."""
-        if not self.chunks or self.chunks[-1]["start"] + self.chunks[-1]["tokens"] != end:
-            row: dict[str, Any] = {"index": len(self.chunks), "start": start, "tokens": end - start}
-            row |= {"base_nll": None, "adapted_nll": None, "committed": False, "seconds": 0.0}
-            self.chunks.append(row)
-        return self.chunks[-1]
+        """The row of the chunk that ends at `end`, or a new one; with parallel learning it may be the last but one."""
+        for row in self.chunks[:-3:-1]:
+            if row["start"] + row["tokens"] == end:
+                return row
+        row = {"index": len(self.chunks), "start": start, "tokens": end - start}
+        row |= {"base_nll": None, "adapted_nll": None, "committed": False, "seconds": 0.0}
+        self.chunks.append(row)
+        return row
 
     def finish(self, session: Session, tokenizer: Any) -> None:
         """Once the session is over: measures the text that was predicted."""
@@ -89,7 +91,9 @@ class TextReport:
 def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total_seconds: float) -> dict[str, Any]:
     """The JSON document of a run over one or several texts, whose figures are pooled at the top.
 
-    NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says.
+    NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says. Of the
+    seconds of learning, `overlapped` ran beside other phases (parallel learning): the phases less these are within the
+    total.
     """
     from templora.metering import PHASES, peak_memory_bytes
 
@@ -104,6 +108,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             likelihood.chunk_nll += part.chunk_nll
     words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
     seconds: dict[str, float] = {p: sum(s.meter.seconds[p] for s in sessions) for p in PHASES}
+    overlapped = sum(s.meter.overlapped for s in sessions)
     flops: dict[str, float] = {p: sum(s.meter.flops[p] for s in sessions) for p in PHASES}
     model = engine.model
     return {
@@ -117,7 +122,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             "positions": model.max_positions,
             "sha256": receipts[0].fingerprint if receipts and receipts[0] else None,
         },
-        "device": describe_device(model.device),
+        "device": describe_device(model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},
         "base": pooled["base"].summary(words, utf8_bytes),
         "adapted": pooled["adapted"].summary(words, utf8_bytes),
@@ -125,7 +130,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
         "rejected": sum(t.rejected for t in texts),
         "chunks": texts[0].chunks if len(texts) == 1 else [c | {"text": t.name} for t in texts for c in t.chunks],
         "texts": [t.to_dict() for t in texts] if len(texts) > 1 else [],
-        "seconds": {"load": engine.load_seconds, **seconds, "total": total_seconds},
+        "seconds": {"load": engine.load_seconds, **seconds, "overlapped": overlapped, "total": total_seconds},
         "flops": {**flops, "total": sum(flops.values())},
         "peak_memory_bytes": peak_memory_bytes(model.device),
         "base_unchanged": bool(receipts) and all(r is not None and r.base_unchanged for r in receipts),
@@ -146,8 +151,9 @@ def source_commit() -> str | None:
     return done.stdout.strip()
 
 
-def describe_device(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the processor and how many threads torch uses."""
+def describe_device(device: torch.device, threads: int | None = None) -> str:
+    """The device in words: the GPU's name, or the processor and how many threads are used, by torch's own setting if
+    not told."""
     import torch
 
     if device.type == "cuda":
@@ -158,7 +164,7 @@ def describe_device(device: torch.device) -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"cpu: {name}, {torch.get_num_threads()} threads"
+    return f"cpu: {name}, {threads or torch.get_num_threads()} threads"
 
 
 def to_json(document: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,13 @@ from templora.decoding import Adapter, Decoder
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.gguf_adapter import save_gguf_adapter
-from templora.learning import Learner
+from templora.learning import Learner, Update
 from templora.metering import Meter
 from templora.metrics import Likelihood, repeated
 from templora.peft_format import load_adapter, save_adapter
 from templora.sampling import Sampler, SamplingParams
 from templora.text import TextStream, decode, encode, end_ids, opening_ids
+from templora.updates import Updates
 
 if TYPE_CHECKING:
     from templora.engine import Engine
@@ -96,12 +98,17 @@ class Session:
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
+        self._updates: Updates | None = None
+        if config.learning == "parallel":
+            executor = engine.executor()
+            self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor)
+        self._learned: deque[ChunkLearned] = deque()  # not yet yielded
 
     # What a caller may ask -------------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:
-        """Updates committed so far."""
+        """Updates committed so far; one that is being trained is not among them."""
         self._alive()
         return self._bank.state(self._slot).version
 
@@ -132,17 +139,15 @@ class Session:
         yield from self._absorb_ids(self._encode(text))
 
     def _absorb_ids(self, ids: list[int]) -> Iterator[Event]:
-        yield from self._finish_interrupted()
+        yield from self._end_chunk()
         done = 0
         while done < len(ids):
-            with self._engine.lock:
+            with self._engine.step():
                 self._alive()
                 piece = ids[done : done + self._room()]
                 self.tokens.extend(piece)
                 done += len(piece)
-                learned = self._close_if_full()
-            if learned:
-                yield learned
+            yield from self._end_chunk()
             yield Absorbed(done, len(ids))
 
     def score(self, text: str) -> Score:
@@ -161,18 +166,16 @@ class Session:
     def score_ids(self, ids: Sequence[int]) -> Iterator[Event]:
         """`score_events` for a text that is tokens already."""
         self._known(list(ids))
-        yield from self._finish_interrupted()
+        yield from self._end_chunk()
         done = 0
         while done < len(ids):
-            with self._engine.lock:
+            with self._engine.step():
                 self._alive()
                 piece = list(ids[done : done + self._room()])
                 scored = self._append_scored(piece)
                 done += len(piece)
-                learned = self._close_if_full()
             yield scored
-            if learned:
-                yield learned
+            yield from self._end_chunk()
             yield Absorbed(done, len(ids))
 
     def write(
@@ -210,7 +213,8 @@ class Session:
 
         Yields:
             `ChunkLearned` and `Absorbed` for the prompt; then `TokenEvent`s, with a `ChunkLearned` (before it a
-            `ChunkScored`, if asked for) after each full chunk; at last one `Finished`.
+            `ChunkScored`, if asked for) after each full chunk; at last one `Finished`. With parallel learning a
+            chunk's `ChunkLearned` comes at the end of the next one, also if that is filled by a later verb.
 
         Raises:
             OptionError: `max_new_tokens` below 1, or `chat` for a model that has no template.
@@ -228,7 +232,7 @@ class Session:
         reason: FinishReason = "length"
         written = 0
         while written < max_new_tokens and reason == "length":
-            with self._engine.lock:
+            with self._engine.step():
                 self._alive()
                 token = self._next(sampler)
                 if token in ends:
@@ -238,32 +242,46 @@ class Session:
             if reason == "length":
                 yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
                 written += 1
-            with self._engine.lock:
-                full = self._room() == 0
-                done = full or written == max_new_tokens or reason == "stop"
-                scored = self._score_written() if score and done else None
-                learned = self._close_if_full()
-            if scored:
-                yield scored
-            if learned:
-                yield learned
+            full = self._room() == 0
+            if score and (full or written == max_new_tokens or reason == "stop"):
+                with self._engine.step():
+                    self._alive()
+                    scored = self._score_written()
+                if scored:
+                    yield scored
+            if full:
+                yield from self._end_chunk()
         yield Finished(written, reason, text.flush())
 
     def close_chunk(self) -> ChunkLearned | None:
-        """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn."""
-        with self._engine.lock:
+        """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
+
+        With parallel learning: everything that is still to be learnt, and returns what came last.
+        """
+        known = len(self._learned)
+        self._wait()
+        with self._engine.step():
             self._alive()
-            return self._close()
+            self._close()
+        self._wait()
+        with self._engine.step():
+            self._alive()
+            self._settle()
+        return self._learned.pop() if len(self._learned) > known else None
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """Exports the adapter; without this nothing of it outlives the session.
 
+        It holds every full chunk: one that is being trained is waited for, though it is committed only later.
+
         Args:
             path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
         """
-        with self._engine.lock:
+        self._wait()
+        with self._engine.step():
             self._alive()
-            weights, layout = self._bank.state(self._slot).weights, self._bank.layout
+            staged = self._updates.staged() if self._updates else None
+            weights, layout = (staged or self._bank.state(self._slot)).weights, self._bank.layout
             base = self._engine.model.module
             if Path(path).suffix == ".gguf":
                 save_gguf_adapter(Path(path), layout, weights, self.config.alpha, base)
@@ -271,27 +289,35 @@ class Session:
                 save_adapter(Path(path), layout, weights, self.config.alpha, self.config.dropout, base)
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
-        """Goes on from an adapter in PEFT's format, with a fresh optimiser.
+        """Goes on from an adapter in PEFT's format, with a fresh optimiser. Learning under way is finished first.
 
         Raises:
             ModelError: unreadable, or of another shape than this session's.
         """
-        with self._engine.lock:
+        self._wait()
+        with self._engine.step():
             self._alive()
+            self._settle()
             weights = load_adapter(Path(folder), self._bank.layout, self.config.alpha).to(self._bank.device)
             self._bank.commit(self._slot, replace(AdapterState.fresh(weights), version=self.version + 1))
 
     def discard(self) -> Receipt:
         """Throws the adapter, its optimiser state and the caches away; the text stays. May be called twice.
 
+        Learning under way is stopped and dropped.
+
         Returns:
             Whether the base is bit for bit what it was, and whether nothing of the adapter is left on it.
         """
         with self._engine.lock:
             if not self._released:
-                self._engine.release(self, self._bank, self._slot)
-                self._released = True
-                del self._adapted, self._base, self._learner
+                try:
+                    if self._updates:
+                        self._updates.drop()
+                finally:
+                    self._engine.release(self, self._bank, self._slot)
+                    self._released = True
+                    del self._adapted, self._base, self._learner
         if self.receipt is None:
             self.receipt = self._engine.receipt(self._bank, self._slot)
         return self.receipt
@@ -310,13 +336,22 @@ class Session:
         """Tokens that still fit the open chunk."""
         return self._chunk_start + self.config.chunk_size - len(self.tokens)
 
-    def _finish_interrupted(self) -> Iterator[Event]:
-        """Closes a chunk that filled up just before the caller stopped listening."""
-        with self._engine.lock:
+    def _end_chunk(self) -> Iterator[Event]:
+        """Closes the open chunk if it is full, and yields what was learnt since the last time.
+
+        Verbs begin with it too: a chunk may have filled up just before a caller stopped listening.
+        """
+        if self._updates and self._room() == 0:
+            with self._engine.step():
+                self._alive()
+                self._prepare_context(self._open_chunk())  # beside the training of the chunk before
+            self._wait()
+        with self._engine.step():
             self._alive()
-            learned = self._close_if_full()
-        if learned:
-            yield learned
+            if self._room() == 0:
+                self._close()
+        while self._learned:
+            yield self._learned.popleft()
 
     def _prepare(self, *decoders: Decoder) -> None:
         for decoder in decoders:
@@ -365,55 +400,84 @@ class Session:
         self.tokens.extend(piece)
         return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
 
-    def _close_if_full(self) -> ChunkLearned | None:
-        return self._close() if self._room() == 0 else None
+    def _open_chunk(self) -> Chunk:
+        start = self._chunk_start
+        return Chunk(self._chunk_index, max(0, start - self.config.context), start, len(self.tokens))
 
-    def _close(self) -> ChunkLearned | None:
+    def _close(self) -> None:
         """Opens the next chunk, and learns the one that was open if it should be."""
-        start, end = self._chunk_start, len(self.tokens)
-        if start == end:
-            return None
-        chunk = Chunk(self._chunk_index, max(0, start - self.config.context), start, end)
+        chunk = self._open_chunk()
+        if chunk.middle == chunk.end:
+            return
+        if self._updates:
+            self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+            self._settle()
         written = [self.tokens[i] for first, last in self._written for i in range(first, last)]
-        before = self._chunk_index, start, self._written, self.version
-        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, end, []
+        before = self._chunk_index, self._chunk_start, self._written, self.version
+        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, []
         try:
             if self.config.learning == "off" or not chunk.targets:
-                return None
+                return
             share = repeated(written) if len(written) >= _FEWEST_TO_JUDGE else 0.0
             if share > self.config.max_repetition:
                 reason = (
                     f"repetitive: {share:.0%} of its 4-grams repeat, max_repetition is {self.config.max_repetition:g}"
                 )
-                return ChunkLearned(chunk.index, start, end, False, self.version, reason)
-            return self._learn(chunk)
+                self._learned.append(ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason))
+                return
+            self._learn(chunk)
         except BaseException:
-            if self.version == before[3]:  # interrupted before its commit: it is still to be learnt
+            under_way = self._updates is not None and self._updates.chunk is chunk
+            if self.version == before[3] and not under_way:  # interrupted before: it is still to be learnt
                 self._chunk_index, self._chunk_start, self._written = before[:3]
             raise
 
-    def _learn(self, chunk: Chunk) -> ChunkLearned:
+    def _learn(self, chunk: Chunk) -> None:
         began = time.perf_counter()
-        if not self.config.context_gradients:
-            self._prepare_context(chunk)
+        cache = self._adapted.cache
+        if self._updates:
+            if not self.config.context_gradients:
+                # The token before the chunk is an input of the training, as in `Learner`.
+                cache = cache.snapshot(chunk.first_target - 1, self.config.learn_context - 1)
+            self._updates.start(self.tokens, chunk, cache)
+            return
+        self._prepare_context(chunk)
         with self.meter.phase("learn"):
-            update = self._learner.learn(self.tokens, chunk, self._adapted.cache)
-        return ChunkLearned(
-            index=chunk.index,
-            start=chunk.middle,
-            end=chunk.end,
-            committed=update.committed,
-            version=self.version,
-            reason=update.reason,
-            loss=update.loss,
-            grad_norm=update.grad_norm,
-            update=update.change,
-            seconds=time.perf_counter() - began,
+            update = self._learner.learn(self.tokens, chunk, cache)
+        self._report(chunk, update, time.perf_counter() - began)
+
+    def _wait(self) -> None:
+        """Waits for learning under way, without the lock: other sessions can go on meanwhile."""
+        if self._updates:
+            self._updates.wait()
+
+    def _settle(self) -> None:
+        """Commits what was learnt beside the chunk that ends now, or rolls it back."""
+        done = self._updates.settle() if self._updates else None
+        if done:
+            self._report(*done)
+
+    def _report(self, chunk: Chunk, update: Update, seconds: float) -> None:
+        self._learned.append(
+            ChunkLearned(
+                index=chunk.index,
+                start=chunk.middle,
+                end=chunk.end,
+                committed=update.committed,
+                version=self.version,
+                reason=update.reason,
+                loss=update.loss,
+                grad_norm=update.grad_norm,
+                update=update.change,
+                seconds=seconds,
+            )
         )
 
     def _prepare_context(self, chunk: Chunk) -> None:
         """The cache must reach up to the token before the chunk; a chunk that was given, not read, is not in it."""
         cache = self._adapted.cache
+        if self.config.context_gradients:
+            return
         if cache.next_token < chunk.first_target - 1 or cache.served_version != self.version:
             self._adapted.prepare(self.tokens[: chunk.first_target], chunk.middle, self.version)
 

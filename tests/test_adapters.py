@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import small
-from test_invariants import adapted_logits
+from test_invariants import adapted_logits, logits
 from test_learning import with_random_adapter
 
 from templora import ConfigError, ModelError
 from templora.adapters import AdapterBank, Layout
+from templora.engine import Engine
 from templora.targets import choose_targets, linear_layers, parse_layers
 from templora.testing import FAMILIES, tiny_engine, tiny_model
 
@@ -239,3 +241,18 @@ def test_an_interrupted_commit_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> 
         bank.commit(slot, staged)
     assert bank.state(slot) is before
     assert torch.equal(bank._serving, served)
+
+
+def test_a_route_is_its_threads_own(engine: Engine) -> None:
+    """While one thread is within a route, another one goes through the bare base."""
+    ids, found = list(range(30)), []
+    base = logits(engine, ids)
+    with engine.session(small()) as session:
+        with_random_adapter(session)
+        bank = session._bank
+        with bank.through(bank.serving(session._slot, 2.0)):
+            thread = threading.Thread(target=lambda: found.append(logits(engine, ids)))
+            thread.start()
+            thread.join()
+            assert not torch.equal(logits(engine, ids), base)
+    assert torch.equal(found[0], base)

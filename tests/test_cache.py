@@ -56,3 +56,35 @@ def test_a_cleared_cache_starts_at_position_0_with_nothing_reused() -> None:
     cache.reused = 3
     cache.clear(6)
     assert (cache.length, cache.next_position, cache.next_token, cache.reused) == (0, 0, 6, 0)
+
+
+@pytest.mark.parametrize("sinks", [0, 1, 2])
+@pytest.mark.parametrize("evicted", [0, 4])
+@pytest.mark.parametrize("most", [0, 1, 2, 5, 16])
+@pytest.mark.parametrize("end", [4, 8, 10])
+def test_a_snapshot_shows_the_context_after_the_cache_has_moved_on(
+    sinks: int, evicted: int, most: int, end: int
+) -> None:
+    cache = filled(10, sinks)
+    cache.evict(evicted)
+    if end < cache.first_token + sinks:
+        return
+    with cache.as_context(end, most) as wanted:
+        shown = seen(cache, 11, 12)
+    versions = shown[:-2]
+    copy = cache.snapshot(end, most)
+    assert copy.capacity == copy.length == len(versions)
+    cache.evict(evicted + 3)
+    with torch.no_grad():
+        seen(cache, 77)
+    with copy.as_context(end, most) as found:
+        assert found == wanted
+        assert seen(copy, 11, 12) == shown
+    assert (copy.versions, copy.opening) == (versions, sinks)
+
+
+def test_a_snapshot_of_a_cache_that_was_never_used() -> None:
+    copy = WindowCache(1, 16).snapshot(0, 8)
+    with copy.as_context(0, 8) as found:
+        assert found == (0, 0)
+        assert seen(copy, 5) == [5]

@@ -501,6 +501,35 @@ def test_too_short_to_learn_says_so(write: Cli, score: Cli, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["write", "score"])
+def test_parallel_learning_commits_each_chunk_after_the_next(
+    write: Cli, score: Cli, book: Path, tmp_path: Path, command: str
+) -> None:
+    report, flag = tmp_path / "run.json", ("--learning", "parallel", "--threads", "1")
+    ran = write(*flag, "--report", report) if command == "write" else score(book, *flag, "--report", report)
+    assert ran.code == 0
+    found = read(report)
+    full = found["tokens"] // 32 if command == "score" else 2
+    assert (found["committed"], found["rejected"]) == (full - 1, 0)
+    assert [c["committed"] for c in found["chunks"]][:full] == [True] * (full - 1) + [False]
+    assert found["config"]["learning"] == "parallel"
+    assert found["device"].endswith(", 1 threads")
+    seconds = found["seconds"]
+    assert sum(seconds[p] for p in ("decode", "score", "learn", "cache")) - seconds["overlapped"] <= seconds["total"]
+    assert ("in training" in ran.err) == (command == "score")
+    assert "NO" not in ran.err
+
+
+def test_parallel_learning_of_one_chunk_says_why_nothing_was_learnt(write: Cli) -> None:
+    ran = write("--learning", "parallel", "--tokens", 30)
+    assert "nothing was learnt: parallel learning commits a chunk at the end of the next one" in ran.err
+
+
+@pytest.mark.parametrize("threads", ["0", "many"])
+def test_threads_that_are_none(write: Cli, threads: str) -> None:
+    fails(write("--threads", threads), "--threads", "must be auto or a number from 1", repr(threads))
+
+
+@pytest.mark.parametrize("command", ["write", "score"])
 def test_exploding_rate_is_rolled_back(write: Cli, score: Cli, book: Path, tmp_path: Path, command: str) -> None:
     report, rate = tmp_path / "run.json", ("--learning-rate", "1e9")
     ran = write(*rate, "--report", report) if command == "write" else score(book, *rate, "--report", report, "--quiet")

@@ -111,8 +111,8 @@ def test_a_route_is_taken_back_after_an_error(engine: Engine) -> None:
         with bank.through(route):
             with pytest.raises(ZeroDivisionError), bank.through(None):
                 raise ZeroDivisionError
-            assert bank._route is route
-        assert bank._route is None
+            assert bank._current.route is route
+        assert bank._current.route is None
 
 
 def test_a_loaded_adapter_begins_with_a_fresh_optimiser(engine: Engine, text: str, tmp_path: Path) -> None:

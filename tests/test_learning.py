@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import small
 from test_invariants import adapted_logits
 
-from templora import ChunkLearned, Session
+from templora import ChunkLearned, Session, adapters
 from templora.adapters import Layout, Route
 from templora.cache import WindowCache
 from templora.chunks import Chunk
@@ -59,7 +59,7 @@ def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", catch)
-        learner._stage(session._bank.state(session._slot), ids, chunk, cache)
+        learner.stage(session._bank.state(session._slot), ids, chunk, cache)
     return caught[0]
 
 
@@ -290,20 +290,35 @@ def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
     assert not torch.equal(*weights)
 
 
-def test_dropout_is_drawn_anew_for_every_step(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_drawn_anew_for_every_step_and_target(engine: Engine, text: str) -> None:
     seeds: list[int] = []
-    real = F.dropout
+    real = adapters._dropped
 
-    def spy(x: torch.Tensor, p: float) -> torch.Tensor:
-        seeds.append(torch.initial_seed())
-        return real(x, p)
+    def spy(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+        seeds.append(seed)
+        return real(x, share, seed)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("templora.adapters.F.dropout", spy)
-        for seed in (1, 2):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "_dropped", spy)
+        for seed in (1, 2, 1):
             with engine.session(small(dropout=0.1, epochs=2, seed=seed)) as session:
                 session.absorb(text[:96])
-    assert len(set(seeds)) == 2 * 3 * 2  # seeds, chunks, epochs
+    one = 3 * 2 * 14  # chunks, epochs, targets
+    assert len(seeds) == 3 * one
+    assert len(set(seeds)) == 2 * one
+    assert seeds[:one] == seeds[2 * one :]
+
+
+def test_dropout_is_that_of_torch_with_a_generator_of_its_own() -> None:
+    x = torch.randn(1, 64, 2048, dtype=torch.bfloat16)
+    before = torch.get_rng_state()
+    dropped = adapters._dropped(x, 0.25, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(dropped, adapters._dropped(x, 0.25, 5))
+    assert not torch.equal(dropped, adapters._dropped(x, 0.25, 6))
+    gone = dropped == 0
+    assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert torch.allclose(dropped[~gone], x[~gone] / 0.75, rtol=1e-2)
 
 
 def test_learning_is_one_adamw_over_all_chunks(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from templora.gguf_file import GgufFile
 from templora.model import CausalModel
 from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 from templora.unpacked import is_unpacked
+from templora.updates import Inline, worker
 
 pytestmark = pytest.mark.real
 
@@ -116,3 +117,19 @@ def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Pat
     link = tmp_path / "another-name.gguf"  # as in the hub's cache, where every file is a link
     link.symlink_to(path)
     assert templora.load(link).model.fingerprint() == engine.model.fingerprint()
+
+
+def test_parallel_learning_is_sequential_with_a_delay(engine: Engine) -> None:
+    """Bit for bit, also with two threads beside one another and another number of threads than the sequential run."""
+    found = []
+    for executor, threads in ((Inline, 1), (worker, 2)):
+        engine.threads = threads
+        engine.new_executor = executor  # type: ignore[method-assign]
+        with engine.session(engine.config(learning="parallel", chunk_size=96, window=192, dropout=0.05)) as session:
+            scored = [e.adapted_nll for e in session.score_events(STORY) if isinstance(e, ChunkScored)]
+            session.write(max_new_tokens=20)
+            found.append((scored, session.tokens, session._bank.state(session._slot).weights))
+    engine.threads = None
+    del engine.new_executor
+    assert found[0][:2] == found[1][:2]
+    assert torch.equal(found[0][2], found[1][2])

@@ -39,6 +39,16 @@ def test_a_chunks_score_and_update_are_one_row() -> None:
     assert (report.base.nll, report.adapted.nll, report.base.tokens) == (139, 98, 69)
 
 
+def test_an_update_that_comes_a_chunk_later_is_in_its_own_row() -> None:
+    """Parallel learning: each chunk's update is known at the end of the next one."""
+    scored = [e for e in EVENTS if isinstance(e, ChunkScored)]
+    learned = [e for e in EVENTS if isinstance(e, ChunkLearned)]
+    late = TextReport("a")
+    for event in (scored[0], scored[1], learned[0], scored[2], learned[1]):
+        late.add(event)
+    assert late.chunks == folded().chunks
+
+
 def test_words_and_bytes_are_those_of_the_predicted_text() -> None:
     engine, report = tiny_engine(bos=True), TextReport("a")
     with engine.session(small()) as session:

@@ -103,13 +103,19 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         learnt = "nothing was learnt"
         if report["config"] and report["config"]["learning"] == "off":
             learnt += " (--learning off)"
+        elif report["config"] and report["config"]["learning"] == "parallel":
+            learnt += ": parallel learning commits a chunk at the end of the next one, and no second one filled up"
         else:
             learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
     phases = ("decode", "score", "learn", "cache")
+    beside = f"; {seconds['overlapped']:.1f} s of learning beside the rest" if seconds["overlapped"] else ""
     rows = [
         ("tokens", f"{report['tokens']:,}"),
         ("chunks", learnt),
-        ("time", f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])})"),
+        (
+            "time",
+            f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])}{beside})",
+        ),
         (
             "compute",
             f"{flops['total'] / 1e12:.2f} TFLOP "

@@ -78,6 +78,12 @@ def model_options(command: Command) -> Command:
                 "here, next to no loss) or int4 (0.6 bytes: the blocks of a 4-bit .gguf and of built-in models as they "
                 "are, at no further loss; made here from other models, at a real one). Fewer bytes decode faster",
             ),
+            click.option(
+                "--threads",
+                default="auto",
+                show_default=True,
+                help="CPU threads: a number, or auto: all cores, fewer while other programs use them",
+            ),
             click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
         ]
     ):

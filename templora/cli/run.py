@@ -53,6 +53,7 @@ class Run:
             device=options["device"],
             dtype=options["dtype"],
             weights=options["weights"],
+            threads=options["threads"],
             trust_remote_code=options["trust_remote_code"],
             plan=recipe(options["recipe"], None, **self._given),
         )

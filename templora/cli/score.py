@@ -11,6 +11,7 @@ from templora.cli.exits import stop_signals
 from templora.cli.files import read_text
 from templora.cli.options import config_options, model_options, output_options, split_config
 from templora.cli.run import Run
+from templora.config import TempLoraConfig
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.metrics import perplexity
@@ -56,7 +57,7 @@ def score(**arguments: Any) -> None:
 
             def show(event: Event, text: TextReport = text, total: int = len(ids)) -> None:
                 text.add(event)
-                _show(event, run, text, total)
+                _show(event, run, text, total, config)
 
             with engine.session(config) as session:
                 run.follow(session.score_ids(ids), show)
@@ -67,7 +68,7 @@ def score(**arguments: Any) -> None:
         run.finish(engine, tokens, {"command": "score"}, _totals(run.texts))
 
 
-def _show(event: Event, run: Run, text: TextReport, total: int) -> None:
+def _show(event: Event, run: Run, text: TextReport, total: int, config: TempLoraConfig) -> None:
     if isinstance(event, ChunkLearned) and not event.committed:
         run.notes.append(f"{text.name}: chunk {event.index} was {learned_text(event)}")
     if not text.chunks:
@@ -75,7 +76,9 @@ def _show(event: Event, run: Run, text: TextReport, total: int) -> None:
     row = text.chunks[-1]
     done = row["start"] + row["tokens"]
     if isinstance(event, Absorbed):
-        learnt = f"learnt, version {row['version']}" if row["committed"] else row.get("reason") or "too short to learn"
+        in_training = config.learning == "parallel" and done % config.chunk_size == 0
+        not_learnt = "in training" if in_training else "too short to learn"
+        learnt = f"learnt, version {row['version']}" if row["committed"] else row.get("reason") or not_learnt
         run.console.chunk(
             f"chunk {row['index']}: {done:,}/{total:,} tokens · {_figures(text)} · {learnt} · {row['seconds']:.1f} s"
         )

@@ -1,0 +1,211 @@
+"""How many threads to compute with: as many as there are cores for us now, never more than the user set.
+
+torch's OpenMP threads wait for each other at the end of every parallel region. When another program takes a core, the
+thread on it is late at each of these barriers and everything is several times slower, while with a thread less it
+would only be as much slower as there are cores missing. So we look, a few times a second, at how many cores we had:
+
+    available = (idle core-seconds of the machine + CPU seconds of this process) / seconds that passed
+
+and use that many threads. What we leave idle counts as available, so the number rises again when the other program
+ends. On Linux, from /proc/stat; elsewhere the user's number is used as it is.
+
+How many threads torch uses is a setting of each calling thread. A thread has ours while it is inside `Governor.step`
+and its own again outside, so the user's code between two steps sees what the user set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+# Seconds between two looks: long enough for /proc/stat, which counts in ticks of 10 ms.
+INTERVAL = 0.25
+# A core of which this share is taken by others still counts as ours: there is always some small thing running.
+MARGIN = 0.3
+
+_STAT = Path("/proc/stat")
+
+
+def idle_seconds(stat: str, cpus: set[int], ticks: int) -> float:
+    """Idle core-seconds since boot of the given CPUs, waiting for disks included, from the text of /proc/stat."""
+    total = 0
+    for line in stat.splitlines():
+        if not line.startswith("cpu"):
+            break
+        name, *fields = line.split()
+        if name != "cpu" and int(name[3:]) in cpus:
+            total += int(fields[3]) + int(fields[4])
+    return total / ticks
+
+
+def _idle_here() -> float | None:
+    """`idle_seconds` of the CPUs we may run on; None where the system does not say."""
+    try:
+        return idle_seconds(_STAT.read_text(), os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK"))
+    except (AttributeError, OSError, ValueError, IndexError):
+        return None
+
+
+class Cores:
+    """How many cores there were for us lately.
+
+    Args:
+        idle: idle core-seconds of the machine so far; None if that is not known.
+        own: CPU seconds of this process so far.
+        clock: seconds.
+
+    Attributes:
+        available: cores, in the last interval; infinite while nothing is known.
+    """
+
+    def __init__(
+        self,
+        idle: Callable[[], float | None] = _idle_here,
+        own: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.available = math.inf
+        self._idle, self._own, self._clock = idle, own, clock
+        self._next = -math.inf
+        self._before: tuple[float, float] | None = None
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        """Measures anew once an interval has passed; costs less than a microsecond until then."""
+        if self._clock() < self._next or not self._lock.acquire(blocking=False):
+            return
+        try:
+            now, idle = self._clock(), self._idle()
+            if idle is None:
+                self._next = math.inf
+                return
+            free = idle + self._own()
+            if self._before is not None:
+                began, free_then = self._before
+                # Idle times of single CPUs may step back a little.
+                self.available = max(0.0, free - free_then) / (now - began)
+            self._before, self._next = (now, free), now + INTERVAL
+        finally:
+            self._lock.release()
+
+
+class _Here(threading.local):
+    """What holds for the calling thread while it is inside a step."""
+
+    wanted = 0  # 0 outside
+    fixed = False
+    background = False
+    applied = 0
+
+
+class Governor:
+    """Divides the cores there are between the threads that compute.
+
+    A job in the background (parallel learning) gets half of them, and all while its session waits for it.
+    """
+
+    def __init__(self, cores: Cores | None = None) -> None:
+        self._cores = cores or Cores()
+        self._here = _Here()
+        self._lock = threading.Lock()
+        self._jobs = 0
+        self._waiting = 0
+
+    @contextmanager
+    def step(self, fixed: int | None = None) -> Iterator[None]:
+        """Inside, the calling thread computes with `fixed` threads, or with as many as there are cores for."""
+        if self._here.wanted:  # a step within a step
+            yield
+            return
+        before = torch.get_num_threads()
+        with self._inside(fixed or before, fixed is not None, False, before):
+            yield
+
+    @contextmanager
+    def job(self, wanted: int, fixed: bool) -> Iterator[None]:
+        """`step` for a job that runs beside its session's steps, in a thread of its own.
+
+        Args:
+            wanted, fixed: what `wanted` said in the session's thread.
+        """
+        if self._here.wanted:  # it runs in the session's thread after all
+            yield
+            return
+        torch.get_num_threads()  # a new thread takes torch's number over at its first look, which must not come later
+        self._count(jobs=1)
+        try:
+            with self._inside(wanted, fixed, True, wanted):
+                yield
+        finally:
+            self._count(jobs=-1)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the calling thread computes nothing and waits for a job."""
+        self._count(waiting=1)
+        try:
+            yield
+        finally:
+            self._count(waiting=-1)
+
+    @property
+    def wanted(self) -> tuple[int, bool]:
+        """The most threads that the calling thread's step may use, and whether that number is fixed."""
+        return self._here.wanted or torch.get_num_threads(), self._here.fixed
+
+    def tick(self) -> int:
+        """Applies what holds now to the calling thread, and says how many threads that is.
+
+        For every place that computes for more than a few milliseconds; takes about a microsecond.
+        """
+        here = self._here
+        if not here.wanted:
+            return torch.get_num_threads()
+        threads = self._share(here)
+        if threads != here.applied:
+            torch.set_num_threads(threads)
+            here.applied = threads
+        return threads
+
+    def _share(self, here: _Here) -> int:
+        total = here.wanted
+        if not here.fixed and total > 1:
+            self._cores.look()
+            if self._cores.available + MARGIN < total:
+                total = max(1, int(self._cores.available + MARGIN))
+        if self._jobs == 0 or (here.background and self._waiting):
+            return total
+        return max(1, total // 2 if here.background else total - total // 2)
+
+    @contextmanager
+    def _inside(self, wanted: int, fixed: bool, background: bool, after: int) -> Iterator[None]:
+        here = self._here
+        here.wanted, here.fixed, here.background, here.applied = wanted, fixed, background, 0
+        try:
+            self.tick()
+            yield
+        finally:
+            here.wanted, here.fixed = 0, False
+            if torch.get_num_threads() != after:
+                torch.set_num_threads(after)
+
+    def _count(self, jobs: int = 0, waiting: int = 0) -> None:
+        with self._lock:
+            self._jobs += jobs
+            self._waiting += waiting
+
+
+# Cores are the process's, whatever engines it has.
+governor = Governor()
+
+
+def threads() -> int:
+    """How many threads the calling thread's step should compute with now. For kernels with threads of their own."""
+    return governor.tick()
