@@ -143,10 +143,7 @@ class AdapterBank:
             if route.scaling != 1:
                 inner = inner * route.scaling
             # One fused product-and-add. B starts at zero, and adding an exact zero changes no value of the output.
-            rows, inner = output.flatten(0, -2), inner.flatten(0, -2)
-            if not (rows.requires_grad or inner.requires_grad):
-                return rows.addmm_(inner, b.t()).view_as(output)
-            return torch.addmm(rows, inner, b.t()).view_as(output)
+            return torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), b.t()).view_as(output)
 
         return add_adapter
 
