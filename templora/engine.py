@@ -26,7 +26,7 @@ from templora.model import CausalModel, Trace
 from templora.recipes import recipe
 from templora.session import Receipt, Session
 from templora.targets import choose_targets
-from templora.threads import governor
+from templora.threads import governor, threads
 from templora.updates import worker
 
 
@@ -80,7 +80,7 @@ class Engine:
     def _compiled_step(self) -> Step | None:
         from templora.step import decode_step  # brings numba with it, which scoring alone does not need
 
-        return decode_step(self.model)
+        return decode_step(self.model, governor.wanted[0], threads)
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""

@@ -139,7 +139,7 @@ class Learner:
         # Held until the backward pass is over, which may have to go through the blocks again.
         with ExitStack() as during:
             during.enter_context(torch.enable_grad())
-            during.enter_context(self._model.passes(len(inputs)))
+            during.enter_context(self._model.passes())
             if self._config.checkpointing:
                 during.enter_context(checkpointed(self._model.decoder))
             if self._config.context_gradients:

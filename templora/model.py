@@ -152,14 +152,17 @@ class CausalModel:
         governor.tick()
         where = torch.arange(position, position + len(ids), device=self.device)[None]
         tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
-        with self.passes(len(ids)):
+        with self.passes():
             out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
         state: torch.Tensor = out.last_hidden_state[0]
         return state
 
-    def passes(self, tokens: int) -> AbstractContextManager[None]:
-        """Passes over so many tokens at once inside are fused ones, where there are any. One token gains nothing."""
-        return nullcontext() if self._fused is None or tokens == 1 else self._fused
+    def passes(self) -> AbstractContextManager[None]:
+        """Passes inside are fused ones, where there are any.
+
+        All of them, one token's too, which gains nothing: another thread may be inside at the same time.
+        """
+        return self._fused or nullcontext()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 logits [T, V] of hidden states [T, H]."""

@@ -48,13 +48,14 @@ class DecodeStep:
 
     Args:
         model: the base, on the CPU.
-        workers: says how many threads to use for the next token.
+        most: threads to make.
+        workers: says how many of them to use for the next token.
 
     Raises:
         UnknownAnatomy: it does not apply to this model.
     """
 
-    def __init__(self, model: CausalModel, workers: Callable[[], int] = torch.get_num_threads) -> None:
+    def __init__(self, model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> None:
         if model.device.type != "cpu" or model.dtype not in _FORMATS:
             raise UnknownAnatomy
         self._softcap = model.softcap
@@ -73,7 +74,7 @@ class DecodeStep:
         self._kinds = np.array([layer.kind for layer in anatomy.layers])
         self._rotary: dict[int, np.ndarray] = {}
         self._plans: dict[int, _Plan] = {}
-        self._team = team.Team(max(1, torch.get_num_threads()))
+        self._team = team.Team(most)
         self._workers = workers
         width = anatomy.heads * anatomy.head_size
         self._x, self._y = np.zeros((2, anatomy.hidden), np.float32)
@@ -220,10 +221,10 @@ class DecodeStep:
         return _Plan(route, np.array(segments), np.array(pieces), np.array(products), adapters, scales, ranks)
 
 
-def decode_step(model: CausalModel, workers: Callable[[], int] = torch.get_num_threads) -> DecodeStep | None:
+def decode_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> DecodeStep | None:
     """The compiled step of `model`, or None where it does not apply, or does not predict what the model predicts."""
     try:
-        step = DecodeStep(model, workers)
+        step = DecodeStep(model, most, workers)
     except UnknownAnatomy:
         return None
     return step if _agrees(step, model) else None

@@ -119,7 +119,7 @@ def test_weights_that_cannot_be_had(folder: Path, tmp_path: Path) -> None:
 def test_weights_on_cuda(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused, and what is asked of the library that is kept for it; no device is needed to see either."""
     write_gguf(tmp_path / "m.gguf")
-    monkeypatch.setattr("templora.loading._device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr("templora.loading.find_device", lambda _: torch.device("cuda", 0))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(OptionError, match="int8 is for the CPU; on CUDA use bf16, or int4 with bitsandbytes"):
         templora.load(folder, weights="int8")
