@@ -211,10 +211,13 @@ class QuantEmbedding(Packed):
 @torch.no_grad()
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """8 bit by row: (codes int8 [out, in], scale float32 [out]). Symmetric, to nearest: off by at most scale / 2."""
-    weight = weight.float()
-    scale = weight.abs().amax(1) / 127
+    scale = weight.abs().amax(1).float() / 127
     scale[scale == 0] = 1
-    return (weight / scale[:, None]).round().to(torch.int8), scale
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    rows = max(1, _PIECE // weight.shape[1])  # a head in fp32 would be the most that loading needs
+    for c, w, s in zip(codes.split(rows), weight.split(rows), scale.split(rows), strict=True):
+        c.copy_((w.float() / s[:, None]).round_())
+    return codes, scale
 
 
 @torch.no_grad()
