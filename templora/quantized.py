@@ -211,10 +211,13 @@ class QuantEmbedding(Packed):
 @torch.no_grad()
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """8 bit by row: (codes int8 [out, in], scale float32 [out]). Symmetric, to nearest: off by at most scale / 2."""
-    weight = weight.float()
-    scale = weight.abs().amax(1) / 127
+    scale = weight.abs().amax(1).float() / 127
     scale[scale == 0] = 1
-    return (weight / scale[:, None]).round().to(torch.int8), scale
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    rows = max(1, _PIECE // weight.shape[1])  # a head in fp32 would be the most that loading needs
+    for c, w, s in zip(*(torch.split(t, rows) for t in (codes, weight, scale)), strict=True):
+        c.copy_((w.float() / s[:, None]).round_())
+    return codes, scale
 
 
 @torch.no_grad()
@@ -226,6 +229,12 @@ def quantize_blocks(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     steps = torch.where(scale == 0, 1, scale.float())[..., None]
     codes = ((blocks - minimum.float()[..., None]) / steps).round().clamp(0, 15).to(torch.uint8)
     return codes[..., : BLOCK // 2] | codes[..., BLOCK // 2 :] << 4, scale, minimum
+
+
+def count_weights(model: nn.Module) -> int:
+    """Weights of a model, quantised ones included; shared ones once."""
+    packed = {m.codes.data_ptr(): m.rows * m.columns for m in model.modules() if isinstance(m, Packed)}
+    return sum(p.numel() for p in model.parameters()) + sum(packed.values())
 
 
 def quantize_model(model: Any, bits: Bits) -> None:

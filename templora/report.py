@@ -96,6 +96,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
     total.
     """
     from templora.metering import PHASES, peak_memory_bytes
+    from templora.quantized import count_weights
 
     sessions = [t.session for t in texts if t.session is not None]
     receipts = [s.receipt for s in sessions]
@@ -118,7 +119,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             "name": engine.name,
             "architecture": type(model.module).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in model.module.parameters()),
+            "parameters": count_weights(model.module),
             "positions": model.max_positions,
             "sha256": receipts[0].fingerprint if receipts and receipts[0] else None,
         },

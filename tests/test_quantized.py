@@ -18,6 +18,7 @@ from templora.quantized import (
     Packed,
     QuantEmbedding,
     QuantLinear,
+    count_weights,
     quantize_blocks,
     quantize_model,
     quantize_rows,
@@ -207,6 +208,7 @@ def test_tied_ends_stay_tied() -> None:
     quantize_model(model, 4)
     assert model.lm_head.codes.data_ptr() == model.model.embed_tokens.codes.data_ptr()
     assert model.lm_head.bits == 8
+    assert count_weights(model) == sum(p.numel() for p in tiny_model("gemma3").parameters())
     assert model.model.embed_tokens.factor == pytest.approx(32**0.5)
 
 
