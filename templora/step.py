@@ -25,8 +25,8 @@ from templora.model import CausalModel
 _FORMATS = {torch.bfloat16: dots.BFLOAT16, torch.float32: dots.FLOAT32}
 # Rotary tables are worked out for so many positions at once, and so many tables are kept.
 _ROTARY_ROWS, _ROTARY_TABLES = 512, 16
-# A product is cut into this many pieces for each worker: enough that one who comes late still finds work.
-_PIECES = 6
+# A product is cut into pieces of about so many bytes: small ones balance the work, large ones are read faster.
+_PIECE_BYTES = 1 << 18
 _PLANS = 64
 
 
@@ -130,7 +130,7 @@ class DecodeStep:
             self._act,
             self._logits,
             self._scratch,
-            2 * self._team.size,
+            self._team.size,
             workers=self._workers(),
         )
         logits = torch.from_numpy(self._logits.copy())
@@ -196,7 +196,8 @@ class DecodeStep:
         def add(product: list[tuple[tuple[int, ...], int, int]]) -> None:
             """Adds a product: segments with the same input, each with its first output and whether that is in t."""
             begin, rows = len(pieces), sum(segment[-1] for segment, _, _ in product)
-            step = max(1, -(-rows // (_PIECES * self._team.size)))
+            read = sum(s[-1] * s[-2] * dots.BLOCK_BYTES[s[0]] // dots.BLOCK for s, _, _ in product)
+            step = -(-rows // (self._team.size * max(1, read // (self._team.size * _PIECE_BYTES))))
             for segment, output, into_t in product:
                 every = range(0, segment[-1], step)
                 pieces.extend((len(segments), first, min(segment[-1], first + step)) for first in every)

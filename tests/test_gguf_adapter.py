@@ -97,6 +97,6 @@ def test_llama_cpp_predicts_as_we_do_with_a_trained_adapter(tmp_path: Path) -> N
         return sum(abs(value - float(logprobs[i])) for i, value in theirs.items()) / len(theirs)
 
     noise = distance(found["without"], base)
-    assert noise < 0.1
-    assert distance(found["with"], adapted) < max(2 * noise, 0.15)
+    assert noise < 0.2  # llama.cpp rounds activations to 8 bits, we round to bf16
+    assert distance(found["with"], adapted) < max(2 * noise, 0.2)
     assert distance(found["with"], base) > 3 * distance(found["with"], adapted)

@@ -26,6 +26,7 @@ from templora.kernels.memory import float_of, read_float32, read_int8, read_uint
 
 FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
 BLOCK = 32
+BLOCK_BYTES = {FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT4_BLOCKS: 16}  # codes of a block
 
 # Sums may be taken in any order, which is what lets them be vectorised; NaN and infinity keep their meaning.
 FAST: dict[str, Any] = {
@@ -39,11 +40,12 @@ _F32, _F16 = ir.FloatType(), ir.HalfType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = types.Array(types.float32, 1, "C")
 _LANES = 16
+_GROUP = 8  # blocks whose scales are read and widened together
 _LOOSE = ("reassoc", "contract", "nsz")
 
 
-def _vector(element: ir.Type) -> ir.VectorType:
-    return ir.VectorType(element, _LANES)
+def _vector(element: ir.Type, lanes: int = _LANES) -> ir.VectorType:
+    return ir.VectorType(element, lanes)
 
 
 def _int(number: int) -> ir.Constant:
@@ -61,22 +63,37 @@ def _lanes(builder: Any, address: Any, element: ir.Type, at: Any, align: int) ->
     return builder.load(builder.bitcast(pointer, _vector(element).as_pointer()), align=align)
 
 
-def _number(builder: Any, address: Any, element: ir.Type, at: Any) -> Any:
-    """Element `at`, widened to float32."""
-    value = builder.load(builder.gep(builder.inttoptr(address, element.as_pointer()), [at]))
-    return value if element == _F32 else builder.fpext(value, _F32)
+def _wide(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
+    """`width` numbers from element `at` on, as float32; a plain number for width 1."""
+    pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+    if width > 1:
+        pointer = builder.bitcast(pointer, _vector(element, width).as_pointer())
+    value = builder.load(pointer, align=2 if element == _F16 else 4)
+    return value if element == _F32 else builder.fpext(value, _F32 if width == 1 else _vector(_F32, width))
 
 
-def _spread(builder: Any, number: Any) -> Any:
-    empty = ir.Constant(_vector(_F32), ir.Undefined)
-    one = builder.insert_element(empty, number, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, empty, ir.Constant(_vector(_I32), [0] * _LANES))
+def _spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
+    """All lanes the same: a number, or one lane of several."""
+    if not isinstance(numbers.type, ir.VectorType):
+        numbers = builder.insert_element(ir.Constant(_vector(_F32), ir.Undefined), numbers, ir.Constant(_I32, 0))
+    empty = ir.Constant(numbers.type, ir.Undefined)
+    return builder.shuffle_vector(numbers, empty, ir.Constant(_vector(_I32), [lane] * _LANES))
 
 
 def _total(builder: Any, vector: Any) -> Any:
-    kind = ir.FunctionType(_F32, [_F32, _vector(_F32)])
-    add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{_LANES}f32")
+    kind = ir.FunctionType(_F32, [_F32, vector.type])
+    add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.type.count}f32")
     return builder.call(add, [ir.Constant(_F32, 0.0), vector], fastmath=_LOOSE)
+
+
+def _prefetch(builder: Any, address: Any, at: Any) -> None:
+    """Asks for a byte's cache line ahead of its use: with several rows at once the hardware alone is late."""
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(
+        call, [builder.inttoptr(builder.add(address, at), pointer), *(ir.Constant(_I32, n) for n in (0, 3, 1))]
+    )
 
 
 def _halves(builder: Any, format: int, codes: Any, block: Any) -> list[Any]:
@@ -116,28 +133,56 @@ def _rows_times(format: int, rows: int) -> Callable[..., None]:
             zero = ir.Constant(_vector(_F32), None)
             totals = [cgutils.alloca_once_value(b, zero) for _ in range(rows)]
             offsets = [cgutils.alloca_once_value(b, ir.Constant(_F32, 0.0)) for _ in range(rows)]
-            with cgutils.for_range(b, blocks) as loop:
-                first = b.mul(loop.index, _int(BLOCK))
-                parts_of_x = [_lanes(b, x, _F32, first, 4), _lanes(b, x, _F32, b.add(first, _int(_LANES)), 4)]
+            firsts = [b.mul(b.add(row, _int(i)), blocks) for i in range(rows)]  # blocks of each row
+
+            def add(column: Any, scales: list[Any] | None) -> None:
+                """Block `column` of every row, whose scales are spread over the lanes already."""
+                begin = b.mul(column, _int(BLOCK))
+                parts_of_x = [_lanes(b, x, _F32, begin, 4), _lanes(b, x, _F32, b.add(begin, _int(_LANES)), 4)]
                 for i in range(rows):
-                    block = b.add(b.mul(b.add(row, _int(i)), blocks), loop.index)
-                    codes_ = _halves(b, format, codes, block)
-                    products = [b.fmul(c, part, flags=_LOOSE) for c, part in zip(codes_, parts_of_x, strict=True)]
+                    halves = _halves(b, format, codes, b.add(firsts[i], column))
+                    ahead = b.mul(b.add(b.add(firsts[i], column), b.mul(blocks, _int(rows))), _int(BLOCK_BYTES[format]))
+                    _prefetch(b, codes, ahead)
+                    products = [b.fmul(c, part, flags=_LOOSE) for c, part in zip(halves, parts_of_x, strict=True)]
                     part = b.fadd(*products, flags=_LOOSE)
-                    if format in (INT8_BLOCKS, INT4_BLOCKS):
-                        part = b.fmul(part, _spread(b, _number(b, scale, _F16, block)), flags=_LOOSE)
-                    if format == INT4_BLOCKS:
-                        least = b.fmul(
-                            _number(b, minimum, _F16, block), _number(b, sums, _F32, loop.index), flags=_LOOSE
-                        )
-                        b.store(b.fadd(b.load(offsets[i]), least, flags=_LOOSE), offsets[i])
+                    if scales:
+                        part = b.fmul(part, scales[i], flags=_LOOSE)
                     b.store(b.fadd(b.load(totals[i]), part, flags=_LOOSE), totals[i])
+
+            def add_least(column: Any, width: int) -> None:
+                """Minimums of `width` blocks from `column` on, times the sums of x there."""
+                for i in range(rows):
+                    least = _wide(b, minimum, _F16, b.add(firsts[i], column), width)
+                    part = b.fmul(least, _wide(b, sums, _F32, column, width), flags=_LOOSE)
+                    offset = offsets[i] if width == 1 else wide_offsets[i]
+                    b.store(b.fadd(b.load(offset), part, flags=_LOOSE), offset)
+
+            single = _int(0)  # the first block that is not read in a group
+            if format in (INT8_BLOCKS, INT4_BLOCKS):
+                wide_offsets = [cgutils.alloca_once_value(b, ir.Constant(_vector(_F32, _GROUP), None)) for _ in firsts]
+                groups = b.udiv(blocks, _int(_GROUP))
+                with cgutils.for_range(b, groups) as loop:
+                    column = b.mul(loop.index, _int(_GROUP))
+                    scales = [_wide(b, scale, _F16, b.add(first, column), _GROUP) for first in firsts]
+                    for j in range(_GROUP):
+                        add(b.add(column, _int(j)), [_spread(b, numbers, j) for numbers in scales])
+                    if format == INT4_BLOCKS:
+                        add_least(column, _GROUP)
+                single = b.mul(groups, _int(_GROUP))
+            with cgutils.for_range(b, b.sub(blocks, single)) as loop:
+                column = b.add(single, loop.index)
+                if format in (INT8_BLOCKS, INT4_BLOCKS):
+                    add(column, [_spread(b, _wide(b, scale, _F16, b.add(first, column), 1)) for first in firsts])
+                else:
+                    add(column, None)
+                if format == INT4_BLOCKS:
+                    add_least(column, 1)
             for i in range(rows):
                 total = _total(b, b.load(totals[i]))
                 if format == INT4_BLOCKS:
-                    total = b.fadd(total, b.load(offsets[i]))
+                    total = b.fadd(total, b.fadd(b.load(offsets[i]), _total(b, b.load(wide_offsets[i]))))
                 if format == INT8_ROWS:
-                    total = b.fmul(total, _number(b, scale, _F32, b.add(row, _int(i))))
+                    total = b.fmul(total, _wide(b, scale, _F32, b.add(row, _int(i)), 1))
                 b.store(total, b.gep(b.inttoptr(y, _F32.as_pointer()), [b.add(at, _int(i))]))
             return context.get_dummy_value()
 
@@ -223,7 +268,7 @@ def _strip(format: int, width: int) -> Callable[..., None]:
             zero = ir.Constant(_vector(_F32), None)
             totals = [cgutils.alloca_once_value(b, zero) for _ in range(width)]
             with cgutils.for_range(b, rows) as loop:
-                share = _spread(b, _number(b, p, _F32, loop.index))
+                share = _spread(b, _wide(b, p, _F32, loop.index, 1))
                 begin = b.add(first, b.mul(loop.index, n))
                 for i in range(width):
                     element, align = (_F32, 4) if format == FLOAT32 else (_I16, 2)
