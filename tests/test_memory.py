@@ -106,13 +106,13 @@ def test_available_is_what_the_machine_or_the_container_has(tmp_path: Path) -> N
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import templora
 from templora.unpacked import UnpackedModel
 from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 import transformers.models.llama.modeling_llama, templora.engine, numba
 from templora import memory
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from templora.resident import peak_resident_bytes as peak
 weights, plan = sys.argv[1], templora.TempLoraConfig(chunk_size=256, window=512, learning=sys.argv[2])
 sizes = memory.Sizes.of(UnpackedModel(BUILTIN_MODELS[DEFAULT_MODEL]).config)
 before = peak()
