@@ -96,7 +96,7 @@ class Session:
         adapter = Adapter(self._bank, self._slot, config.scaling)
         self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, engine.new_step)
         base = Adapter(self._bank, None, config.scaling)
-        self._base = Decoder(engine.model, base, config, self._opening, self.meter)
+        self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
         self._updates: Updates | None = None
         if config.learning == "parallel":
