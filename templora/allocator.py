@@ -1,7 +1,7 @@
 """Keeping freed memory: glibc's `malloc`, told not to hand large blocks back to the system.
 
 A learn step frees and asks again for hundreds of megabytes of activations. By default glibc gives every large block
-back at once, and the system clears each of its pages anew when it is next touched; that took two fifths of the time
+back at once, and the system clears each of its pages anew when it is next touched; that took a large part of the time
 of learning. What is kept instead is bounded by what was in use at one time (see malloc(3) and mallopt(3)).
 """
 

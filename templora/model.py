@@ -17,7 +17,6 @@ from torch import nn
 
 from templora.cache import WindowCache
 from templora.errors import ModelError
-from templora.fused import FusedPasses
 from templora.metering import ModelShape
 from templora.targets import linear_layers
 from templora.threads import governor
@@ -84,7 +83,11 @@ class CausalModel:
         self.layers: int = config.num_hidden_layers
         self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.shape = self._shape()
-        self._fused = FusedPasses(module) if self.device.type == "cpu" else None
+        self._fused: AbstractContextManager[None] | None = None
+        if self.device.type == "cpu":
+            from templora.fused import FusedPasses  # brings numba with it, which a GPU has no use for
+
+            self._fused = FusedPasses(module, self.dtype)
 
     def _shape(self) -> ModelShape:
         heads = self.config.num_attention_heads
@@ -231,8 +234,8 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, softcap: float |
 
     With a `weight`, writes the gradient of weight · NLL over the logits.
     """
-    from templora import rowwise
-    from templora.openmp import run
+    from templora.kernels import rowwise
+    from templora.kernels.openmp import run
 
     rows, columns = logits.shape
     nll = torch.empty(rows)

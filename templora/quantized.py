@@ -79,7 +79,7 @@ def unpack(
     Args:
         out: where to put them; contiguous, of `dtype`.
     """
-    from templora import dequantize
+    from templora.kernels import dequantize
 
     kind = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
     columns = scale.shape[1] * BLOCK if scale.dim() == 2 else codes.shape[1]

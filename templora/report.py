@@ -91,7 +91,8 @@ class TextReport:
 def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total_seconds: float) -> dict[str, Any]:
     """The JSON document of a run over one or several texts, whose figures are pooled at the top.
 
-    NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says. Of the
+    NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says. `prepare` is
+    the making of the compiled decode step, compilation included. Of the
     seconds of learning, `overlapped` ran beside other phases (parallel learning): the phases less these are within the
     total.
     """
@@ -131,7 +132,13 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
         "rejected": sum(t.rejected for t in texts),
         "chunks": texts[0].chunks if len(texts) == 1 else [c | {"text": t.name} for t in texts for c in t.chunks],
         "texts": [t.to_dict() for t in texts] if len(texts) > 1 else [],
-        "seconds": {"load": engine.load_seconds, **seconds, "overlapped": overlapped, "total": total_seconds},
+        "seconds": {
+            "load": engine.load_seconds,
+            "prepare": engine.prepare_seconds,
+            **seconds,
+            "overlapped": overlapped,
+            "total": total_seconds,
+        },
         "flops": {**flops, "total": sum(flops.values())},
         "peak_memory_bytes": peak_memory_bytes(model.device),
         "base_unchanged": bool(receipts) and all(r is not None and r.base_unchanged for r in receipts),

@@ -359,6 +359,7 @@ class Session:
 
     def _next(self, sampler: Sampler) -> int:
         self._prepare(self._adapted)
+        self._adapted.ready()
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
             return sampler(logits, self.tokens[-self.config.window :])

@@ -8,6 +8,7 @@ in place, so a commit needs nothing done here.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +28,12 @@ _FORMATS = {torch.bfloat16: dots.BFLOAT16, torch.float32: dots.FLOAT32}
 _ROTARY_ROWS, _ROTARY_TABLES = 512, 16
 # A product is cut into pieces of about so many bytes: small ones balance the work, large ones are read faster.
 _PIECE_BYTES = 1 << 18
-_PLANS = 64
 
 
 @dataclass(frozen=True)
 class _Plan:
     """Where the weights of base and one adapter lie, and how the work is cut; tables as in `kernels.decode`."""
 
-    route: Route | None  # held, so that the addresses stay good
     segments: np.ndarray
     pieces: np.ndarray
     products: np.ndarray
@@ -63,7 +62,7 @@ class DecodeStep:
         self._format = _FORMATS[model.dtype]
         self._embed: nn.Module = model.module.get_input_embeddings()
         self._names = {name: id(m) for name, m in model.module.named_modules()}
-        self._kept: list[torch.Tensor] = []  # biases in fp32
+        self._kept: list[torch.Tensor] = []  # what is read by address: weights, and biases in fp32
         self._linears = [[self._segment(linear) for linear in layer.linears] for layer in anatomy.layers]
         self._head = self._segment(model.head)
         self._norms = np.stack([_rows(layer.norms, anatomy.hidden) for layer in anatomy.layers])
@@ -139,7 +138,7 @@ class DecodeStep:
     def _sizes(self, length: int, capacity: int) -> np.ndarray:
         a = self._anatomy
         sizes = [a.hidden, a.inner, a.heads, a.groups, a.head_size, len(a.layers), ACTIVATIONS.index(a.activation)]
-        return np.array([*sizes, self._format, self._format, length, capacity])
+        return np.array([*sizes, self._format, length, capacity])
 
     def _rotary_row(self, position: int) -> np.ndarray:
         """[kinds, 2 · head size] of one position."""
@@ -159,6 +158,7 @@ class DecodeStep:
             bias = self._kept[-1].data_ptr()
         shape = (bias, linear.in_features, linear.out_features)
         if hasattr(linear, "codes"):
+            self._kept.extend(linear.buffers())
             kind = dots.INT8_BLOCKS if linear.grouped else dots.INT8_ROWS
             if linear.bits == 4:
                 return (
@@ -172,14 +172,15 @@ class DecodeStep:
         weight = linear.weight
         if not isinstance(linear, nn.Linear) or _FORMATS.get(weight.dtype) is None or not weight.is_contiguous():
             raise UnknownAnatomy
+        self._kept.append(weight)
         return (_FORMATS[weight.dtype], weight.data_ptr(), 0, 0, *shape)
 
     def _plan(self, bank: AdapterBank, route: Route | None) -> _Plan:
         plan = self._plans.get(id(route))
-        if plan is None or plan.route is not route:
-            if len(self._plans) == _PLANS:  # most of them of slots long gone
-                self._plans.clear()
+        if plan is None:
             plan = self._plans[id(route)] = self._planned(bank, route)
+            if route is not None:  # a plan holds addresses only, and goes when the adapter they are of does
+                weakref.finalize(route, self._plans.pop, id(route), None)
         return plan
 
     def _planned(self, bank: AdapterBank, route: Route | None) -> _Plan:
@@ -219,7 +220,7 @@ class DecodeStep:
         add([(self._head, 0, 0)])
         scaling = route.scaling if route else 0.0
         scales = np.array([a.epsilon, a.attention_scale, scaling], np.float32)
-        return _Plan(route, np.array(segments), np.array(pieces), np.array(products), adapters, scales, ranks)
+        return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scales, ranks)
 
 
 def decode_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> DecodeStep | None:

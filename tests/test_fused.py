@@ -13,6 +13,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from templora.fused import FusedPasses, _fused
+from templora.model import CausalModel
+from templora.quantized import quantize_model
 from templora.testing import FAMILIES, tiny_engine, tiny_model
 
 # RMSNorms and gated MLPs in two layers of each family.
@@ -76,7 +78,7 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pass_leaves_no_trace_also_of_two_threads(family: str) -> None:
     model = tiny_model(family, torch.bfloat16)
-    passes = FusedPasses(model)
+    passes = FusedPasses(model, torch.bfloat16)
     before = model.config._attn_implementation
     inside, leave = threading.Event(), threading.Event()
 
@@ -98,6 +100,19 @@ def test_a_pass_leaves_no_trace_also_of_two_threads(family: str) -> None:
     thread.join()
     assert replaced() == 0
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_in_fp32_keeps_its_forwards(bits: Any) -> None:
+    """Its layers take bf16 numbers as well as any, which says nothing about what they will be given."""
+    module = tiny_model("llama")
+    quantize_model(module, bits)
+    assert FusedPasses(module, torch.float32)._forwards == []
+    model = CausalModel(module)
+    ids = list(range(3, 60, 2))
+    with torch.no_grad():
+        own = module(torch.tensor([ids])).logits[0]
+        assert torch.allclose(model.logits(model.hidden(ids, None)), own, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

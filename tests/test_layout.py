@@ -14,11 +14,11 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors", "allocator", "openmp"],
-    ["config", "chunks", "metrics", "events", "models", "rowwise", "dequantize", "resident"],
+    ["errors", "allocator", "kernels"],
+    ["config", "chunks", "metrics", "events", "models", "resident"],
     ["quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],
-    ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "kernels", "gguf_file", "memory"],
+    ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
     ["model", "peft_format", "gguf_adapter"],
     ["anatomy", "captured"],

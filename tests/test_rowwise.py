@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from templora import rowwise
-from templora.openmp import run
+from templora.kernels import rowwise
+from templora.kernels.openmp import run
 
 ROWS, COLUMNS = 37, 1003
 

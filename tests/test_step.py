@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -125,6 +127,20 @@ def test_commits_and_new_slots_take_effect() -> None:
             bank.allocate(5)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
+
+
+def test_nothing_holds_an_adapter_that_is_gone() -> None:
+    """What the step keeps for a route are addresses; they go when the adapter's memory does."""
+    model = CausalModel(tiny_model("llama"))
+    bank, slot = bank_on(model)
+    step = DecodeStep(model)
+    both_ways(model, step, bank, slot)
+    memory = weakref.ref(bank.serving(slot, 1.5))
+    assert len(step._plans) == 1
+    bank.release(slot)
+    gc.collect()
+    assert memory() is None
+    assert step._plans == {}
 
 
 def test_the_number_of_workers_changes_no_bit() -> None:

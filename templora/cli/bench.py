@@ -111,7 +111,7 @@ def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
 def _measure(
     engine: Engine, config: Any, options: dict[str, Any], sources: dict[str, Any] | None, gguf: Path | None
 ) -> Any:
-    from templora.bench import Bench, ceiling_figures, load_figure, model_products
+    from templora.bench import Bench, Figure, ceiling_figures, load_figure, model_products
     from templora.ceilings import measure_apart
 
     quick = options["quick"]
@@ -121,6 +121,8 @@ def _measure(
     ceilings = measure_apart(model_products(model), config.chunk_size, model.device, model.dtype, **sizes)
     yield from ceiling_figures(ceilings)
     yield from Bench(engine, config, ceilings, runs=runs, decode_tokens=16 if quick else 64).figures(gguf)
+    if engine.prepare_seconds:
+        yield Figure("make the decode step", "s", (engine.prepare_seconds,))
     if sources is not None:
         yield load_figure(sources, 1 if quick else runs)
 

@@ -19,7 +19,8 @@ import numpy as np
 from numba import njit
 
 from templora.kernels.dots import BFLOAT16, FAST, block_sums, rows_times, weighted_rows
-from templora.kernels.memory import bits_of, float_of, read_float32, write_float32, write_uint16
+from templora.kernels.memory import read_float32, write_float32, write_uint16
+from templora.kernels.numbers import exp, narrowed
 from templora.kernels.team import claim, finish, wait
 
 PHASES = 10  # a layer
@@ -30,30 +31,12 @@ FORMAT, CODES, SCALE, MINIMUM, BIAS, COLUMNS, OUTPUT, INTO_T = range(8)  # of a 
 SEGMENT, FIRST, LAST = range(3)  # of a piece: some rows of a segment
 B_CODES, B_FIRST_T, B_RANK = range(3)  # of an adapter's B
 Q, K, V, O, GATE, UP, DOWN_B = range(7)  # noqa: E741  targets of a layer, in the order of `adapters`
-HIDDEN, INNER, HEADS, GROUPS, HEAD_SIZE, LAYERS, GELU, CACHE_FORMAT, ADAPTER_FORMAT, LENGTH, CAPACITY = range(11)
+HIDDEN, INNER, HEADS, GROUPS, HEAD_SIZE, LAYERS, GELU, COMPUTE, LENGTH, CAPACITY = range(10)
 EPSILON, ATTENTION_SCALE, ADAPTER_SCALE = range(3)
 BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP = range(4)  # norms of a layer
 
 # Plain numbers would be types of their own to numba, which would compile what they are given to once more.
 _NONE, _ONE = np.int64(0), np.int64(1)
-
-_LOG2E = np.float32(1.4426950408889634)
-
-
-@njit(**FAST)
-def _exp(x):
-    """e^x to a few units in the last place; unlike the library's it is vectorised."""
-    t = min(max(x * _LOG2E, np.float32(-126.0)), np.float32(126.0))
-    whole = np.floor(t)
-    f = t - whole
-    p = np.float32(1.5403530393381609e-4)
-    p = p * f + np.float32(1.3333558146428443e-3)
-    p = p * f + np.float32(9.618129107628477e-3)
-    p = p * f + np.float32(5.550410866482158e-2)
-    p = p * f + np.float32(2.402265069591007e-1)
-    p = p * f + np.float32(6.931471805599453e-1)
-    p = p * f + np.float32(1.0)
-    return p * float_of(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
 
 
 @njit(**FAST)
@@ -116,9 +99,7 @@ def _store(address, at, x, d, format):
     """Writes x [d] to a cache row, rounded to nearest even."""
     for i in range(d):
         if format == BFLOAT16:
-            bits = bits_of(x[i])
-            bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-            write_uint16(address, at + i, np.uint16(bits >> np.uint32(16)))
+            write_uint16(address, at + i, narrowed(x[i]))
         else:
             write_float32(address, at + i, x[i])
 
@@ -127,8 +108,8 @@ def _store(address, at, x, d, format):
 def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_norms, rope, scratch):
     """One query head: adapters, norm, rotary, cache, attention over entries [first, length] into its part of `att`."""
     d, heads, groups = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS]
-    length, capacity, format = sizes[LENGTH], sizes[CAPACITY], sizes[CACHE_FORMAT]
-    scaling, adapter = scales[ADAPTER_SCALE], sizes[ADAPTER_FORMAT]
+    length, capacity, format = sizes[LENGTH], sizes[CAPACITY], sizes[COMPUTE]
+    scaling = scales[ADAPTER_SCALE]
     group = head // (heads // groups)
     q, k, v, spare, p = (
         scratch[:d],
@@ -137,11 +118,11 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
         scratch[3 * d : 4 * d],
         scratch[4 * d :],
     )
-    _adapted(adapters[Q], head * d, head * d + d, qkv, head * d, t, scaling, adapter, spare, q)
+    _adapted(adapters[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
     at = heads * d + group * d
-    _adapted(adapters[K], group * d, group * d + d, qkv, at, t, scaling, adapter, spare, k)
+    _adapted(adapters[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)
     at += groups * d
-    _adapted(adapters[V], group * d, group * d + d, qkv, at, t, scaling, adapter, spare, v)
+    _adapted(adapters[V], group * d, group * d + d, qkv, at, t, scaling, format, spare, v)
     if head_norms.shape[0]:
         _normalise(q, head_norms[0], d, scales[EPSILON], q)
         _normalise(k, head_norms[1], d, scales[EPSILON], k)
@@ -159,7 +140,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
         most = max(most, p[j])
     total = np.float32(0)
     for j in range(count):
-        e = _exp((p[j] - most) * scales[ATTENTION_SCALE])
+        e = exp((p[j] - most) * scales[ATTENTION_SCALE])
         p[j] = e
         total += e
     out = att[head * d : (head + 1) * d]
@@ -184,10 +165,10 @@ def _activation(lo, hi, gate_up, act, inner, gelu, gate, up, t, scaling, format,
     if gelu:  # the tanh form: 1 + tanh(z) = 2 − 2 / (e^2z + 1)
         for i in range(hi - lo):
             z = np.float32(0.7978845608028654) * (g[i] + np.float32(0.044715) * g[i] * g[i] * g[i])
-            act[lo + i] = g[i] * (np.float32(1) - np.float32(1) / (_exp(np.float32(2) * z) + np.float32(1))) * u[i]
+            act[lo + i] = g[i] * (np.float32(1) - np.float32(1) / (exp(np.float32(2) * z) + np.float32(1))) * u[i]
     else:
         for i in range(hi - lo):
-            act[lo + i] = g[i] / (np.float32(1) + _exp(-g[i])) * u[i]
+            act[lo + i] = g[i] / (np.float32(1) + exp(-g[i])) * u[i]
 
 
 @njit(**FAST)
@@ -230,7 +211,7 @@ def decode(
     which `pieces` make up each product, `parts` into how many pieces the rows of the other phases are cut.
     """
     hidden, inner, layers = sizes[HIDDEN], sizes[INNER], sizes[LAYERS]
-    scaling, format = scales[ADAPTER_SCALE], sizes[ADAPTER_FORMAT]
+    scaling, format = scales[ADAPTER_SCALE], sizes[COMPUTE]
     own = scratch[worker]
     widest = max(hidden, inner, sizes[HEADS] * sizes[HEAD_SIZE])
     h, sums, rest = own[:hidden], own[hidden : hidden + widest // 32 + 1], own[hidden + widest // 32 + 1 :]

@@ -22,18 +22,18 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from templora.kernels.memory import float_of, read_float32, read_int8, read_uint16
+from templora.kernels.memory import read_float32, read_int8, read_uint16
+from templora.kernels.numbers import LOOSE, widened
 
 FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
 BLOCK = 32
 BLOCK_BYTES = {FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT4_BLOCKS: 16}  # codes of a block
 
-# Sums may be taken in any order, which is what lets them be vectorised; NaN and infinity keep their meaning.
 FAST: dict[str, Any] = {
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "fastmath": LOOSE,
 }
 
 _F32, _F16 = ir.FloatType(), ir.HalfType()
@@ -41,7 +41,7 @@ _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = types.Array(types.float32, 1, "C")
 _LANES = 16
 _GROUP = 8  # blocks whose scales are read and widened together
-_LOOSE = ("reassoc", "contract", "nsz")
+_FLAGS = tuple(LOOSE)
 
 
 def _vector(element: ir.Type, lanes: int = _LANES) -> ir.VectorType:
@@ -83,7 +83,7 @@ def _spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
 def _total(builder: Any, vector: Any) -> Any:
     kind = ir.FunctionType(_F32, [_F32, vector.type])
     add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{vector.type.count}f32")
-    return builder.call(add, [ir.Constant(_F32, 0.0), vector], fastmath=_LOOSE)
+    return builder.call(add, [ir.Constant(_F32, 0.0), vector], fastmath=_FLAGS)
 
 
 def _prefetch(builder: Any, address: Any, at: Any) -> None:
@@ -143,19 +143,19 @@ def _rows_times(format: int, rows: int) -> Callable[..., None]:
                     halves = _halves(b, format, codes, b.add(firsts[i], column))
                     ahead = b.mul(b.add(b.add(firsts[i], column), b.mul(blocks, _int(rows))), _int(BLOCK_BYTES[format]))
                     _prefetch(b, codes, ahead)
-                    products = [b.fmul(c, part, flags=_LOOSE) for c, part in zip(halves, parts_of_x, strict=True)]
-                    part = b.fadd(*products, flags=_LOOSE)
+                    products = [b.fmul(c, part, flags=_FLAGS) for c, part in zip(halves, parts_of_x, strict=True)]
+                    part = b.fadd(*products, flags=_FLAGS)
                     if scales:
-                        part = b.fmul(part, scales[i], flags=_LOOSE)
-                    b.store(b.fadd(b.load(totals[i]), part, flags=_LOOSE), totals[i])
+                        part = b.fmul(part, scales[i], flags=_FLAGS)
+                    b.store(b.fadd(b.load(totals[i]), part, flags=_FLAGS), totals[i])
 
             def add_least(column: Any, width: int) -> None:
                 """Minimums of `width` blocks from `column` on, times the sums of x there."""
                 for i in range(rows):
                     least = _wide(b, minimum, _F16, b.add(firsts[i], column), width)
-                    part = b.fmul(least, _wide(b, sums, _F32, column, width), flags=_LOOSE)
+                    part = b.fmul(least, _wide(b, sums, _F32, column, width), flags=_FLAGS)
                     offset = offsets[i] if width == 1 else wide_offsets[i]
-                    b.store(b.fadd(b.load(offset), part, flags=_LOOSE), offset)
+                    b.store(b.fadd(b.load(offset), part, flags=_FLAGS), offset)
 
             single = _int(0)  # the first block that is not read in a group
             if format in (INT8_BLOCKS, INT4_BLOCKS):
@@ -227,7 +227,7 @@ def _odd_rows(format, codes, scale, first, last, n, x, y, at):
         total = np.float32(0)
         for i in range(n):
             if format == BFLOAT16:
-                code = float_of(np.uint32(read_uint16(codes, row * n + i)) << np.uint32(16))
+                code = widened(read_uint16(codes, row * n + i))
             elif format == FLOAT32:
                 code = read_float32(codes, row * n + i)
             else:
@@ -276,7 +276,7 @@ def _strip(format: int, width: int) -> Callable[..., None]:
                     if format == BFLOAT16:
                         wide = b.shl(b.zext(value, _vector(_I32)), ir.Constant(_vector(_I32), [16] * _LANES))
                         value = b.bitcast(wide, _vector(_F32))
-                    b.store(b.fadd(b.load(totals[i]), b.fmul(share, value, flags=_LOOSE), flags=_LOOSE), totals[i])
+                    b.store(b.fadd(b.load(totals[i]), b.fmul(share, value, flags=_FLAGS), flags=_FLAGS), totals[i])
             for i in range(width):
                 pointer = b.gep(b.inttoptr(y, _F32.as_pointer()), [b.add(at, _int(i * _LANES))])
                 b.store(b.load(totals[i]), b.bitcast(pointer, _vector(_F32).as_pointer()), align=4)
@@ -306,7 +306,7 @@ def weighted_rows(format, codes, first, rows, n, p, y):
         for j in range(rows):
             at = (first + j) * n + i
             if format == BFLOAT16:
-                total += p[j] * float_of(np.uint32(read_uint16(codes, at)) << np.uint32(16))
+                total += p[j] * widened(read_uint16(codes, at))
             else:
                 total += p[j] * read_float32(codes, at)
         y[i] = total

@@ -1,4 +1,4 @@
-"""What numba lacks: reading and writing at an address, atomic counters, the bits of a float.
+"""What numba lacks: reading and writing at an address, and atomic counters.
 
 Weights belong to torch; kernels see them as an address and a format, and copy nothing.
 """
@@ -12,8 +12,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-_INT64 = ir.IntType(64)
 
 
 def _reader(element: ir.Type, kind: types.Type) -> Callable[[int, int], Any]:
@@ -50,26 +48,6 @@ read_uint16 = _reader(ir.IntType(16), types.uint16)
 read_float32 = _reader(ir.FloatType(), types.float32)
 write_uint16 = _writer(ir.IntType(16), types.uint16)
 write_float32 = _writer(ir.FloatType(), types.float32)
-
-
-@intrinsic
-def float_of(typing: Any, bits: Any) -> Any:
-    """The float32 with these 32 bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic
-def bits_of(typing: Any, number: Any) -> Any:
-    """The 32 bits of a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
 
 
 def _counter(builder: Any, context: Any, signature: Any, args: Any) -> Any:

@@ -61,21 +61,21 @@ _thread_number = types.ExternalFunction(_THREAD, types.int32())
 _thread_count = types.ExternalFunction(_THREADS, types.int32())
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(inline="always")
 def share(rows: int) -> tuple[int, int]:
     """The rows [first, end) that the calling thread is to work on."""
     number, count = np.int64(_thread_number()), np.int64(_thread_count())
     return rows * number // count, rows * (number + 1) // count
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def integers(_: Any, data: Any) -> Any:
     """A kernel's arguments as int64 slots."""
     signature = types.CPointer(types.int64)(data)
     return signature, lambda c, builder, s, args: builder.bitcast(args[0], c.get_value_type(s.return_type))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def doubles(_: Any, data: Any) -> Any:
     """A kernel's arguments as float64 slots."""
     signature = types.CPointer(types.float64)(data)
@@ -83,7 +83,7 @@ def doubles(_: Any, data: Any) -> Any:
 
 
 def _pointer_to(kind: Any) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def pointer(_: Any, address: Any) -> Any:
         signature = types.CPointer(kind)(types.int64)
         return signature, lambda c, builder, s, args: builder.inttoptr(args[0], c.get_value_type(s.return_type))

@@ -7,114 +7,43 @@ each kernel (see `openmp.run`); slot 0 is the number of rows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.extending import intrinsic
 
-from templora.openmp import doubles, floats, halves, integers, longs, share
+from templora.kernels.numbers import LOOSE, bits_of, exp, float_of, narrowed, rounded, widened
+from templora.kernels.openmp import doubles, floats, halves, integers, longs, share
 
 _KERNEL = types.void(types.voidptr)
-# Reorderings and fused multiply-adds are allowed; numbers that are not finite must stay what they are.
-_FAST = {"reassoc", "contract", "nsz"}
 
-_WORD = ir.IntType(32)
 _f = np.float32
 _ZERO, _ONE, _TWO, _HALF = _f(0), _f(1), _f(2), _f(0.5)
-_LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693359375), _f(-2.12194440e-4)
-_LEAST = _f(-87.0)
-_MOST = _f(88.0)
-_C2, _C3, _C4, _C5, _C6 = _f(0.5), _f(1 / 6), _f(1 / 24), _f(1 / 120), _f(1 / 720)
 _GELU_A, _GELU_B = _f((2 / np.pi) ** 0.5), _f(0.044715)
 _GELU_3B = _f(3 * 0.044715)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _load(_: Any, pointer: Any, index: Any) -> Any:
+@njit(inline="always")
+def _load(pointer, index):
     """The bf16 number at pointer[index], as float32."""
-    signature = types.float32(types.CPointer(types.uint16), types.int64)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        half = builder.load(builder.gep(args[0], [args[1]]))
-        word = builder.shl(builder.zext(half, _WORD), ir.Constant(_WORD, 16))
-        return builder.bitcast(word, ir.FloatType())
-
-    return signature, code
+    return widened(pointer[index])
 
 
-def _nearest_half(builder: Any, value: Any) -> Any:
-    """A float32's bits, changed so that the upper half is the nearest bf16, ties to even."""
-    bits = builder.bitcast(value, _WORD)
-    odd = builder.and_(builder.lshr(bits, ir.Constant(_WORD, 16)), ir.Constant(_WORD, 1))
-    return builder.add(bits, builder.add(odd, ir.Constant(_WORD, 0x7FFF)))
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _rounded(_: Any, value: Any) -> Any:
-    """A float32 as the bits of the nearest bf16."""
-    signature = types.uint16(types.float32)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.trunc(builder.lshr(_nearest_half(builder, args[0]), ir.Constant(_WORD, 16)), ir.IntType(16))
-
-    return signature, code
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _round(_: Any, value: Any) -> Any:
-    """A float32 rounded to bf16 and back."""
-    signature = types.float32(types.float32)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        upper = builder.and_(_nearest_half(builder, args[0]), ir.Constant(_WORD, 0xFFFF0000))
-        return builder.bitcast(upper, ir.FloatType())
-
-    return signature, code
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of(_: Any, bits: Any) -> Any:
-    """The float32 that an int32's bits stand for."""
-    signature = types.float32(types.int32)
-    return signature, lambda c, builder, s, args: builder.bitcast(args[0], ir.FloatType())
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits_of(_: Any, value: Any) -> Any:
-    """A float32's bits as int32."""
-    signature = types.int32(types.float32)
-    return signature, lambda c, builder, s, args: builder.bitcast(args[0], _WORD)
-
-
-@njit(fastmath=_FAST, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
-def _exp(x: Any) -> Any:
-    """e^x to 2e-7, for |x| < 87 (beyond, as at the bound): 2^n times a polynomial. Written to be vectorised."""
-    x = min(max(x, _LEAST), _MOST)
-    n = np.floor(x * _LOG2E + _HALF)
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
-    return p * _float_of(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
-
-
-@njit(fastmath=_FAST, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
-def _ordered(x: Any) -> Any:
+@njit(fastmath=LOOSE, error_model="numpy", inline="always")
+def _ordered(x):
     """An int32 that is larger where x is: a maximum of integers is vectorised, one of floats is not. Own inverse."""
-    bits = _bits_of(x)
+    bits = bits_of(x)
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _unordered(key: Any) -> Any:
-    return _float_of(np.int32(key ^ (np.int32(key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+@njit(inline="always")
+def _unordered(key):
+    return float_of(np.int32(key ^ (np.int32(key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
 _LOWEST = np.int32(-(2**31))
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def softmax(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def softmax(data):
     """Softmax over what each row of scores may see, in place: P over the coarse part.
 
     1 coarse, 2 fine    bf16 [rows, columns]: a score is coarse + fine, which keeps 16 bits of it
@@ -142,21 +71,21 @@ def softmax(data: Any) -> None:
         most = _unordered(top)
         total = _ZERO
         for j in range(begin, end):
-            e = _exp(exponents[j] - most)
+            e = exp(exponents[j] - most)
             exponents[j] = e
             total += e
         share_of_one = _ONE / total
         for j in range(begin):
             coarse[at + j] = np.uint16(0)
         for j in range(begin, end):
-            coarse[at + j] = _rounded(exponents[j] * share_of_one)
+            coarse[at + j] = narrowed(exponents[j] * share_of_one)
         for j in range(end, columns):
             coarse[at + j] = np.uint16(0)
     scratch[0] = _ZERO  # a use of the array, which would be freed after its last one
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def softmax_gradient(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def softmax_gradient(data):
     """The gradient of scores, over that of probabilities: dS = scale · P (dP − Σ P dP).
 
     1 P, 2 dP    bf16 [rows, columns]; dP is overwritten
@@ -175,7 +104,7 @@ def softmax_gradient(data: Any) -> None:
         for j in range(at, at + columns):
             mean += _load(p, j) * _load(d, j)
         for j in range(at, at + columns):
-            d[j] = _rounded(_load(p, j) * (_load(d, j) - mean) * scale)
+            d[j] = narrowed(_load(p, j) * (_load(d, j) - mean) * scale)
         if cut:
             to = r * (columns - cut)
             for j in range(columns - cut):
@@ -183,13 +112,13 @@ def softmax_gradient(data: Any) -> None:
                 d_cut[to + j] = d[at + cut + j]
 
 
-@njit(fastmath=_FAST, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
-def _tanh(x: Any) -> Any:
-    return _ONE - _TWO / (_exp(_TWO * x) + _ONE)
+@njit(fastmath=LOOSE, error_model="numpy", inline="always")
+def _tanh(x):
+    return _ONE - _TWO / (exp(_TWO * x) + _ONE)
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def cross_entropy(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def cross_entropy(data):
     """NLL of each row's target and, if asked for, its gradient in place of the logits.
 
     1 logits     bf16 [rows, columns]
@@ -213,28 +142,28 @@ def cross_entropy(data: Any) -> None:
         if cap > _ZERO:
             most, goal = cap * _tanh(most / cap), cap * _tanh(goal / cap)
             for j in range(at, at + columns):
-                total += _exp(cap * _tanh(_load(x, j) / cap) - most)
+                total += exp(cap * _tanh(_load(x, j) / cap) - most)
         else:
             for j in range(at, at + columns):
-                total += _exp(_load(x, j) - most)
+                total += exp(_load(x, j) - most)
         norm = most + np.float32(np.log(total))
         nll[r] = norm - goal
         if gradient:
             if cap > _ZERO:
                 slope = _ONE - (goal / cap) * (goal / cap)
-                at_target = (_exp(goal - norm) - _ONE) * slope * weight
+                at_target = (exp(goal - norm) - _ONE) * slope * weight
                 for j in range(at, at + columns):
                     t = _tanh(_load(x, j) / cap)
-                    x[j] = _rounded(_exp(cap * t - norm) * (_ONE - t * t) * weight)
+                    x[j] = narrowed(exp(cap * t - norm) * (_ONE - t * t) * weight)
             else:
-                at_target = (_exp(goal - norm) - _ONE) * weight
+                at_target = (exp(goal - norm) - _ONE) * weight
                 for j in range(at, at + columns):
-                    x[j] = _rounded(_exp(_load(x, j) - norm) * weight)
-            x[target] = _rounded(at_target)
+                    x[j] = narrowed(exp(_load(x, j) - norm) * weight)
+            x[target] = narrowed(at_target)
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def rms_norm(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def rms_norm(data):
     """RMSNorm in the two ways of the field.
 
     1 x, 2 weight, 3 y    bf16 [rows, columns], [columns], [rows, columns]
@@ -257,14 +186,14 @@ def rms_norm(data: Any) -> None:
         scales[r] = scale
         if plus_one:
             for j in range(columns):
-                y[at + j] = _rounded(_load(x, at + j) * scale * (_ONE + _load(w, j)))
+                y[at + j] = narrowed(_load(x, at + j) * scale * (_ONE + _load(w, j)))
         else:
             for j in range(columns):
-                y[at + j] = _rounded(_round(_load(x, at + j) * scale) * _load(w, j))
+                y[at + j] = narrowed(rounded(_load(x, at + j) * scale) * _load(w, j))
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def rms_norm_gradient(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def rms_norm_gradient(data):
     """The gradient of x, over that of y: dx = s (g − x s² mean(g x)), with g = w dy and s the row's scale.
 
     1 x, 2 weight, 3 dy    bf16, as in `rms_norm`
@@ -286,16 +215,16 @@ def rms_norm_gradient(data: Any) -> None:
         inner *= scale * scale / np.float32(columns)
         for j in range(columns):
             g = _load(d, at + j) * (extra + _load(w, j))
-            out[at + j] = _rounded(scale * (g - _load(x, at + j) * inner))
+            out[at + j] = narrowed(scale * (g - _load(x, at + j) * inner))
 
 
-@njit(fastmath=_FAST, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
-def _logistic(x: Any) -> Any:
-    return _ONE / (_ONE + _exp(-x))
+@njit(fastmath=LOOSE, error_model="numpy", inline="always")
+def _logistic(x):
+    return _ONE / (_ONE + exp(-x))
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def gated(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def gated(data):
     """y = f(gate) · up, f(gate) rounded to bf16 before the product, as two operators of torch do.
 
     1 gate, 2 up, 3 y    bf16 [rows], rows being single numbers
@@ -307,16 +236,16 @@ def gated(data: Any) -> None:
     if kind == 0:
         for j in range(first, end):
             g = _load(gate, j)
-            y[j] = _rounded(_round(g * _logistic(g)) * _load(up, j))
+            y[j] = narrowed(rounded(g * _logistic(g)) * _load(up, j))
     else:
         for j in range(first, end):
             g = _load(gate, j)
             t = _tanh(_GELU_A * (g + _GELU_B * g * g * g))
-            y[j] = _rounded(_round(_HALF * g * (_ONE + t)) * _load(up, j))
+            y[j] = narrowed(rounded(_HALF * g * (_ONE + t)) * _load(up, j))
 
 
-@cfunc(_KERNEL, cache=True, fastmath=_FAST, error_model="numpy")  # type: ignore[untyped-decorator]
-def gated_gradient(data: Any) -> None:
+@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
+def gated_gradient(data):
     """The gradients of gate and up, given that of y.
 
     1 gate, 2 up, 3 dy    bf16 [rows], rows being single numbers
@@ -338,12 +267,12 @@ def gated_gradient(data: Any) -> None:
         for j in range(first, end):
             g, u, dy = _load(gate, j), _load(up, j), _load(d, j)
             s = _logistic(g)
-            dup[j] = _rounded(dy * g * s)
-            dgate[j] = _rounded(dy * u * s * (_ONE + g * (_ONE - s)))
+            dup[j] = narrowed(dy * g * s)
+            dgate[j] = narrowed(dy * u * s * (_ONE + g * (_ONE - s)))
     else:
         for j in range(first, end):
             g, u, dy = _load(gate, j), _load(up, j), _load(d, j)
             t = _tanh(_GELU_A * (g + _GELU_B * g * g * g))
             slope = _HALF * (_ONE + t) + _HALF * g * (_ONE - t * t) * _GELU_A * (_ONE + _GELU_3B * g * g)
-            dup[j] = _rounded(dy * _HALF * g * (_ONE + t))
-            dgate[j] = _rounded(dy * u * slope)
+            dup[j] = narrowed(dy * _HALF * g * (_ONE + t))
+            dgate[j] = narrowed(dy * u * slope)
