@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
 """Writing with cascaded, parallel and no learning, in turn, in one sitting: medians of paired ratios.
 
-    benchmarks/parallel.py [--tokens 2048] [--runs 3] [--modes cascaded,parallel,off]
+    benchmarks/parallel.py [--tokens 2048] [--runs 5]
 
 Each run is a fresh session on the embedded model with the default recipe, from the same short prompt, that writes and
 learns to the end (with parallel learning the last chunk's update is dropped, as it is for users). Total seconds are
 the wall clock's. The machine must be quiet. Prints one JSON document, also written to
-results/benchmarks/parallel.json.
+results/benchmarks/parallel.json; runs that are in the .jsonl beside it are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import sys
 import time
-from datetime import date
 from pathlib import Path
+from typing import Any
+
+from journal import RESULTS, Journal, write_results
 
 import templora
+from templora.config import LEARNING_MODES
 from templora.engine import Engine
 from templora.metering import PHASES
-from templora.report import describe_device, source_commit
 
 PROMPT = "The old lighthouse keeper climbed the stairs and"
 
@@ -39,35 +39,25 @@ def run(engine: Engine, mode: str, tokens: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--modes", default="cascaded,parallel,off")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", default="auto")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "benchmarks")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     a = parser.parse_args()
     engine = templora.load(threads=a.threads)
-    modes = a.modes.split(",")
     run(engine, "off", 16)  # what is compiled or allocated once
-    rounds = []
-    for number in range(a.runs):
-        rounds.append({mode: run(engine, mode, a.tokens) for mode in modes})
-        print(number, {mode: round(r["total"], 1) for mode, r in rounds[-1].items()}, file=sys.stderr)
-    first = modes[0]
-    document = {
-        "benchmark": "parallel",
-        "date": date.today().isoformat(),
-        "commit": source_commit(),
-        "device": describe_device(engine.model.device, engine.threads),
-        "versions": engine.versions(),
-        "tokens": a.tokens,
-        "median_seconds": {m: {k: statistics.median(r[m][k] for r in rounds) for k in rounds[0][m]} for m in modes},
-        f"time_against_{first}": {
-            m: statistics.median(r[m]["total"] / r[first]["total"] for r in rounds) for m in modes
-        },
-        "rounds": rounds,
+    settings = {"tokens": a.tokens, "threads": a.threads}
+    journal = Journal(a.results / "parallel.jsonl", settings, engine.model.device)
+    journal.fill(
+        "write",
+        a.runs,
+        lambda _: {f"{mode} {k}": v for mode in LEARNING_MODES for k, v in run(engine, mode, a.tokens).items()},
+    )
+    rows: dict[str, Any] = {
+        f"{mode} against off": journal.ratio("write", f"{mode} total", "off total") for mode in ("cascaded", "parallel")
     }
-    a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "parallel.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in document.items() if k != "rounds"}))
+    rows["parallel against cascaded"] = journal.ratio("write", "parallel total", "cascaded total")
+    write_results(a.results / "parallel.json", {"benchmark": "parallel", **journal.header, "rows": rows})
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":
