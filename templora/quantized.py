@@ -28,6 +28,8 @@ BLOCK = 32
 Bits = Literal[4, 8]
 # Weights unpacked at once. Bounds the scratch memory, also for a head of 262,144 rows, and stays in a CPU's cache.
 _PIECE = 1 << 22
+# Fewer weights than this, such as a token's embedding, are not worth a second thread.
+_FEW = 1 << 15
 _scratch = threading.local()
 
 
@@ -80,19 +82,17 @@ def unpack(
         out: where to put them; contiguous, of `dtype`.
     """
     from templora.kernels import dequantize
+    from templora.kernels.openmp import run
 
     kind = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
     columns = scale.shape[1] * BLOCK if scale.dim() == 2 else codes.shape[1]
     into = torch.empty(codes.shape[0], columns, dtype=kind) if out is None or out.dtype != kind else out
-    half = kind == torch.bfloat16
-    numbers = (into.view(torch.uint16) if half else into).view(scale.numel(), -1).numpy()
-    packed, factors = codes.view(scale.numel(), -1).numpy(), scale.view(-1).float().numpy()
+    groups, half, alone = scale.numel(), int(kind == torch.bfloat16), into.numel() < _FEW
     if minimum is None:
-        kernel = dequantize.eight_bit_to_bfloat16 if half else dequantize.eight_bit_to_float32
-        kernel(packed, factors, numbers)
+        factors = scale.float()
+        run(dequantize.eight_bit, groups, codes, factors, into, half, into.numel() // max(1, groups), alone=alone)
     else:
-        kernel = dequantize.four_bit_to_bfloat16 if half else dequantize.four_bit_to_float32
-        kernel(packed, factors, minimum.view(-1).float().numpy(), numbers)
+        run(dequantize.four_bit, groups, codes, scale, minimum, into, half, alone=alone)
     if out is not None and out is not into:
         return out.copy_(into)
     return into.to(dtype)

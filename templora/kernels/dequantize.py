@@ -1,6 +1,8 @@
-"""Quantised weights to numbers: one pass, compiled by numba, without Python's lock.
+"""Quantised weights to numbers, on torch's own threads: as fast as the numbers can be written.
 
-bfloat16 leaves as its bits.
+Slots are listed with each kernel (see `openmp.run`); slot 0 is how many groups there are that share a scale. bfloat16
+leaves as its bits, rounded to nearest even. A code times a float16 scale is exact in float32, so there is no rounding
+but that of the sum with the minimum and the one to bfloat16.
 """
 
 from __future__ import annotations
@@ -8,51 +10,120 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import cfunc, types
+from numba.extending import intrinsic
 
 from templora.kernels.numbers import narrowed
+from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": True}
+_KERNEL = types.void(types.voidptr)
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+_LANES = 16
+_F16, _F32 = ir.HalfType(), ir.FloatType()
+_I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
 
-@njit(**_OPTIONS)
-def four_bit_to_bfloat16(codes: Any, scale: Any, minimum: Any, out: Any) -> None:
-    """codes uint8 [n, 16], scale and minimum float32 [n], out uint16 [n, 32]; n blocks.
+def _lanes(kind: ir.Type) -> ir.VectorType:
+    return ir.VectorType(kind, _LANES)
 
-    The low nibble of byte j is element j, the high one element j + 16.
+
+def _all(kind: ir.Type, number: int) -> ir.Constant:
+    return ir.Constant(_lanes(kind), [number] * _LANES)
+
+
+def _at(builder: Any, address: Any, kind: ir.Type, index: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
+
+
+def _spread(builder: Any, address: Any, index: Any) -> Any:
+    """The float16 at `index`, as float32 in all lanes."""
+    number = builder.fpext(builder.load(_at(builder, address, _F16, index), align=2), _F32)
+    one = builder.insert_element(ir.Constant(_lanes(_F32), ir.Undefined), number, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(_lanes(_F32), ir.Undefined), _all(_I32, 0))
+
+
+def _nearest_halves(builder: Any, numbers: Any) -> Any:
+    """float32 lanes as the bits of the nearest bfloat16, ties to even; not for NaN."""
+    bits = builder.bitcast(numbers, _lanes(_I32))
+    odd = builder.and_(builder.lshr(bits, _all(_I32, 16)), _all(_I32, 1))
+    bits = builder.add(bits, builder.add(odd, _all(_I32, 0x7FFF)))
+    return builder.trunc(builder.lshr(bits, _all(_I32, 16)), _lanes(_I16))
+
+
+def _four_bit_block(half: bool) -> Any:
+    """A procedure (codes, scale, minimum, out: addresses; block) that writes one block of 32 numbers.
+
+    In LLVM's own terms: numba leaves vectorising to loops that it recognises, and these two of 16 are not among them.
     """
-    for block in range(codes.shape[0]):
-        s, m = scale[block], minimum[block]
-        for j in range(16):
-            code = codes[block, j]
-            out[block, j] = narrowed(s * np.float32(code & 15) + m)
-            out[block, j + 16] = narrowed(s * np.float32(code >> 4) + m)
+
+    @intrinsic
+    def block(typing: Any, codes: Any, scale: Any, minimum: Any, out: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            b = builder
+            codes, scale, minimum, out, index = args
+            kind = _I16 if half else _F32
+            pointer = _at(b, codes, _I8, b.mul(index, ir.Constant(index.type, _LANES)))
+            pair = b.load(b.bitcast(pointer, _lanes(_I8).as_pointer()), align=1)
+            s, m = _spread(b, scale, index), _spread(b, minimum, index)
+            parts = b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4))
+            for i, part in enumerate(parts):
+                numbers = b.fadd(b.fmul(b.uitofp(b.zext(part, _lanes(_I32)), _lanes(_F32)), s), m)
+                first = b.add(b.mul(index, ir.Constant(index.type, 2 * _LANES)), ir.Constant(index.type, i * _LANES))
+                to = b.bitcast(_at(b, out, kind, first), _lanes(kind).as_pointer())
+                b.store(_nearest_halves(b, numbers) if half else numbers, to, align=2 if half else 4)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(i, i, i, i, i), generate
+
+    return block
 
 
-@njit(**_OPTIONS)
-def four_bit_to_float32(codes: Any, scale: Any, minimum: Any, out: Any) -> None:
-    """As `four_bit_to_bfloat16`, out float32 [n, 32]."""
-    for block in range(codes.shape[0]):
-        s, m = scale[block], minimum[block]
-        for j in range(16):
-            code = codes[block, j]
-            out[block, j] = s * np.float32(code & 15) + m
-            out[block, j + 16] = s * np.float32(code >> 4) + m
+_block_to_halves, _block_to_floats = _four_bit_block(True), _four_bit_block(False)
 
 
-@njit(**_OPTIONS)
-def eight_bit_to_bfloat16(codes: Any, scale: Any, out: Any) -> None:
-    """codes int8 [n, width], scale float32 [n], out uint16 [n, width]; n blocks or rows."""
-    for block in range(codes.shape[0]):
-        s = scale[block]
-        for j in range(codes.shape[1]):
-            out[block, j] = narrowed(s * np.float32(codes[block, j]))
+@cfunc(_KERNEL, **_OPTIONS)
+def four_bit(data):
+    """Blocks of 32: number j is scale · (low half of byte j) + minimum, number j + 16 the same of the high half.
+
+    1 codes              uint8 [n, 16]
+    2 scale, 3 minimum   float16 [n]
+    4 out                bfloat16 or float32 [n, 32], written
+    5 half               1: out is bfloat16
+    """
+    a = integers(data)
+    first, end = share(a[0])
+    if a[5]:
+        for block in range(first, end):
+            _block_to_halves(a[1], a[2], a[3], a[4], block)
+    else:
+        for block in range(first, end):
+            _block_to_floats(a[1], a[2], a[3], a[4], block)
 
 
-@njit(**_OPTIONS)
-def eight_bit_to_float32(codes: Any, scale: Any, out: Any) -> None:
-    """As `eight_bit_to_bfloat16`, out float32 [n, width]."""
-    for block in range(codes.shape[0]):
-        s = scale[block]
-        for j in range(codes.shape[1]):
-            out[block, j] = s * np.float32(codes[block, j])
+@cfunc(_KERNEL, **_OPTIONS)
+def eight_bit(data):
+    """Groups of `width`, a block of 32 or a row: scale · code.
+
+    1 codes     int8 [n, width]
+    2 scale     float32 [n]
+    3 out       bfloat16 or float32 [n, width], written
+    4 half      1: out is bfloat16
+    5 width
+    """
+    a = integers(data)
+    codes, scale, width = signed_bytes(a[1]), floats(a[2]), a[5]
+    first, end = share(a[0])
+    if a[4]:
+        out = halves(a[3])
+        for group in range(first, end):
+            s = scale[group]
+            for j in range(group * width, group * width + width):
+                out[j] = narrowed(s * np.float32(codes[j]))
+    else:
+        numbers = floats(a[3])
+        for group in range(first, end):
+            s = scale[group]
+            for j in range(group * width, group * width + width):
+                numbers[j] = s * np.float32(codes[j])

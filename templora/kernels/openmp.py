@@ -94,10 +94,12 @@ def _pointer_to(kind: Any) -> Any:
 halves = _pointer_to(types.uint16)
 floats = _pointer_to(types.float32)
 longs = _pointer_to(types.int64)
+signed_bytes = _pointer_to(types.int8)
 
 
-def run(kernel: Any, rows: int, *args: float | torch.Tensor) -> None:
-    """Runs `kernel` on torch's threads. Its slots: the number of rows, then `args`, of tensors the address."""
+def run(kernel: Any, rows: int, *args: float | torch.Tensor, alone: bool = False) -> None:
+    """Runs `kernel` on torch's threads, or `alone` on the caller's: waking others for little work costs more than it
+    does, and they go on spinning. Its slots: the number of rows, then `args`, of tensors the address."""
     slots = np.empty(1 + len(args), np.int64)
     slots[0] = rows
     for i, arg in enumerate(args, 1):
@@ -110,4 +112,4 @@ def run(kernel: Any, rows: int, *args: float | torch.Tensor) -> None:
     if parallel is None:
         kernel.ctypes(data)
     else:
-        parallel(kernel.address, data, min(rows, torch.get_num_threads()), 0)
+        parallel(kernel.address, data, 1 if alone else min(rows, torch.get_num_threads()), 0)

@@ -67,6 +67,7 @@ class Team:
     def __init__(self, size: int) -> None:
         self.size = size
         self._queues: list[_Queue] = []
+        threads = []
         self._runs = np.zeros(1, np.int64)
         for worker in range(1, size):
             queue: _Queue = SimpleQueue()
@@ -75,7 +76,8 @@ class Team:
             )
             thread.start()
             self._queues.append(queue)
-        weakref.finalize(self, _stop, self._queues)
+            threads.append(thread)
+        weakref.finalize(self, _stop, self._queues, threads)
 
     def run(self, kernel: Callable[..., None], *args: Any, workers: int | None = None) -> None:
         """Runs kernel(worker, *args) on `workers` threads, the caller being worker 0; returns when worker 0 does."""
@@ -85,9 +87,14 @@ class Team:
         kernel(0, *args)
 
 
-def _stop(queues: list[_Queue]) -> None:
+def _stop(queues: list[_Queue], threads: list[threading.Thread]) -> None:
+    """Ends the helpers and waits for them: one that came back from a kernel to an interpreter that is going away
+    would be killed by Python half-way, and the process aborted by the C++ runtime."""
     for queue in queues:
         queue.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # which may be the one that collects garbage
+            thread.join()
 
 
 def _serve(queue: _Queue, runs: np.ndarray, worker: int) -> None:
