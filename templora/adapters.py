@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -71,16 +71,6 @@ class AdapterState:
     def fresh(cls, weights: torch.Tensor) -> AdapterState:
         return cls(weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
-    def staged(self) -> AdapterState:
-        """A copy to train on, one version ahead."""
-        return replace(
-            self,
-            weights=self.weights.clone(),
-            exp_avg=self.exp_avg.clone(),
-            exp_avg_sq=self.exp_avg_sq.clone(),
-            version=self.version + 1,
-        )
-
 
 @dataclass(frozen=True)
 class Route:
@@ -91,14 +81,16 @@ class Route:
         scaling: what B A x is multiplied by.
         dropout: share of the adapter's inputs that are dropped.
         seed: of the dropped inputs, with the target's number added; each target's are the same whenever they are drawn.
-        check: called at each target, so that a long pass can be stopped by what it raises.
+        check: called at each target, on the way forward and back, so that a long pass can be stopped by what it raises.
+        gradients: where a backward pass adds the gradients of `pairs`; None: they are constants.
     """
 
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
     scaling: float
     dropout: float = 0.0
     seed: int = 0
-    check: Callable[[], None] | None = None
+    check: Callable[[], object] | None = None
+    gradients: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 class _Current(threading.local):
@@ -139,11 +131,13 @@ class AdapterBank:
             x = args[0]
             if route.dropout:
                 x = _dropped(x, route.dropout, route.seed + index)
-            inner = F.linear(x, a)
-            if route.scaling != 1:
-                inner = inner * route.scaling
-            # One fused product-and-add. B starts at zero, and adding an exact zero changes no value of the output.
-            return torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), b.t()).view_as(output)
+            if route.gradients is None:
+                return _add(output, x, a, b, route.scaling)[0]
+            gradients = route.gradients[index]
+            # Its way back begins at A even where nothing before this layer can be learnt.
+            a = a.detach().requires_grad_()
+            learnt: torch.Tensor = _Learnt.apply(output, x, a, b, gradients, route)  # type: ignore[no-untyped-call]
+            return learnt
 
         return add_adapter
 
@@ -220,6 +214,63 @@ class AdapterBank:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _add(
+    output: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(output + scaling · B A x, scaling · A x [rows, rank]); by one fused product-and-add, in place if it can be.
+
+    B starts at zero, and adding an exact zero changes no value of the output.
+    """
+    inner = F.linear(x.flatten(0, -2), a)
+    if scaling != 1:
+        inner = inner * scaling
+    rows = output.flatten(0, -2)
+    if output._is_view() or not output.is_contiguous():  # a view may not be edited here, and `rows` may be a copy
+        return torch.addmm(rows, inner, b.t()).view_as(output), inner
+    rows.addmm_(inner, b.t())
+    return output, inner
+
+
+class _Learnt(torch.autograd.Function):
+    """`_add`, whose backward pass adds the gradients of A and B to where they are collected.
+
+    Autograd would make each of the hundreds of them anew first, and a copy of `output`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        output: torch.Tensor,
+        x: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        gradients: tuple[torch.Tensor, torch.Tensor],
+        route: Route,
+    ) -> torch.Tensor:
+        result, inner = _add(output, x, a, b, route.scaling)
+        if result is output:
+            ctx.mark_dirty(output)
+        ctx.save_for_backward(x, inner, a, b)
+        ctx.gradients, ctx.route = gradients, route
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        route = ctx.route
+        if route.check:
+            route.check()
+        x, inner, a, b = ctx.saved_tensors
+        d_a, d_b = ctx.gradients
+        grad = grads[0].flatten(0, -2)
+        d_inner = grad @ b
+        if route.scaling != 1:
+            d_inner *= route.scaling
+        d_b.addmm_(grad.t(), inner)
+        d_a.addmm_(d_inner.t(), x.flatten(0, -2))
+        d_x = (d_inner @ a).view_as(x) if ctx.needs_input_grad[1] else None
+        return grads[0], d_x, None, None, None, None
 
 
 def _dropped(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:

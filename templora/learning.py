@@ -23,12 +23,13 @@ from templora.cache import WindowCache
 from templora.checkpointing import checkpointed
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
-from templora.metering import Meter
+from templora.metering import Cost, Meter
 from templora.model import CausalModel
+from templora.optimizer import Step, change, state_after, write_weights
 from templora.threads import governor
 
-# Weights looked at together where a copy of all of them would be a waste.
-_BLOCK = 1 << 18
+# Gradients kept at a time; more of them would take more memory than the state that they lead to.
+_MOST_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,34 @@ class Update:
     change: float
 
 
+@dataclass
+class Reading:
+    """A chunk that was scored along a way that leads back to the adapter: the first forward pass of learning it.
+
+    Args:
+        chunk: what was read.
+        version: of the adapter it was read through.
+        nll: total NLL of the chunk's targets, in nats.
+        hidden: final hidden states [T, H], with their graph.
+        gradient: of the mean NLL with respect to them.
+        copy: where the adapter's gradient will be.
+        cost: FLOPs of the way back.
+    """
+
+    chunk: Chunk
+    version: int
+    nll: float
+    hidden: torch.Tensor
+    gradient: torch.Tensor
+    copy: _TrainingCopy
+    cost: float
+
+    def backward(self) -> float:
+        """Goes the way back, once; returns the mean NLL."""
+        torch.autograd.backward(self.hidden, self.gradient)
+        return self.nll / len(self.gradient)
+
+
 class Learner:
     """Trains one slot of a bank.
 
@@ -66,16 +95,40 @@ class Learner:
         self._config = config
         self._meter = meter
 
-    def learn(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> Update:
+    @property
+    def reads(self) -> bool:
+        """Whether the pass that scores a chunk can be the first one that learns it (`read`): same context, same
+        adapter, nothing dropped, everything kept."""
+        c = self._config
+        alike = c.learn_context == c.context and not (c.context_gradients or c.dropout or c.cache_reuse)
+        return alike and c.learning == "cascaded" and not c.checkpointing
+
+    def read(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> Reading:
+        """Scores `chunk` of `tokens` in such a way that learning it need not go forward again.
+
+        The cache is not written. What the backward pass needs is kept until the reading is dropped.
+        """
+        before = self._bank.state(self._slot)
+        copy = _TrainingCopy(self._bank, self._model.dtype)
+        write_weights(before, [], self._config, copy.weights)
+        with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
+            hidden, targets, cost = self._forward(tokens, chunk, cache, during)
+            nll, gradient = self._model.nll_gradient(hidden, targets)
+        head = replace(cost, tokens=0)
+        self._meter.count(cost.forward + head.backward)
+        return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward - head.backward)
+
+    def learn(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, reading: Reading | None = None) -> Update:
         """Stages an update on `chunk` of `tokens`, and commits it if it is sound.
 
         Args:
             tokens: ids of the whole text so far.
             chunk: what to learn.
             cache: the decoder's, holding the context; read, never written.
+            reading: of this chunk under the adapter as it is, if there is one; used up.
         """
         before = self._bank.state(self._slot)
-        staged, update = self.stage(before, tokens, chunk, cache)
+        staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
         if staged is not None:
             self._bank.commit(self._slot, staged)
         return update
@@ -87,6 +140,7 @@ class Learner:
         chunk: Chunk,
         cache: WindowCache,
         stop: threading.Event | None = None,
+        reading: Reading | None = None,
     ) -> tuple[AdapterState | None, Update]:
         """Trains a copy of `before` on `chunk` and judges it; touches neither the bank's slots nor `before`.
 
@@ -98,115 +152,98 @@ class Learner:
         Raises:
             CancelledError: `stop` was set.
         """
-        config, state = self._config, before.staged()
+        config = self._config
 
         def check() -> None:
             if stop is not None and stop.is_set():
                 raise CancelledError
             governor.tick()
 
-        training = _TrainingCopy(self._bank, self._model.dtype, config, check)
-        optimizer = _adamw(state, config)
-        loss = norm = math.nan
+        copy = reading.copy if reading else _TrainingCopy(self._bank, self._model.dtype)
+        state, steps = before, list[Step]()
+        loss = math.nan
         for epoch in range(config.epochs):
-            training.load(state.weights)
-            route = replace(training.route, seed=_seed(config, before.version, epoch))
-            with self._bank.through(route):
-                step_loss = self._backward(tokens, chunk, cache)
-            state.weights.grad = training.gradient()
-            step_norm = float(torch.nn.utils.clip_grad_norm_([state.weights], config.max_grad_norm))
-            loss, norm = (step_loss if epoch == 0 else loss), step_norm
+            if len(steps) == _MOST_STEPS:
+                state, steps = state_after(state, steps, config), []
+            if epoch == 0 and reading:
+                self._meter.count(reading.cost)
+                step_loss = reading.backward()
+            else:
+                write_weights(state, steps, config, copy.weights)
+                route = copy.route(config, _seed(config, before.version, epoch), check)
+                with self._bank.through(route):
+                    step_loss = self._backward(tokens, chunk, cache)
+            step = Step.clipped(copy.take_gradient(), config.max_grad_norm)
+            loss = step_loss if epoch == 0 else loss
             if not math.isfinite(step_loss):
-                return None, Update(False, f"the loss is not finite ({step_loss})", loss, norm, 0.0)
-            if not math.isfinite(step_norm):
-                return None, Update(False, f"the gradient is not finite ({step_norm})", loss, norm, 0.0)
-            optimizer.step()
-        state.weights.grad = None
-        change = _root_mean_square(state.weights.detach(), before.weights)
+                return None, Update(False, f"the loss is not finite ({step_loss})", loss, step.norm, 0.0)
+            if not math.isfinite(step.norm):
+                return None, Update(False, f"the gradient is not finite ({step.norm})", loss, step.norm, 0.0)
+            steps.append(step)
+        staged = replace(state_after(state, steps, config), version=before.version + 1)
+        moved = change(before, staged)
         # Written so that a change that is not a number fails too.
-        if not change <= config.max_update:
-            reason = f"the update is too large ({change:.3g} root mean square, max_update is {config.max_update:g})"
-            return None, Update(False, reason, loss, norm, change)
-        state.weights.requires_grad_(False)
-        done = AdapterState(state.weights, state.exp_avg, state.exp_avg_sq, before.steps + config.epochs, state.version)
-        return done, Update(True, "", loss, norm, change)
+        if not moved <= config.max_update:
+            reason = f"the update is too large ({moved:.3g} root mean square, max_update is {config.max_update:g})"
+            return None, Update(False, reason, loss, step.norm, moved)
+        return staged, Update(True, "", loss, step.norm, moved)
 
     def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> float:
-        """One forward and backward pass; returns the mean NLL, gradients left in the route's leaves."""
-        first, weights = chunk.first_target - 1, self._bank.layout.weights
-        inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
-        shape, most = self._model.shape, self._config.learn_context
+        """One forward and backward pass along the thread's route; returns the mean NLL."""
         # Held until the backward pass is over, which may have to go through the blocks again.
         with ExitStack() as during:
-            during.enter_context(torch.enable_grad())
-            during.enter_context(self._model.passes())
-            if self._config.checkpointing:
-                during.enter_context(checkpointed(self._model.decoder))
-            if self._config.context_gradients:
-                start = max(chunk.start, chunk.middle - most)
-                opening = list(tokens[: min(cache.opening, start)])
-                context = opening + list(tokens[start + len(opening) : first])
-                cost = (len(context) + len(inputs), 0, len(targets), weights)
-                hidden = self._model.hidden(context + inputs, None)[len(context) :]
-            else:
-                # The token before the chunk is an input, so it is not among the cached ones: hence most − 1.
-                seen, position = during.enter_context(cache.as_context(first, most - 1))
-                cost = (len(inputs), seen, len(targets), weights)
-                hidden = self._model.hidden(inputs, cache, position)
-            again = shape.forward(cost[0], cost[1], 0, weights) if self._config.checkpointing else 0.0
-            self._meter.count(shape.forward(*cost) + shape.backward(*cost) + again)
+            hidden, targets, cost = self._forward(tokens, chunk, cache, during)
+            again = replace(cost, logits=0).forward if self._config.checkpointing else 0.0
+            self._meter.count(cost.forward + cost.backward + again)
             return self._model.nll_backward(hidden, targets)
 
-
-def _root_mean_square(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of a − b, without another vector as long as they are."""
-    blocks = zip(torch.split(a, _BLOCK), torch.split(b, _BLOCK), strict=True)
-    return math.sqrt(sum(float((x - y).square_().sum()) for x, y in blocks) / len(a))
+    def _forward(
+        self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, during: ExitStack
+    ) -> tuple[torch.Tensor, list[int], Cost]:
+        """Hidden states before each of the chunk's targets, with the way back to the adapter; and the targets."""
+        during.enter_context(torch.enable_grad())
+        during.enter_context(self._model.passes())
+        if self._config.checkpointing:
+            during.enter_context(checkpointed(self._model.decoder))
+        first, most = chunk.first_target - 1, self._config.learn_context
+        inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
+        if self._config.context_gradients:
+            start = max(chunk.start, chunk.middle - most)
+            opening = list(tokens[: min(cache.opening, start)])
+            context = opening + list(tokens[start + len(opening) : first])
+            read, seen = len(context) + len(inputs), 0
+            hidden = self._model.hidden(context + inputs, None)[len(context) :]
+        else:
+            # The token before the chunk is an input, so it is not among the cached ones: hence most − 1.
+            seen, position = during.enter_context(cache.as_context(first, most - 1))
+            read = len(inputs)
+            hidden = self._model.hidden(inputs, cache, position)
+        return hidden, targets, Cost(self._model.shape, read, seen, len(targets), self._bank.layout.weights)
 
 
 class _TrainingCopy:
-    """The staged adapter in compute dtype, as leaves whose gradients land in one flat buffer.
+    """An adapter's weights in compute dtype, to go through while its gradient is taken.
 
-    `check` is called at each target, on the way forward and back.
+    Attributes:
+        weights: [weights]; to be filled before a pass.
     """
 
-    def __init__(
-        self, bank: AdapterBank, dtype: torch.dtype, config: TempLoraConfig, check: Callable[[], None]
-    ) -> None:
-        self._flat = torch.empty(bank.layout.weights, dtype=dtype, device=bank.device)
-        self._grad = torch.zeros_like(self._flat)
-        pairs = bank.layout.views(self._flat)
-        for pair, grads in zip(pairs, bank.layout.views(self._grad), strict=True):
-            for leaf, grad in zip(pair, grads, strict=True):
-                leaf.requires_grad_()
-                leaf.grad = grad  # autograd adds to it in place
-            pair[0].register_post_accumulate_grad_hook(lambda _: check())  # type: ignore[no-untyped-call]
-        self.route = Route(pairs, config.scaling, config.dropout, check=check)
+    def __init__(self, bank: AdapterBank, dtype: torch.dtype) -> None:
+        self._layout = bank.layout
+        self.weights = torch.empty(bank.layout.weights, dtype=dtype, device=bank.device)
+        self._gradient: torch.Tensor | None = None
 
-    @torch.no_grad()
-    def load(self, weights: torch.Tensor) -> None:
-        self._flat.copy_(weights)
-        self._grad.zero_()
+    def route(self, config: TempLoraConfig, seed: int, check: Callable[[], object]) -> Route:
+        """A route whose backward pass leaves its gradient here; `check` is called at each target, both ways."""
+        self._gradient = torch.zeros_like(self.weights)
+        pairs, gradients = self._layout.views(self.weights), self._layout.views(self._gradient)
+        return Route(pairs, config.scaling, config.dropout, seed, check, gradients)
 
-    def gradient(self) -> torch.Tensor:
-        return self._grad.float()
-
-
-def _adamw(state: AdapterState, config: TempLoraConfig) -> torch.optim.AdamW:
-    """AdamW over the staged vector, going on from the staged moments (which it edits in place)."""
-    optimizer = torch.optim.AdamW(
-        [state.weights.requires_grad_()],
-        lr=config.learning_rate_at(state.steps // config.epochs),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    optimizer.state[state.weights] = {
-        "step": torch.tensor(float(state.steps), device=state.weights.device),
-        "exp_avg": state.exp_avg,
-        "exp_avg_sq": state.exp_avg_sq,
-    }
-    return optimizer
+    def take_gradient(self) -> torch.Tensor:
+        """The gradient of the last backward pass [weights], no longer held here."""
+        gradient, self._gradient = self._gradient, None
+        assert gradient is not None
+        return gradient
 
 
 def _seed(config: TempLoraConfig, version: int, epoch: int) -> int:

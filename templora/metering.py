@@ -48,6 +48,32 @@ class ModelShape:
         return 2.0 * products + 2.0 * self.attention(tokens, cached)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a pass of some tokens over cached ones takes, in FLOPs.
+
+    Args:
+        shape: the model's.
+        tokens, cached: read, and seen before them.
+        logits: rows that become logits.
+        adapter_weights: of the adapter they go through.
+    """
+
+    shape: ModelShape
+    tokens: int
+    cached: int
+    logits: int
+    adapter_weights: int
+
+    @property
+    def forward(self) -> float:
+        return self.shape.forward(self.tokens, self.cached, self.logits, self.adapter_weights)
+
+    @property
+    def backward(self) -> float:
+        return self.shape.backward(self.tokens, self.cached, self.logits, self.adapter_weights)
+
+
 @dataclass
 class Meter:
     """Seconds and FLOPs by phase. Phases do not nest: an inner one stops the clock of the outer one."""

@@ -189,28 +189,34 @@ class CausalModel:
                 total += float(F.cross_entropy(self.logits(h), t, reduction="sum"))
         return total
 
-    def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
-        """Mean NLL of `targets`, with its gradient pushed back through `hidden` [T, H].
+    def nll_gradient(self, hidden: torch.Tensor, targets: list[int]) -> tuple[float, torch.Tensor]:
+        """Total NLL of `targets`, and the gradient of their mean NLL with respect to `hidden` [T, H].
 
-        The head is frozen, so the gradient with respect to `hidden` is all that is needed of it; it is taken a block
-        of rows at a time and the [T, V] logits never exist whole.
+        The head is frozen, so this gradient is all that is needed of it; it is taken a block of rows at a time and the
+        [T, V] logits never exist whole.
         """
         gradients = []
         total = 0.0
         for h, t in self._blocks(hidden.detach(), targets):
             h.requires_grad_()
-            if _has_kernels(h):
-                # The head's own backward pass, whatever it is made of, from a gradient written over its output.
-                output = self.head(h)
-                gradient = output.detach()
-                total += _cross_entropy(gradient, t, self.softcap, 1 / len(targets)) / len(targets)
-                gradients.append(torch.autograd.grad(output, h, gradient)[0])
-            else:
-                loss = F.cross_entropy(self.logits(h), t, reduction="sum") / len(targets)
-                gradients.append(torch.autograd.grad(loss, h)[0])
-                total += float(loss.detach())
-        torch.autograd.backward(hidden, torch.cat(gradients))
-        return total
+            with torch.enable_grad():
+                if _has_kernels(h):
+                    # The head's own backward pass, whatever it is made of, from a gradient written over its output.
+                    output = self.head(h)
+                    gradient = output.detach()
+                    total += _cross_entropy(gradient, t, self.softcap, 1 / len(targets))
+                    gradients.append(torch.autograd.grad(output, h, gradient)[0])
+                else:
+                    loss = F.cross_entropy(self.logits(h), t, reduction="sum")
+                    gradients.append(torch.autograd.grad(loss / len(targets), h)[0])
+                    total += float(loss.detach())
+        return total, torch.cat(gradients)
+
+    def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
+        """Mean NLL of `targets`, with its gradient pushed back through `hidden` [T, H]."""
+        total, gradient = self.nll_gradient(hidden, targets)
+        torch.autograd.backward(hidden, gradient)
+        return total / len(targets)
 
     @torch.no_grad()
     def fingerprint(self) -> str:

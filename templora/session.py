@@ -27,7 +27,7 @@ from templora.decoding import Adapter, Decoder
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.gguf_adapter import save_gguf_adapter
-from templora.learning import Learner, Update
+from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
 from templora.metrics import Likelihood, repeated
 from templora.peft_format import load_adapter, save_adapter
@@ -98,6 +98,7 @@ class Session:
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
+        self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
         self._updates: Updates | None = None
         if config.learning == "parallel":
             executor = engine.executor()
@@ -317,7 +318,7 @@ class Session:
                 finally:
                     self._engine.release(self, self._bank, self._slot)
                     self._released = True
-                    del self._adapted, self._base, self._learner
+                    del self._adapted, self._base, self._learner, self._reading
         if self.receipt is None:
             self.receipt = self._engine.receipt(self._bank, self._slot)
         return self.receipt
@@ -384,7 +385,8 @@ class Session:
         self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
         with self.meter.phase("score"):
             base = self._base.nll(self.tokens, first)
-            adapted = self._adapted.nll_again(self.tokens, first)
+            read = self._read(self.tokens, first)
+            adapted = self._adapted.nll_again(self.tokens, first) if read is None else read
         self._scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
@@ -397,9 +399,19 @@ class Session:
             self._prepare(self._base, self._adapted)
             with self.meter.phase("score"):
                 base = self._base.nll(longer, first)
-                adapted = self._adapted.nll(longer, first)
+                read = self._read(longer, first)
+                adapted = self._adapted.nll(longer, first) if read is None else read
         self.tokens.extend(piece)
         return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
+
+    def _read(self, tokens: list[int], first: int) -> float | None:
+        """The adapted NLL of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""
+        chunk = replace(self._open_chunk(), end=len(tokens))
+        whole = first == chunk.first_target and chunk.end - chunk.middle == self.config.chunk_size
+        if not (whole and self._learner.reads):
+            return None
+        self._reading = self._learner.read(tokens, chunk, self._adapted.cache)
+        return self._reading.nll
 
     def _open_chunk(self) -> Chunk:
         start = self._chunk_start
@@ -410,6 +422,9 @@ class Session:
         chunk = self._open_chunk()
         if chunk.middle == chunk.end:
             return
+        reading, self._reading = self._reading, None
+        if reading and (reading.chunk, reading.version) != (chunk, self.version):
+            reading = None
         if self._updates:
             self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
             self._settle()
@@ -426,14 +441,14 @@ class Session:
                 )
                 self._learned.append(ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason))
                 return
-            self._learn(chunk)
+            self._learn(chunk, reading)
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
             if self.version == before[3] and not under_way:  # interrupted before: it is still to be learnt
                 self._chunk_index, self._chunk_start, self._written = before[:3]
             raise
 
-    def _learn(self, chunk: Chunk) -> None:
+    def _learn(self, chunk: Chunk, reading: Reading | None) -> None:
         began = time.perf_counter()
         cache = self._adapted.cache
         if self._updates:
@@ -444,7 +459,7 @@ class Session:
             return
         self._prepare_context(chunk)
         with self.meter.phase("learn"):
-            update = self._learner.learn(self.tokens, chunk, cache)
+            update = self._learner.learn(self.tokens, chunk, cache, reading)
         self._report(chunk, update, time.perf_counter() - began)
 
     def _wait(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,7 @@ def test_an_interrupted_commit_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> 
     bank = bank_of(tiny_model())
     slot = bank.allocate(1)
     before, served = bank.state(slot), bank._serving.clone()
-    staged = before.staged()
-    staged.weights.add_(1.0)
+    staged = replace(before, weights=before.weights + 1, version=1)
     real, calls = bank._write, []
 
     def stopped(slot: int, state: Any) -> None:

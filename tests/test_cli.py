@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from conftest import TEXT
 
 import templora
+import templora.learning
 from templora.cli.main import _run
 from templora.config import TempLoraConfig
 from templora.testing import byte_tokenizer, tiny_model
@@ -368,7 +368,7 @@ def test_a_signal_at_any_moment(
     place, name = {
         "load": (transformers.AutoModelForCausalLM, "from_pretrained"),
         "print": (text, "write"),
-        "learn": (torch.optim.AdamW, "step"),
+        "learn": (templora.learning, "state_after"),
         "discard": (templora.Session, "discard"),
     }[moment]
     real, calls = getattr(place, name), iter(range(1000))

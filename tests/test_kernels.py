@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -133,3 +135,18 @@ def test_a_team_runs_its_kernel_on_every_worker_and_ends_its_threads() -> None:
     for thread in own:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_no_helper_outlives_the_program() -> None:
+    """One that is still in a kernel is waited for: Python would end it half-way, and now and then abort the process."""
+    program = """
+import atexit, threading, time
+helpers = lambda: sum(t.name.startswith("templora-") for t in threading.enumerate())
+atexit.register(lambda: print(helpers()))  # called after all that is registered later
+from templora.kernels.team import Team
+two = Team(2)
+two.run(lambda worker: time.sleep(worker * 0.5))
+print(helpers())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]

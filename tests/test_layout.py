@@ -21,7 +21,7 @@ ORDER = [
     ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
     ["model", "peft_format", "gguf_adapter"],
-    ["anatomy", "captured"],
+    ["anatomy", "captured", "optimizer"],
     ["decoding", "learning", "step"],
     ["updates"],
     ["session"],

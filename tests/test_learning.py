@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import small
 from test_invariants import adapted_logits
+from torch.optim.adamw import adamw
 
 from templora import ChunkLearned, Session, adapters
 from templora.adapters import Layout, Route
@@ -15,6 +17,7 @@ from templora.chunks import Chunk
 from templora.engine import Engine
 from templora.learning import Learner
 from templora.metering import Meter
+from templora.optimizer import Step
 from templora.testing import FAMILIES, tiny_engine
 
 IDS = [(i * i * 7 + 3 * i) % 256 for i in range(200)]
@@ -50,22 +53,22 @@ def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk,
     """What `Learner` hands to the optimiser, caught before clipping."""
     caught: list[torch.Tensor] = []
     learner = Learner(engine.model, session._bank, session._slot, session.config, Meter())
-    real = torch.nn.utils.clip_grad_norm_
+    real = Step.clipped
 
-    def catch(parameters: list[torch.Tensor], norm: float) -> torch.Tensor:
-        assert parameters[0].grad is not None
-        caught.append(parameters[0].grad.clone())
-        return real(parameters, norm)
+    def catch(gradient: torch.Tensor, most: float) -> Step:
+        caught.append(gradient.float())
+        return real(gradient, most)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.nn.utils, "clip_grad_norm_", catch)
+        patch.setattr(Step, "clipped", catch)
         learner.stage(session._bank.state(session._slot), ids, chunk, cache)
     return caught[0]
 
 
 def with_random_adapter(session: Session) -> None:
     """Sets an adapter that does something: at a fresh one half of all gradients are zero."""
-    state = session._bank.state(session._slot).staged()
+    state = session._bank.state(session._slot)
+    state = replace(state, weights=state.weights.clone(), version=state.version + 1)
     generator = torch.Generator().manual_seed(3)
     state.weights.add_(torch.empty_like(state.weights).uniform_(-0.05, 0.05, generator=generator))
     session._bank.commit(session._slot, state)
@@ -233,9 +236,9 @@ def test_every_token_is_learnt_exactly_once(engine: Engine, text: str, monkeypat
     targets: list[int] = []
     real = Learner.learn
 
-    def spy(self: Learner, tokens: Any, chunk: Chunk, cache: WindowCache) -> Any:
+    def spy(self: Learner, tokens: Any, chunk: Chunk, cache: WindowCache, reading: Any) -> Any:
         targets.extend(range(chunk.first_target, chunk.end))
-        return real(self, tokens, chunk, cache)
+        return real(self, tokens, chunk, cache, reading)
 
     monkeypatch.setattr(Learner, "learn", spy)
     with engine.session(small()) as session:
@@ -264,13 +267,12 @@ def test_masters_are_fp32_over_a_bf16_base(text: str) -> None:
 
 def test_gradients_are_clipped(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
-    real = torch.optim.AdamW.step
 
-    def spy(self: Any, *args: Any) -> Any:
-        seen.append(float(self.param_groups[0]["params"][0].grad.norm()))
-        return real(self, *args)
+    def spy(params: Any, grads: list[torch.Tensor], *args: Any, **options: Any) -> None:
+        seen.append(float(grads[0].norm()))
+        adamw(params, grads, *args, **options)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    monkeypatch.setattr("templora.optimizer.adamw", spy)
     with engine.session(small(max_grad_norm=0.01)) as session:
         session.absorb(text)
     assert seen
@@ -416,7 +418,7 @@ def test_what_is_not_finite_is_rolled_back(engine: Engine, text: str, poison: st
         if poison == "loss":
             patch.setattr(type(engine.model), "nll_backward", lambda *_: float("nan"))
         else:
-            patch.setattr("templora.learning._TrainingCopy.gradient", lambda self: self._grad.float() * float("inf"))
+            patch.setattr("templora.learning._TrainingCopy.take_gradient", lambda self: self._gradient * float("inf"))
         (event,) = learned(session, text[64:96])
         assert not event.committed
         assert f"the {poison} is not finite" in event.reason

@@ -153,14 +153,14 @@ def test_a_score_that_is_interrupted_takes_nothing_in(engine: Engine, text: str)
     with engine.session(small()) as session, pytest.MonkeyPatch.context() as patch:
         wanted = engine.session(small()).score(text[:64])
         calls = iter(range(10))
-        real = type(engine.model).nll
+        real = type(engine.model)._blocks
 
-        def stopped(self: Any, *arguments: Any) -> float:
+        def stopped(self: Any, *arguments: Any) -> Any:
             if next(calls) == 1:
                 raise KeyboardInterrupt
             return real(self, *arguments)
 
-        patch.setattr(type(engine.model), "nll", stopped)
+        patch.setattr(type(engine.model), "_blocks", stopped)
         with pytest.raises(KeyboardInterrupt):
             session.score(text[:64])
         assert session.tokens == []

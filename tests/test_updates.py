@@ -269,7 +269,8 @@ def test_seconds_and_flops_of_the_worker_are_the_sessions(engine: Engine, text: 
         key = learning if executor is worker else "inline"
         meters[key], reports[key] = session.meter, build_report(engine, [report], 200, 1.0)
     assert meters["parallel"].flops == meters["inline"].flops
-    assert meters["parallel"].flops["learn"] == meters["cascaded"].flops["learn"] > 0
+    # Cascaded learning begins with the pass that scored the chunk; only what `close_chunk` learns was not scored whole.
+    assert sum(meters["parallel"].flops.values()) > sum(meters["cascaded"].flops.values()) > 0
     assert meters["cascaded"].overlapped == meters["inline"].overlapped == 0
     assert 0 < meters["parallel"].overlapped <= meters["parallel"].seconds["learn"]
     seconds = reports["parallel"]["seconds"]
