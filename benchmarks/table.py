@@ -10,7 +10,7 @@ same weights, window 1,024, chunk 512, training context 512, rank 64 on every la
     decode   tokens a second at a nearly full window, with an adapter and without, beside llama.cpp on the same file
     score    BOOK, chunk by chunk: seconds a chunk to score (base and adapted) and to learn, beside PLAIN
     write    --write-tokens tokens, everything but loading: seconds in all, to decode, to learn; memory; beside PLAIN
-    load     the embedded model, its unpacking included, and once it is unpacked
+    load     the embedded model for the first time, unpacking and compiling included, and once that is done
     flat     a chunk at --long tokens beside one at --short, and memory likewise
 
 Every finished pair is appended to results/benchmarks/table.jsonl and not measured again; table.json holds the medians.
@@ -181,7 +181,7 @@ class Table:
                     check=True,
                     capture_output=True,
                     text=True,
-                    env=os.environ | {"TEMPLORA_CACHE": folder},
+                    env=os.environ | {"TEMPLORA_CACHE": folder, "NUMBA_CACHE_DIR": folder},
                 )
                 found[f"{name}_seconds"], found[f"{name}_after_imports"] = json.loads(done.stdout.splitlines()[-1])
         return found

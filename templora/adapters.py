@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class AdapterState:
-    """One adapter between two updates. Replaced whole, never edited: that is what makes a commit one swap.
+    """One adapter between two updates. Only a commit edits it (`optimizer.Staged`).
 
     Args:
         weights: fp32 [weights].

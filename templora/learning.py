@@ -25,11 +25,8 @@ from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.metering import Cost, Meter
 from templora.model import CausalModel
-from templora.optimizer import Step, change, state_after, write_weights
+from templora.optimizer import Staged, Step
 from templora.threads import governor
-
-# Gradients kept at a time; more of them would take more memory than the state that they lead to.
-_MOST_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,10 @@ class Reading:
 
     def backward(self) -> float:
         """Goes the way back, once; returns the mean NLL."""
-        torch.autograd.backward(self.hidden, self.gradient)
-        return self.nll / len(self.gradient)
+        hidden, gradient = self.hidden, self.gradient
+        del self.hidden, self.gradient  # with the graph, whose small pieces would lie between the next one's large ones
+        torch.autograd.backward(hidden, gradient)
+        return self.nll / len(gradient)
 
 
 class Learner:
@@ -110,7 +109,7 @@ class Learner:
         """
         before = self._bank.state(self._slot)
         copy = _TrainingCopy(self._bank, self._model.dtype)
-        write_weights(before, [], self._config, copy.weights)
+        copy.weights.copy_(before.weights)
         with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
@@ -130,7 +129,7 @@ class Learner:
         before = self._bank.state(self._slot)
         staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
         if staged is not None:
-            self._bank.commit(self._slot, staged)
+            staged.commit(self._bank, self._slot)
         return update
 
     def stage(
@@ -141,13 +140,13 @@ class Learner:
         cache: WindowCache,
         stop: threading.Event | None = None,
         reading: Reading | None = None,
-    ) -> tuple[AdapterState | None, Update]:
-        """Trains a copy of `before` on `chunk` and judges it; touches neither the bank's slots nor `before`.
+    ) -> tuple[Staged | None, Update]:
+        """Trains on `chunk` from `before` and judges what comes of it; touches neither the bank's slots nor `before`.
 
         It may run in any thread beside other passes through the model, if nobody writes to `cache` meanwhile.
 
         Returns:
-            The staged state, None if it is not sound, and the update as it will be once that is committed.
+            What is to be committed, None if it is not sound, and the update as it will be then.
 
         Raises:
             CancelledError: `stop` was set.
@@ -160,16 +159,15 @@ class Learner:
             governor.tick()
 
         copy = reading.copy if reading else _TrainingCopy(self._bank, self._model.dtype)
-        state, steps = before, list[Step]()
+        steps: list[Step] = []
+        staged = Staged(before, steps, config)
         loss = math.nan
         for epoch in range(config.epochs):
-            if len(steps) == _MOST_STEPS:
-                state, steps = state_after(state, steps, config), []
             if epoch == 0 and reading:
                 self._meter.count(reading.cost)
                 step_loss = reading.backward()
             else:
-                write_weights(state, steps, config, copy.weights)
+                staged.write_weights(copy.weights)
                 route = copy.route(config, _seed(config, before.version, epoch), check)
                 with self._bank.through(route):
                     step_loss = self._backward(tokens, chunk, cache)
@@ -180,8 +178,7 @@ class Learner:
             if not math.isfinite(step.norm):
                 return None, Update(False, f"the gradient is not finite ({step.norm})", loss, step.norm, 0.0)
             steps.append(step)
-        staged = replace(state_after(state, steps, config), version=before.version + 1)
-        moved = change(before, staged)
+        moved = staged.change()
         # Written so that a change that is not a number fails too.
         if not moved <= config.max_update:
             reason = f"the update is too large ({moved:.3g} root mean square, max_update is {config.max_update:g})"

@@ -3,15 +3,15 @@
     weights       numbers × bytes of the compute dtype; in int8 one byte, in int4 5/8 of one (20 bytes a block of 32)
                   for the linear layers, 17/16 of a byte for embedding and head
                   (a model that is quantised here is first read whole)
-    adapter       34 bytes a weight in bfloat16, see below; 14 where nothing is learnt
+    adapter       18 bytes a weight in bfloat16 (see below), 2 more for each further epoch; 14 where nothing is learnt
     cache         keys and values of the window, for the base and for the adapted model
     activations   for each token of a chunk (of window, with context_gradients) what autograd keeps: measured at
-                  about _KEPT times the inputs and outputs of the adapted layers
+                  about _KEPT times the inputs and outputs of the adapted layers, the heap's holes included; a tenth of
+                  them where nothing is kept (nothing learnt, or checkpointing)
     logits        a block of rows over the vocabulary in fp32, about three times
 
-Per adapter weight: master, two moments and their staged copies in fp32 (24 bytes), serving and training copy and
-gradient in compute dtype (6), and the gradient in fp32 (4). Checked against the measured peak of runs in
-results/weights/ and in tests/test_memory.py.
+Per adapter weight: master and two moments in fp32 (12 bytes); serving copy, training copy and a gradient for each epoch
+in compute dtype (2 each). Checked against the measured peak in tests/test_memory.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from templora.config import TempLoraConfig
 from templora.errors import ModelError
 
-_KEPT = 3.0
+_KEPT, _NOT_KEPT = 2.0, 0.1
 _LOGIT_ROWS = 256
 
 
@@ -108,10 +108,12 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
         return Need(held, 0, 0, 0)
     learning = config.learning != "off"
     share = 1.0 if config.target_modules == ("all",) and config.layers == "all" else 0.0  # at least nothing
-    adapter = share * sizes.adapter * config.rank * ((28 + 3 * item) if learning else 12 + item)
+    copies = 2 + config.epochs if learning else 1
+    adapter = share * sizes.adapter * config.rank * (12 + copies * item)
     window = min(config.window, sizes.positions)
     tokens = window if config.context_gradients else min(config.chunk_size, window)
-    kept = tokens * sizes.adapter * item * (_KEPT if learning else 0.1)
+    all_kept = learning and not config.checkpointing
+    kept = tokens * sizes.adapter * item * (_KEPT if all_kept else _NOT_KEPT)
     logits = 3.0 * 4 * sizes.vocabulary * min(_LOGIT_ROWS, tokens)
     return Need(held, adapter, 2.0 * window * sizes.cache * item, kept + logits)
 
@@ -155,7 +157,7 @@ def check(name: str, need: Need, free: float | None, others: dict[str, Need]) ->
     if fitting:
         hint = fitting[0]
     elif need.total - need.weights > 0 and min(n.weights for n in [need, *others.values()]) < free:
-        hint = "a smaller --rank, --window or --chunk-size needs less"
+        hint = "--checkpointing, or a smaller --rank, --window or --chunk-size, needs less"
     else:
         hint = "take a smaller model (see `templora models`)"
     parts = [

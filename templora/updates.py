@@ -28,9 +28,10 @@ from templora.config import TempLoraConfig
 from templora.learning import Learner, Update
 from templora.metering import Meter
 from templora.model import CausalModel
+from templora.optimizer import Staged
 from templora.threads import governor
 
-Staged = tuple[AdapterState | None, Update]
+Result = tuple[Staged | None, Update]
 
 
 def worker() -> Executor:
@@ -61,7 +62,7 @@ class _Job:
     threads: tuple[int, bool]
     ready: Any  # CUDA event after which all this is there
     stop: threading.Event = field(default_factory=threading.Event)
-    future: Future[Staged] | None = None
+    future: Future[Result] | None = None
     blocked: float = 0.0  # seconds for which the session could do nothing but wait for it
 
 
@@ -122,7 +123,7 @@ class Updates:
         """
         self._result()
 
-    def staged(self) -> AdapterState | None:
+    def staged(self) -> Staged | None:
         """What the update will make of the adapter, without committing it; None: nothing, or nothing sound."""
         result = self._result()
         return result[0] if result else None
@@ -132,12 +133,12 @@ class Updates:
         job, result = self._job, self._result()
         if job is None or result is None:
             return None
-        state, update = result
-        if state is not None:
+        staged, update = result
+        if staged is not None:
             if self._stream:
-                for tensor in (state.weights, state.exp_avg, state.exp_avg_sq):
-                    tensor.record_stream(torch.cuda.current_stream(self._device))
-            self._bank.commit(self._slot, state)  # interrupted after this, it is done again, which changes nothing
+                for step in staged.steps:
+                    step.gradient.record_stream(torch.cuda.current_stream(self._device))
+            staged.commit(self._bank, self._slot)  # interrupted after this, it is done again, which changes nothing
         self._job = None
         return job.chunk, update, self._take_meter(job)
 
@@ -159,13 +160,13 @@ class Updates:
         if interrupted:
             raise interrupted
 
-    def _submit(self, job: _Job) -> Future[Staged]:
+    def _submit(self, job: _Job) -> Future[Result]:
         began = time.perf_counter()
         job.future = future = self._executor.submit(self._train, job)
         job.blocked += time.perf_counter() - began
         return future
 
-    def _train(self, job: _Job) -> Staged:
+    def _train(self, job: _Job) -> Result:
         """The job itself, in the worker's thread."""
         with governor.job(*job.threads), self._beside(job), self._meter.phase("learn"):
             return self._learner.stage(job.before, job.tokens, job.chunk, job.context, job.stop)
@@ -183,7 +184,7 @@ class Updates:
             finally:
                 self._stream.synchronize()
 
-    def _result(self) -> Staged | None:
+    def _result(self) -> Result | None:
         job = self._job
         if job is None:
             return None

@@ -101,7 +101,7 @@ def test_rank_stabilised_scale_is_read(tmp_path: Path) -> None:
     with tiny_engine().session(small()) as session:
         with_random_adapter(session)
         session.save_adapter(tmp_path)
-        weights = session._bank.state(session._slot).weights
+        weights = session._bank.state(session._slot).weights.clone()
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True, "lora_alpha": 4}))
     with tiny_engine().session(small()) as session:

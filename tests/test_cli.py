@@ -368,7 +368,7 @@ def test_a_signal_at_any_moment(
     place, name = {
         "load": (transformers.AutoModelForCausalLM, "from_pretrained"),
         "print": (text, "write"),
-        "learn": (templora.learning, "state_after"),
+        "learn": (templora.learning.Staged, "change"),
         "discard": (templora.Session, "discard"),
     }[moment]
     real, calls = getattr(place, name), iter(range(1000))

@@ -128,7 +128,7 @@ def test_cancel_while_learning_leaves_the_old_adapter(
         session.absorb(text[:32])
         before = adapted_logits(session, list(range(40)))
         with monkeypatch.context() as patch:
-            patch.setattr("templora.learning.state_after", interrupted)
+            patch.setattr("templora.learning.Staged.change", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 session.absorb(text[32:64])
         assert session.version == 1

@@ -14,7 +14,7 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors", "allocator", "kernels"],
+    ["errors", "allocator", "kernels", "uninterrupted"],
     ["config", "chunks", "metrics", "events", "models", "resident"],
     ["quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def test_weights_are_counted_by_format() -> None:
 def test_what_a_plan_adds() -> None:
     sizes = Sizes(linear=3200, ends=320, other=10, adapter=100, cache=8, vocabulary=10, positions=64)
     need = needed(sizes, "bf16", 2, PLAN)
-    assert need.adapter == 34 * 4 * 100
+    assert need.adapter == 18 * 4 * 100
+    assert needed(sizes, "bf16", 2, replace(PLAN, epochs=2)).adapter == 20 * 4 * 100
     assert need.cache == 2 * 64 * 8 * 2
     off = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=64, chunk_size=32, learning="off"))
     assert off.adapter == 14 * 4 * 100
-    assert off.activations < need.activations
+    again = needed(sizes, "bf16", 2, replace(PLAN, checkpointing=True))
+    assert off.activations == again.activations < need.activations
     longer = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=1024, chunk_size=512))
     assert longer.cache == need.cache  # the model has no more positions than 64
     whole = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=64, chunk_size=32, context_gradients=True))
@@ -72,7 +75,11 @@ def test_enough_or_unknown_memory_passes() -> None:
     [
         (needs(2e9, 1e9), {"int8": needs(1.2e9), "int4": needs(5e8)}, "--weights int8 needs 1.2 GB"),
         (needs(2e9, 1e9), {"int8": needs(1.6e9), "int4": needs(5e8)}, "--weights int4 needs 0.5 GB"),
-        (needs(1e9, 1e9), {"int4": needs(5e8, 1e9)}, "a smaller --rank, --window or --chunk-size needs less"),
+        (
+            needs(1e9, 1e9),
+            {"int4": needs(5e8, 1e9)},
+            "--checkpointing, or a smaller --rank, --window or --chunk-size, needs less",
+        ),
         (needs(4e9), {"int4": needs(2e9)}, "take a smaller model"),
     ],
 )

@@ -111,7 +111,7 @@ def test_the_delay_is_one_chunk(text: str) -> None:
     config, ids = parallel(dropout=0.1), list(text.encode())[:320]
     with tiny_engine().session(config) as session:
         scored = [e.adapted_nll for e in session.score_ids(ids) if isinstance(e, ChunkScored)]
-        found = session._bank.state(session._slot).weights
+        found = session._bank.state(session._slot).weights.clone()
 
     engine = tiny_engine()
     with engine.session(config) as session:
@@ -126,7 +126,7 @@ def test_the_delay_is_one_chunk(text: str) -> None:
             context = reader.cache.snapshot(chunk.first_target - 1, config.learn_context - 1)
             expected.append(reader.nll(ids[: chunk.end], chunk.first_target))
             if staged:
-                bank.commit(slot, staged)
+                staged.commit(bank, slot)
             staged, _ = learner.stage(bank.state(slot), ids, chunk, context)
         assert torch.equal(bank.state(slot).weights, found)
     assert scored == expected
@@ -304,7 +304,7 @@ def test_a_saved_adapter_holds_every_full_chunk_and_saving_changes_nothing(text:
     assert found[0] == found[1]
     with tiny_engine().session(small()) as session:
         session.load_adapter(tmp_path)
-        loaded = session._bank.state(session._slot).weights
+        loaded = session._bank.state(session._slot).weights.clone()
     with tiny_engine().session(parallel()) as session:
         session.absorb(text[:70])
         session._wait()
@@ -363,7 +363,7 @@ def test_an_error_in_training_is_the_sessions_and_the_chunk_is_tried_again(
 ) -> None:
     with tiny_engine().session(parallel()) as session:
         session.absorb(text[:150])
-        wanted = session._bank.state(session._slot).weights
+        wanted = session._bank.state(session._slot).weights.clone()
     real = Learner.stage
     errors = iter([MemoryError("no room for it"), None, KeyboardInterrupt(), None, None, None, None])
 
@@ -393,7 +393,7 @@ def test_an_interrupted_wait_loses_nothing(text: str, monkeypatch: pytest.Monkey
     """Ctrl-C reaches the session's thread while it waits without the lock, and again while it settles."""
     with tiny_engine().session(parallel()) as session:
         wanted = [plain(e) for e in session.absorb_events(text[:150]) if isinstance(e, ChunkLearned)]
-        weights = session._bank.state(session._slot).weights
+        weights = session._bank.state(session._slot).weights.clone()
     real = Future.result
     calls = [0]
 

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from templora.uninterrupted import uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_handled_when_the_work_is_done(number: signal.Signals) -> None:
+    done: list[Any] = []
+    before = signal.signal(number, lambda *_: done.append("handled"))
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            done.append("worked")
+        assert done == ["worked", "handled"]
+        os.kill(os.getpid(), number)
+        assert done == ["worked", "handled", "handled"]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_nobody_handles_ends_the_program_afterwards() -> None:
+    program = "import os, signal\nfrom templora.uninterrupted import uninterrupted\n"
+    program += (
+        "with uninterrupted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('worked', flush=True)\nprint('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "worked\n")
+
+
+def test_other_threads_are_left_alone() -> None:
+    """Python lets only the main one touch signals."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with uninterrupted():
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
