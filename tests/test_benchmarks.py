@@ -114,6 +114,28 @@ def test_the_table(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "table.json").read_text()) == document
 
 
+def test_parts_add_up_to_their_phase(tmp_path: Path) -> None:
+    folder, text = tmp_path / "model", tmp_path / "book.txt"
+    tiny_model(dtype=torch.bfloat16).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    text.write_text(TEXT * 12)
+    arguments = ["--model", folder, "--text", text, *SIZES, "--rank", 4, "--chunks", 2, "--square", 64]
+    ran = run("parts.py", *arguments, "--buffer-bytes", 2**16, "--results", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    document = json.loads((tmp_path / "parts.json").read_text())
+    rows = document["a chunk, seconds"]
+    for row in rows.values():
+        assert sum(row["parts"].values()) == pytest.approx(row["seconds"])
+        assert min(row["parts"].values()) > 0
+        assert 0 < row["least"]
+    products = {"frozen products", "attention", "adapter products", "norms and gates", "head and cross-entropy"}
+    assert set(rows["learn"]["parts"]) == products | {"optimiser", "other"}
+    assert set(rows["cache"]["parts"]) == products - {"head and cross-entropy", "adapter products"} | {"other"}
+    assert {"adapter products", "head and cross-entropy"} <= set(rows["score"]["parts"])
+    memory = document["memory, bytes"]
+    assert memory["imports"] < memory["loaded"] <= memory["peak"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [(["--rows", "sing"], "'sing'"), (["--rows", "write"], "--plain"), (["--rows", "flat"], "--text")],
