@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Where the time and the memory of scoring and learning go.
 
-    benchmarks/parts.py --text BOOK.txt [--chunks 6] [--weights int4]
+    benchmarks/parts.py --text BOOK.txt [--chunks 6] [--weights int4] [--epochs 2] [--checkpointing]
 
-Scores and learns BOOK chunk by chunk, two steps a chunk, with a clock around each kind of work: the frozen layers'
+Scores and learns BOOK chunk by chunk, then writes a little, with a clock around each kind of work: the frozen layers'
 products (unpacking of quantised weights included), attention, the adapter's products, norms and gated products, the
-head with its cross-entropy, the optimiser; `other` is what remains. Beside it the least that the counted FLOPs could take
-at the matrix rate measured here. Clocks cost a little themselves. Memory is what was resident after each stage.
-Prints one JSON document, also written to results/benchmarks/parts.json.
+head with its cross-entropy, the optimiser; `other` is what remains. Beside it the least that the FLOPs counted could
+take at the matrix rate measured here. Clocks cost a little themselves. Memory is what was resident after each stage.
+Prints one JSON document, also written to results/benchmarks/parts.json (or parts-checkpointing.json).
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--square", type=int, default=4096)
     parser.add_argument("--buffer-bytes", type=int, default=2**28)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -107,7 +109,8 @@ def main() -> None:
     raw = a.text.read_bytes()
     text = (lzma.decompress(raw) if a.text.suffix == ".xz" else raw).decode()
     ids = encode(engine.tokenizer, text, special=False)[: (a.chunks + 2) * a.chunk]
-    config = engine.config(window=a.window, chunk_size=a.chunk, rank=a.rank, epochs=2)
+    learning = {"epochs": a.epochs, "checkpointing": a.checkpointing}
+    config = engine.config(window=a.window, chunk_size=a.chunk, rank=a.rank, **learning)
     sizes = {"square": a.square, "buffer_bytes": a.buffer_bytes}
     ceilings = measure_apart(model_products(engine.model), a.chunk, cpu, engine.model.dtype, **sizes)
     clocks = Clocks()
@@ -119,17 +122,22 @@ def main() -> None:
             if learnt == 2 and isinstance(event, ChunkLearned):  # from here on windows are full, memory is warm
                 seconds, flops = dict(meter.seconds), dict(meter.flops)
                 clocks.phase = lambda: meter._phases[-1] if meter._phases else None
+        spent, counted = dict(meter.seconds), dict(meter.flops)
+        clocks.phase = lambda: None
+        memory["learnt"] = memory_now(cpu)
+        session.write(max_new_tokens=16)
     memory["peak"] = peak_resident_bytes()
     rows: dict[str, Any] = {}
     for phase in ("score", "cache", "learn"):
-        total = (meter.seconds[phase] - seconds[phase]) / a.chunks
+        total = (spent[phase] - seconds[phase]) / a.chunks
         parts = {part: s / a.chunks for part, s in sorted(clocks.seconds[phase].items(), key=lambda item: -item[1])}
-        least = (meter.flops[phase] - flops[phase]) / a.chunks / ceilings.flops_per_second
+        least = (counted[phase] - flops[phase]) / a.chunks / ceilings.flops_per_second
         rows[phase] = {"seconds": total, "least": least, "parts": parts | {"other": total - sum(parts.values())}}
     settings = {k: v for k, v in vars(a).items() if k not in ("text", "results")} | {"text": a.text.name}
     document = {"benchmark": "parts", "code": code_digest(), "commit": source_commit(), "device": describe_device(cpu)}
     document |= {"versions": versions(), "settings": settings, "matrix_rate": ceilings.flops_per_second}
-    write_results(a.results / "parts.json", document | {"a chunk, seconds": rows, "memory, bytes": memory})
+    name = "parts-checkpointing.json" if a.checkpointing else "parts.json"
+    write_results(a.results / name, document | {"a chunk, seconds": rows, "memory, bytes": memory})
     print(json.dumps(rows | {"memory": memory}))
 
 

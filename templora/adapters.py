@@ -131,6 +131,8 @@ class AdapterBank:
             x = args[0]
             if route.dropout:
                 x = _dropped(x, route.dropout, route.seed + index)
+            if output._is_view() or not output.is_contiguous():  # autograd lets nobody edit some views in place
+                output = output.clone(memory_format=torch.contiguous_format)
             if route.gradients is None:
                 return _add(output, x, a, b, route.scaling)[0]
             gradients = route.gradients[index]
@@ -192,12 +194,21 @@ class AdapterBank:
         self._serving[slot].copy_(state.weights)
         self._states[slot] = state
 
+    def serving_weights(self, slot: int) -> torch.Tensor:
+        """What decoding reads of a slot, [weights] in compute dtype; not to be written."""
+        return self._serving[slot]
+
     def serving(self, slot: int, scaling: float) -> Route:
         """The route through a slot's committed adapter. Valid until the next `allocate`."""
         key = (slot, scaling)
         if key not in self._routes:
             self._routes[key] = Route(self.layout.views(self._serving[slot]), scaling)
         return self._routes[key]
+
+    @property
+    def route(self) -> Route | None:
+        """What the calling thread's forward passes go through."""
+        return self._current.route
 
     @contextmanager
     def through(self, route: Route | None) -> Iterator[None]:
@@ -219,17 +230,14 @@ class AdapterBank:
 def _add(
     output: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(output + scaling · B A x, scaling · A x [rows, rank]); by one fused product-and-add, in place if it can be.
+    """Adds scaling · B A x to `output`, in place, as one fused product-and-add: (output, scaling · A x [rows, rank]).
 
     B starts at zero, and adding an exact zero changes no value of the output.
     """
     inner = F.linear(x.flatten(0, -2), a)
     if scaling != 1:
         inner = inner * scaling
-    rows = output.flatten(0, -2)
-    if output._is_view() or not output.is_contiguous():  # a view may not be edited here, and `rows` may be a copy
-        return torch.addmm(rows, inner, b.t()).view_as(output), inner
-    rows.addmm_(inner, b.t())
+    output.view(-1, output.shape[-1]).addmm_(inner, b.t())
     return output, inner
 
 
@@ -249,12 +257,11 @@ class _Learnt(torch.autograd.Function):
         gradients: tuple[torch.Tensor, torch.Tensor],
         route: Route,
     ) -> torch.Tensor:
-        result, inner = _add(output, x, a, b, route.scaling)
-        if result is output:
-            ctx.mark_dirty(output)
+        output, inner = _add(output, x, a, b, route.scaling)
+        ctx.mark_dirty(output)
         ctx.save_for_backward(x, inner, a, b)
         ctx.gradients, ctx.route = gradients, route
-        return result
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

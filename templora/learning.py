@@ -27,6 +27,7 @@ from templora.metering import Cost, Meter
 from templora.model import CausalModel
 from templora.optimizer import Staged, Step
 from templora.threads import governor
+from templora.uninterrupted import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ class Learner:
         The cache is not written. What the backward pass needs is kept until the reading is dropped.
         """
         before = self._bank.state(self._slot)
-        copy = _TrainingCopy(self._bank, self._model.dtype)
-        copy.weights.copy_(before.weights)
+        copy = _TrainingCopy(self._bank, self._slot)
         with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
@@ -117,7 +117,14 @@ class Learner:
         self._meter.count(cost.forward + head.backward)
         return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward - head.backward)
 
-    def learn(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, reading: Reading | None = None) -> Update:
+    def learn(
+        self,
+        tokens: Sequence[int],
+        chunk: Chunk,
+        cache: WindowCache,
+        reading: Reading | None = None,
+        report: Callable[[Update], None] = lambda _: None,
+    ) -> Update:
         """Stages an update on `chunk` of `tokens`, and commits it if it is sound.
 
         Args:
@@ -125,11 +132,14 @@ class Learner:
             chunk: what to learn.
             cache: the decoder's, holding the context; read, never written.
             reading: of this chunk under the adapter as it is, if there is one; used up.
+            report: told what became of it, together with the commit: both happen, or none.
         """
         before = self._bank.state(self._slot)
         staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
-        if staged is not None:
-            staged.commit(self._bank, self._slot)
+        with uninterrupted():
+            if staged is not None:
+                staged.commit(self._bank, self._slot)
+            report(update)
         return update
 
     def stage(
@@ -141,7 +151,7 @@ class Learner:
         stop: threading.Event | None = None,
         reading: Reading | None = None,
     ) -> tuple[Staged | None, Update]:
-        """Trains on `chunk` from `before` and judges what comes of it; touches neither the bank's slots nor `before`.
+        """Trains on `chunk` from `before`, the slot's state, and judges what comes of it; touches nothing.
 
         It may run in any thread beside other passes through the model, if nobody writes to `cache` meanwhile.
 
@@ -158,7 +168,7 @@ class Learner:
                 raise CancelledError
             governor.tick()
 
-        copy = reading.copy if reading else _TrainingCopy(self._bank, self._model.dtype)
+        copy = reading.copy if reading else _TrainingCopy(self._bank, self._slot)
         steps: list[Step] = []
         staged = Staged(before, steps, config)
         loss = math.nan
@@ -167,7 +177,8 @@ class Learner:
                 self._meter.count(reading.cost)
                 step_loss = reading.backward()
             else:
-                staged.write_weights(copy.weights)
+                if epoch > 0:
+                    copy.take(staged)
                 route = copy.route(config, _seed(config, before.version, epoch), check)
                 with self._bank.through(route):
                     step_loss = self._backward(tokens, chunk, cache)
@@ -201,7 +212,8 @@ class Learner:
         during.enter_context(torch.enable_grad())
         during.enter_context(self._model.passes())
         if self._config.checkpointing:
-            during.enter_context(checkpointed(self._model.decoder))
+            route = self._bank.route  # a backward pass may be in another thread, on a GPU it is
+            during.enter_context(checkpointed(self._model.decoder, lambda: self._bank.through(route)))
         first, most = chunk.first_target - 1, self._config.learn_context
         inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
         if self._config.context_gradients:
@@ -219,21 +231,27 @@ class Learner:
 
 
 class _TrainingCopy:
-    """An adapter's weights in compute dtype, to go through while its gradient is taken.
+    """A slot's weights in compute dtype, to go through while their gradient is taken.
 
-    Attributes:
-        weights: [weights]; to be filled before a pass.
+    At first they are those that serve, where they lie: nobody writes to them before the update is committed.
     """
 
-    def __init__(self, bank: AdapterBank, dtype: torch.dtype) -> None:
+    def __init__(self, bank: AdapterBank, slot: int) -> None:
         self._layout = bank.layout
-        self.weights = torch.empty(bank.layout.weights, dtype=dtype, device=bank.device)
+        self._weights = bank.serving_weights(slot)
+        self._own = False
         self._gradient: torch.Tensor | None = None
+
+    def take(self, staged: Staged) -> None:
+        """Goes on with the weights as they are after the steps so far."""
+        if not self._own:
+            self._weights, self._own = torch.empty_like(self._weights), True
+        staged.write_weights(self._weights)
 
     def route(self, config: TempLoraConfig, seed: int, check: Callable[[], object]) -> Route:
         """A route whose backward pass leaves its gradient here; `check` is called at each target, both ways."""
-        self._gradient = torch.zeros_like(self.weights)
-        pairs, gradients = self._layout.views(self.weights), self._layout.views(self._gradient)
+        self._gradient = torch.zeros_like(self._weights)
+        pairs, gradients = self._layout.views(self._weights), self._layout.views(self._gradient)
         return Route(pairs, config.scaling, config.dropout, seed, check, gradients)
 
     def take_gradient(self) -> torch.Tensor:

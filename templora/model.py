@@ -21,9 +21,9 @@ from templora.metering import ModelShape
 from templora.targets import linear_layers
 from templora.threads import governor
 
-# Most rows of logits computed at once, and most logits, of a large vocabulary: 25 MB in bf16.
+# Most rows of logits computed at once, and most logits, of a large vocabulary: 13 MB in bf16.
 _LOGIT_ROWS = 256
-_LOGITS = 256 * 49152
+_LOGITS = 128 * 49152
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,9 @@ class BuiltinModel:
     def memory_bytes(self, rank: int) -> int:
         """What a session needs beside the program: bf16 base, and an adapter with its optimiser while it learns.
 
-        Per adapter weight: master, two moments and their staged copies in fp32 (24 bytes), serving and training copy
-        and gradient in bf16 (6), and the gradient in fp32 (4).
+        Per adapter weight: master and two moments in fp32 (12 bytes); what serves and a gradient in bf16 (4).
         """
-        return 2 * self.parameters + 34 * rank * self.adapter_weights_per_rank
+        return 2 * self.parameters + 16 * rank * self.adapter_weights_per_rank
 
 
 BUILTIN_MODELS = {

@@ -94,19 +94,24 @@ class Staged:
                 old.weights[part], old.exp_avg[part], old.exp_avg_sq[part] = w, m, v
             steps, version = old.steps + len(self.steps), old.version + 1
             bank.commit(slot, replace(old, steps=steps, version=version))
-            self._committed = True
+            self._committed, self.steps = True, ()  # they are taken; what follows is what was committed
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """(which weights, the weights and both moments after the steps, fp32) block by block."""
+        """(which weights, they and both moments after the steps, fp32) block by block; the next overwrites them."""
         state, config = self.state, self.config
         device, size = state.weights.device, _block(state.weights.device)
+        # Made before anything is written, so that a commit cannot run out of memory half-way.
+        scratch = torch.empty(4, min(size, len(state.weights)), device=device)
         for begin in range(0, len(state.weights), size):
             part = slice(begin, begin + size)
-            w, m, v = (t[part].clone() for t in (state.weights, state.exp_avg, state.exp_avg_sq))
+            w, m, v, gradient = scratch[:, : len(state.weights[part])]
+            for into, held in ((w, state.weights), (m, state.exp_avg), (v, state.exp_avg_sq)):
+                into.copy_(held[part])
             for taken, step in enumerate(self.steps, state.steps):
+                gradient.copy_(step.gradient[part]).mul_(step.factor)
                 adamw(
                     [w],
-                    [step.gradient[part].float() * step.factor],
+                    [gradient],
                     [m],
                     [v],
                     [],

@@ -84,14 +84,17 @@ def unpack(
     from templora.kernels import dequantize
     from templora.kernels.openmp import run
 
+    codes = codes.contiguous()  # kernels read by address
+
     kind = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
     columns = scale.shape[1] * BLOCK if scale.dim() == 2 else codes.shape[1]
     into = torch.empty(codes.shape[0], columns, dtype=kind) if out is None or out.dtype != kind else out
     groups, half, alone = scale.numel(), int(kind == torch.bfloat16), into.numel() < _FEW
     if minimum is None:
-        factors = scale.float()
+        factors = scale.float().contiguous()
         run(dequantize.eight_bit, groups, codes, factors, into, half, into.numel() // max(1, groups), alone=alone)
     else:
+        scale, minimum = scale.half().contiguous(), minimum.half().contiguous()
         run(dequantize.four_bit, groups, codes, scale, minimum, into, half, alone=alone)
     if out is not None and out is not into:
         return out.copy_(into)

@@ -33,6 +33,7 @@ from templora.metrics import Likelihood, repeated
 from templora.peft_format import load_adapter, save_adapter
 from templora.sampling import Sampler, SamplingParams
 from templora.text import TextStream, decode, encode, end_ids, opening_ids
+from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
 
 if TYPE_CHECKING:
@@ -299,6 +300,7 @@ class Session:
         with self._engine.step():
             self._alive()
             self._settle()
+            self._reading = None
             weights = load_adapter(Path(folder), self._bank.layout, self.config.alpha).to(self._bank.device)
             self._bank.commit(self._slot, replace(AdapterState.fresh(weights), version=self.version + 1))
 
@@ -385,8 +387,8 @@ class Session:
         self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
         with self.meter.phase("score"):
             base = self._base.nll(self.tokens, first)
-            read = self._read(self.tokens, first)
-            adapted = self._adapted.nll_again(self.tokens, first) if read is None else read
+            self._reading = reading = self._read(self.tokens, first)
+            adapted = reading.nll if reading else self._adapted.nll_again(self.tokens, first)
         self._scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
@@ -395,39 +397,48 @@ class Session:
         longer = [*self.tokens, *piece]
         first, end = max(1, start), len(longer)
         base = adapted = 0.0
+        reading = None
         if first < end:  # else it is one token, with nothing before it to predict it from
             self._prepare(self._base, self._adapted)
             with self.meter.phase("score"):
                 base = self._base.nll(longer, first)
-                read = self._read(longer, first)
-                adapted = self._adapted.nll(longer, first) if read is None else read
+                reading = self._read(longer, first)
+                adapted = reading.nll if reading else self._adapted.nll(longer, first)
         self.tokens.extend(piece)
+        self._reading = reading
         return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
 
-    def _read(self, tokens: list[int], first: int) -> float | None:
-        """The adapted NLL of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""
-        chunk = replace(self._open_chunk(), end=len(tokens))
+    def _read(self, tokens: list[int], first: int) -> Reading | None:
+        """A reading of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""
+        self._reading = None
+        chunk, cache = replace(self._open_chunk(), end=len(tokens)), self._adapted.cache
         whole = first == chunk.first_target and chunk.end - chunk.middle == self.config.chunk_size
-        if not (whole and self._learner.reads):
+        if not (whole and self._learner.reads and cache.served_version == self.version):
             return None
-        self._reading = self._learner.read(tokens, chunk, self._adapted.cache)
-        return self._reading.nll
+        return self._learner.read(tokens, chunk, cache)
 
     def _open_chunk(self) -> Chunk:
         start = self._chunk_start
         return Chunk(self._chunk_index, max(0, start - self.config.context), start, len(self.tokens))
 
     def _close(self) -> None:
-        """Opens the next chunk, and learns the one that was open if it should be."""
+        """Ends the open chunk."""
         chunk = self._open_chunk()
         if chunk.middle == chunk.end:
             return
         reading, self._reading = self._reading, None
         if reading and (reading.chunk, reading.version) != (chunk, self.version):
             reading = None
-        if self._updates:
-            self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+        if not self._updates:
+            self._open_next(chunk, reading)
+            return
+        self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+        with uninterrupted():  # from here on the context is needed as it is
             self._settle()
+            self._open_next(chunk, None)
+
+    def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
+        """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
         written = [self.tokens[i] for first, last in self._written for i in range(first, last)]
         before = self._chunk_index, self._chunk_start, self._written, self.version
         self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, []
@@ -459,8 +470,13 @@ class Session:
             return
         self._prepare_context(chunk)
         with self.meter.phase("learn"):
-            update = self._learner.learn(self.tokens, chunk, cache, reading)
-        self._report(chunk, update, time.perf_counter() - began)
+            self._learner.learn(
+                self.tokens,
+                chunk,
+                cache,
+                reading,
+                lambda update: self._report(chunk, update, time.perf_counter() - began),
+            )
 
     def _wait(self) -> None:
         """Waits for learning under way, without the lock: other sessions can go on meanwhile."""
@@ -469,9 +485,10 @@ class Session:
 
     def _settle(self) -> None:
         """Commits what was learnt beside the chunk that ends now, or rolls it back."""
-        done = self._updates.settle() if self._updates else None
-        if done:
-            self._report(*done)
+        with uninterrupted():  # what is committed is reported
+            done = self._updates.settle() if self._updates else None
+            if done:
+                self._report(*done)
 
     def _report(self, chunk: Chunk, update: Update, seconds: float) -> None:
         self._learned.append(

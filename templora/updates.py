@@ -6,7 +6,7 @@
 
 Chunk k + 1 is read with what was learnt up to chunk k − 1, whenever the training ends: a delay of one chunk, by which
 the run is as determined as a sequential one. Training reads what nobody else writes: a copy of the context's keys and
-values, a state of the adapter that is replaced but never edited, tokens that are only appended to.
+values, a state of the adapter that nobody edits before the training is settled, tokens that are only appended to.
 """
 
 from __future__ import annotations

@@ -137,9 +137,9 @@ def test_what_follows_a_loaded_adapter_is_learnt_over_its_own_context(
     seen: list[set[int]] = []
     real = Learner.learn
 
-    def spy(self: Learner, tokens: Any, chunk: Any, cache: Any, reading: Any) -> Any:
+    def spy(self: Learner, tokens: Any, chunk: Any, cache: Any, reading: Any, *rest: Any) -> Any:
         seen.append(set(cache.versions))
-        return real(self, tokens, chunk, cache, reading)
+        return real(self, tokens, chunk, cache, reading, *rest)
 
     with engine.session(small(max_repetition=1.0)) as session:
         session.write(text[:10], max_new_tokens=40)

@@ -236,9 +236,9 @@ def test_every_token_is_learnt_exactly_once(engine: Engine, text: str, monkeypat
     targets: list[int] = []
     real = Learner.learn
 
-    def spy(self: Learner, tokens: Any, chunk: Chunk, cache: WindowCache, reading: Any) -> Any:
+    def spy(self: Learner, tokens: Any, chunk: Chunk, cache: WindowCache, *rest: Any) -> Any:
         targets.extend(range(chunk.first_target, chunk.end))
-        return real(self, tokens, chunk, cache, reading)
+        return real(self, tokens, chunk, cache, *rest)
 
     monkeypatch.setattr(Learner, "learn", spy)
     with engine.session(small()) as session:

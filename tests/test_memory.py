@@ -48,7 +48,7 @@ def test_weights_are_counted_by_format() -> None:
 def test_what_a_plan_adds() -> None:
     sizes = Sizes(linear=3200, ends=320, other=10, adapter=100, cache=8, vocabulary=10, positions=64)
     need = needed(sizes, "bf16", 2, PLAN)
-    assert need.adapter == 18 * 4 * 100
+    assert need.adapter == 16 * 4 * 100
     assert needed(sizes, "bf16", 2, replace(PLAN, epochs=2)).adapter == 20 * 4 * 100
     assert need.cache == 2 * 64 * 8 * 2
     off = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=64, chunk_size=32, learning="off"))

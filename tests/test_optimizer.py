@@ -84,6 +84,7 @@ def test_nothing_changes_before_it_is_committed_and_nothing_twice(block: int) ->
     for _ in range(2):
         staged.commit(bank, slot)
         assert torch.equal(bank.state(slot).weights, wanted)
+        assert torch.equal(staged.weights, wanted)
         assert bank.state(slot).version == 4
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
 import torch
 from conftest import small
 
-from templora import ChunkLearned, ChunkScored, SamplingParams, Session
+from templora import ChunkLearned, ChunkScored, SamplingParams, Session, TokenEvent
+from templora.adapters import AdapterBank
 from templora.learning import Learner
 from templora.testing import FAMILIES, tiny_engine
 
@@ -82,9 +85,9 @@ def test_a_reading_is_not_used_for_another_adapter(text: str, tmp_path: Any, mon
     used: list[bool] = []
     real = Learner.learn
 
-    def learn(self: Learner, tokens: Any, chunk: Any, cache: Any, reading: Any) -> Any:
+    def learn(self: Learner, tokens: Any, chunk: Any, cache: Any, reading: Any, *rest: Any) -> Any:
         used.append(reading is not None)
-        return real(self, tokens, chunk, cache, reading)
+        return real(self, tokens, chunk, cache, reading, *rest)
 
     monkeypatch.setattr(Learner, "learn", learn)
     with tiny_engine().session(small()) as session:
@@ -96,6 +99,72 @@ def test_a_reading_is_not_used_for_another_adapter(text: str, tmp_path: Any, mon
         session.load_adapter(tmp_path / "adapter")  # between the score of a chunk and its being learnt
         session.absorb(text[64:70])
     assert used == [True, False]
+
+
+def test_a_reading_is_not_used_for_another_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after the pass and before its tokens are taken in, then given others, as many."""
+    real = Session._read
+
+    def interrupted(self: Session, tokens: list[int], first: int) -> Any:
+        real(self, tokens, first)
+        raise KeyboardInterrupt
+
+    found = []
+    for interrupt in (True, False):
+        with tiny_engine().session(small()) as session:
+            if interrupt:
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(Session, "_read", interrupted)
+                    session.score(text[32:64])
+            session.absorb(text[:32])
+            assert session.version == 1
+            found.append(session._bank.state(session._slot).weights.clone())
+    assert torch.equal(*found)
+
+
+def test_a_reading_needs_a_context_of_its_own_adapter(text: str, tmp_path: Any, reads: list[int]) -> None:
+    """An adapter that is loaded before a written chunk's score: the cache still holds what the old one read."""
+    with tiny_engine().session(small()) as session:
+        session.absorb(text[:40])
+        session.save_adapter(tmp_path)
+        for event in session.stream(max_new_tokens=24 + 32, sampling=GREEDY, score=True):
+            if isinstance(event, TokenEvent) and event.index == 95:
+                session.load_adapter(tmp_path)
+    assert reads == []
+
+
+@pytest.mark.parametrize("learning", ["cascaded", "parallel"])
+def test_ctrl_c_while_a_chunk_is_committed_changes_nothing(
+    learning: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed, it is reported once, and the run goes on as if nothing had been."""
+    found = []
+    for interrupt in (True, False):
+        events: list[Any] = []
+        with tiny_engine().session(small(learning=learning)) as session, monkeypatch.context() as patch:
+            real, done = AdapterBank.commit, []
+
+            def commit(self: AdapterBank, slot: int, state: Any) -> None:
+                if not done:  # noqa: B023
+                    os.kill(os.getpid(), signal.SIGINT)
+                done.append(state.version)  # noqa: B023
+                real(self, slot, state)  # noqa: B023
+
+            if interrupt:
+                patch.setattr(AdapterBank, "commit", commit)
+                with pytest.raises(KeyboardInterrupt):
+                    events.extend(session.score_events(text[:150]))
+                events.extend(session.score_events(text[len(session.tokens) : 150]))
+            else:
+                events.extend(session.score_events(text[:150]))
+            session.close_chunk()
+            learnt = [e.index for e in events if isinstance(e, ChunkLearned)]
+            state = session._bank.state(session._slot)
+            found.append((session.tokens, learnt, state.weights.clone(), state.version))
+    (tokens, learnt, weights, version), wanted = found
+    assert (tokens, version) == (wanted[0], wanted[3])
+    assert learnt == wanted[1]
+    assert torch.equal(weights, wanted[2])
 
 
 def test_what_a_reading_keeps_goes_with_it(text: str) -> None:

@@ -51,3 +51,24 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert errors == []
+
+
+def test_every_signal_is_handled_and_every_handler_put_back() -> None:
+    """Also where the handlers raise."""
+    handled: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        handled.append(number)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        with pytest.raises(KeyboardInterrupt), uninterrupted(), uninterrupted():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        assert sorted(handled) == sorted(numbers)
+        assert [signal.getsignal(number) for number in numbers] == [handler, handler]
+    finally:
+        for number, old in zip(numbers, before, strict=True):
+            signal.signal(number, old)
