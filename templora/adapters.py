@@ -196,7 +196,7 @@ class AdapterBank:
 
     def serving_weights(self, slot: int) -> torch.Tensor:
         """What decoding reads of a slot, [weights] in compute dtype; not to be written."""
-        return self._serving[slot]
+        return self._serving[slot].data  # autograd would take another slot's commit for a change of this one
 
     def serving(self, slot: int, scaling: float) -> Route:
         """The route through a slot's committed adapter. Valid until the next `allocate`."""

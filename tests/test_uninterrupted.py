@@ -61,12 +61,16 @@ def test_every_signal_is_handled_and_every_handler_put_back() -> None:
         handled.append(number)
         raise KeyboardInterrupt
 
+    def both_at_once() -> None:
+        with uninterrupted(), uninterrupted():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handler) for number in numbers]
     try:
-        with pytest.raises(KeyboardInterrupt), uninterrupted(), uninterrupted():
-            for number in numbers:
-                os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            both_at_once()
         assert sorted(handled) == sorted(numbers)
         assert [signal.getsignal(number) for number in numbers] == [handler, handler]
     finally:
