@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import small
@@ -34,12 +36,15 @@ def test_a_session_on_the_gpu(family: str, dtype: torch.dtype, text: str) -> Non
     assert written[0] == written[1]
 
 
-def test_learning_is_that_of_the_cpu(text: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}, {"epochs": 2}, {"learning": "parallel"}], ids=str)
+def test_learning_is_that_of_the_cpu(options: dict[str, Any], text: str) -> None:
     found = []
     for device in ("cpu", "cuda"):
         engine = Engine(tiny_model().to(device), byte_tokenizer())
-        with engine.session(small()) as session:
-            session.absorb(text[:96])
+        with engine.session(small(**options)) as session:
+            session.score(text[:48])
+            session.absorb(text[48:96])
+            session.close_chunk()
             found.append(session._bank.state(session._slot).weights.cpu())
     assert torch.allclose(*found, rtol=1e-2, atol=1e-4)
 

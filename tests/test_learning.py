@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -182,6 +183,26 @@ def test_checkpointing_changes_no_bit_of_the_gradient(family: str, context_gradi
             found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session._adapted.cache))
             assert len(runs) == 1 + checkpointing
         assert not any("forward" in m.__dict__ for m in engine.model.module.modules())
+    assert torch.equal(*found)
+
+
+def test_checkpointing_goes_through_the_adapter_in_whichever_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU autograd makes the backward pass, and what is computed again in it, in a thread of its own."""
+    found = []
+    for apart in (False, True):
+        engine = tiny_engine()
+        real = engine.model.nll_backward
+
+        def in_a_thread(*arguments: Any, real: Any = real) -> float:
+            with ThreadPoolExecutor(1) as pool:
+                return float(pool.submit(real, *arguments).result())
+
+        with engine.session(small(checkpointing=True)) as session:
+            with_random_adapter(session)
+            session._adapted.prepare(IDS[:64], 64, session.version)
+            if apart:
+                monkeypatch.setattr(engine.model, "nll_backward", in_a_thread)
+            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session._adapted.cache))
     assert torch.equal(*found)
 
 
