@@ -181,7 +181,10 @@ class AdapterBank:
         return state
 
     def commit(self, slot: int, staged: AdapterState) -> None:
-        """Makes a staged adapter the one that serves: all of it, or, if interrupted, none of it."""
+        """Makes a state the one that serves: all of it, or, if interrupted, none of it.
+
+        A state that was edited in the memory of the one before has no way back: `optimizer.Staged` lets nothing interrupt.
+        """
         before = self.state(slot)
         try:
             self._write(slot, staged)
