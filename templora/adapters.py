@@ -183,7 +183,7 @@ class AdapterBank:
     def commit(self, slot: int, staged: AdapterState) -> None:
         """Makes a state the one that serves: all of it, or, if interrupted, none of it.
 
-        A state that was edited in the memory of the one before has no way back: `optimizer.Staged` lets nothing interrupt.
+        One that was edited in place has no way back: `optimizer.Staged` lets nothing interrupt it.
         """
         before = self.state(slot)
         try:
