@@ -9,7 +9,7 @@ It holds every token of the window but the newest, which is fed next and predict
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -140,6 +140,31 @@ class WindowCache(Cache):  # type: ignore[misc]
         self._span.end = 0
         self.shift = self.reused = 0
         self.first_token = first_token
+
+    @torch.no_grad()
+    def hold(
+        self,
+        keys: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        *,
+        next_token: int,
+        next_position: int,
+        version: int,
+    ) -> None:
+        """Holds these entries, [1, heads, entries, head size] a layer, and nothing else.
+
+        `next_token` and `next_position` are of what is fed next; the entries count as the tokens just before it, though
+        they may stand for more.
+        """
+        self.clear(0)
+        for layer, key, value in zip(self.layers, keys, values, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(key, value)
+            layer.keys[:, :, : key.shape[2]] = key
+            layer.values[:, :, : value.shape[2]] = value
+        entries = keys[0].shape[2]
+        self.first_token, self.shift = next_token - entries, next_position - entries
+        self.advance(entries, version)
 
     @torch.no_grad()
     def evict(self, first_token: int) -> None:

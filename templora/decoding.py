@@ -68,10 +68,10 @@ class Decoder:
         meter: Meter,
         step: Callable[[], Step | None] = lambda: None,
     ) -> None:
-        self._model = model
-        self._adapter = adapter
-        self._config = config
-        self._meter = meter
+        self.config = config
+        self.model = model
+        self.adapter = adapter
+        self.meter = meter
         self._make_step = step
         self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
@@ -86,11 +86,11 @@ class Decoder:
     @property
     def route(self) -> Route | None:
         """The adapter that it reads through now."""
-        return self._adapter.route
+        return self.adapter.route
 
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
-        return max(0, chunk_start - self._config.context)
+        return max(0, chunk_start - self.config.context)
 
     def prepare(self, tokens: Sequence[int], chunk_start: int, version: int) -> None:
         """Makes the cache hold the window before the newest token, under the adapter of this version.
@@ -103,17 +103,21 @@ class Decoder:
         if cache.length == 0:
             cache.clear(first)
         elif first > cache.first_token or version != cache.served_version:
-            fits = cache.shift + (first - cache.first_token) + self._config.window <= self._model.max_positions
-            reusable = cache.reused < self._config.cache_reuse and fits and first < cache.next_token - cache.sinks
+            fits = cache.shift + (first - cache.first_token) + self.config.window <= self.model.max_positions
+            reusable = cache.reused < self.config.cache_reuse and fits and first < cache.next_token - cache.sinks
             if reusable:
                 cache.evict(first)
                 cache.reused += 1
             else:
                 cache.clear(first)
-        cache.served_version = version
+        self.fill(tokens, version)
+
+    def fill(self, tokens: Sequence[int], version: int) -> None:
+        """Reads what the cache lacks, up to the newest token exclusively, under the adapter of this version."""
+        self.cache.served_version = version
         missing = self._missing(tokens)
         if missing:
-            with self._meter.phase("cache"):
+            with self.meter.phase("cache"):
                 self.feed(missing, logits=0)
 
     def _missing(self, tokens: Sequence[int]) -> list[int]:
@@ -129,9 +133,9 @@ class Decoder:
         `logits` is how many rows will be turned into logits, for the FLOP count.
         """
         cache = self.cache
-        self._meter.count(self._model.shape.forward(len(ids), cache.length, logits, self._adapter.weights))
-        with self._adapter.bank.through(self._adapter.route):
-            hidden = self._model.hidden(ids, cache, cache.next_position)
+        self.meter.count(self.model.shape.forward(len(ids), cache.length, logits, self.adapter.weights))
+        with self.adapter.bank.through(self.adapter.route):
+            hidden = self.model.hidden(ids, cache, cache.next_position)
         cache.advance(len(ids), cache.served_version)
         return hidden
 
@@ -140,25 +144,25 @@ class Decoder:
         step = self._step if self.cache.length else None  # a first token has no cache to share yet
         if step is None:
             with torch.no_grad():
-                return self._model.logits(self.feed([tokens[-1]], logits=1))[0]
-        self._meter.count(self._model.shape.forward(1, self.cache.length, 1, self._adapter.weights))
-        logits = step(tokens[-1], self.cache, self._adapter.bank, self.route)
+                return self.model.logits(self.feed([tokens[-1]], logits=1))[0]
+        self.meter.count(self.model.shape.forward(1, self.cache.length, 1, self.adapter.weights))
+        logits = step(tokens[-1], self.cache, self.adapter.bank, self.route)
         self.cache.advance(1, self.cache.served_version)
         return logits
 
-    def nll(self, tokens: Sequence[int], first_target: int) -> float:
-        """Total NLL, in nats, of tokens[first_target:], the cache holding all before token first_target − 1."""
+    def nll(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
+        """NLL, in nats, of each of tokens[first_target:], the cache holding all before token first_target − 1."""
         assert self.cache.next_token == first_target - 1
         hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
-        return self._model.nll(hidden, list(tokens[first_target:]))
+        return self.model.nll(hidden, list(tokens[first_target:]))
 
-    def nll_again(self, tokens: Sequence[int], first_target: int) -> float:
+    def nll_again(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
         """`nll` of tokens that have been read already; leaves the cache as it is."""
         inputs = list(tokens[first_target - 1 : -1])
         # While gradients are recorded the cache hands out what it holds and writes nothing. Nothing here requires any.
-        with torch.enable_grad(), self.cache.as_context(first_target - 1, self._config.window) as (seen, position):
-            cost = self._model.shape.forward(len(inputs), seen, len(inputs), self._adapter.weights)
-            self._meter.count(cost)
-            with self._adapter.bank.through(self._adapter.route):
-                hidden = self._model.hidden(inputs, self.cache, position)
-        return self._model.nll(hidden, list(tokens[first_target:]))
+        with torch.enable_grad(), self.cache.as_context(first_target - 1, self.config.window) as (seen, position):
+            cost = self.model.shape.forward(len(inputs), seen, len(inputs), self.adapter.weights)
+            self.meter.count(cost)
+            with self.adapter.bank.through(self.adapter.route):
+                hidden = self.model.hidden(inputs, self.cache, position)
+        return self.model.nll(hidden, list(tokens[first_target:]))

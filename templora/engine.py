@@ -22,10 +22,11 @@ from templora.allocator import keep_freed_memory
 from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
-from templora.errors import ConfigError
+from templora.errors import ConfigError, ModelError
+from templora.methods.base import Method
 from templora.model import CausalModel, Trace
 from templora.recipes import recipe
-from templora.session import Receipt, Session
+from templora.session import Lesson, Receipt, Session
 from templora.targets import choose_targets
 from templora.threads import governor, threads
 from templora.updates import worker
@@ -93,23 +94,35 @@ class Engine:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""
         return recipe(name, self.model.max_positions, **options)
 
-    def session(self, config: TempLoraConfig | None = None) -> Session:
-        """Begins a text. Without a config: the default recipe.
+    def session(
+        self, config: TempLoraConfig | None = None, *, method: Method | None = None, lesson: Lesson | None = None
+    ) -> Session:
+        """Begins a text.
+
+        Args:
+            config: its options; without one, the default recipe.
+            method: how the text before a chunk is kept; without one, a sliding window.
+            lesson: what is learnt of a chunk; without one, the chunk. May replace its tokens, and no others.
 
         Raises:
             ConfigError: the window is beyond the model's positions, the model lacks a module that is named, or it
                 cannot learn in parallel.
+            ModelError: the model cannot do what the method needs.
         """
-        config = config or self.config()
-        if config.window > self.model.max_positions:
+        config, method = config or self.config(), method or Method()
+        if config.window > method.positions(self.model):
             raise ConfigError(
-                "window", f"is beyond this model's positions: at most {self.model.max_positions}, not {config.window}"
+                "window",
+                f"is beyond this model's positions: at most {method.positions(self.model)}, not {config.window}",
             )
+        problem = method.problem(self.model, config)
+        if problem:
+            raise ModelError(f"{method.name} does not work here: {problem}")
         if config.learning == "parallel" and self.model.rewrites_itself:
             raise ConfigError(
                 "learning", "cannot be parallel on this model, whose rotary embedding changes with length; use cascaded"
             )
-        return Session(self, config)
+        return Session(self, config, method, lesson)
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -25,13 +25,20 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class ChunkScored:
-    """The tokens [start, end) were predicted, before anything was learnt from them. NLLs in nats, summed."""
+    """The tokens [start, end) were predicted, before anything was learnt from them.
+
+    Args:
+        start, end: where they lie in the session's tokens.
+        targets: how many were predicted.
+        base_nll, adapted_nll: total NLL in nats; None where it was not asked for.
+        seconds: time taken.
+    """
 
     start: int
     end: int
     targets: int
-    base_nll: float
-    adapted_nll: float
+    base_nll: float | None
+    adapted_nll: float | None
     seconds: float
 
 

@@ -56,7 +56,7 @@ class Reading:
     Args:
         chunk: what was read.
         version: of the adapter it was read through.
-        nll: total NLL of the chunk's targets, in nats.
+        nll: of each of the chunk's targets, in nats, fp32 [T].
         hidden: final hidden states [T, H], with their graph.
         gradient: of the mean NLL with respect to them.
         copy: where the adapter's gradient will be.
@@ -65,7 +65,7 @@ class Reading:
 
     chunk: Chunk
     version: int
-    nll: float
+    nll: torch.Tensor
     hidden: torch.Tensor
     gradient: torch.Tensor
     copy: _TrainingCopy
@@ -76,7 +76,7 @@ class Reading:
         hidden, gradient = self.hidden, self.gradient
         del self.hidden, self.gradient  # with the graph, whose small pieces would lie between the next one's large ones
         torch.autograd.backward(hidden, gradient)
-        return self.nll / len(gradient)
+        return float(self.nll.double().mean())
 
 
 class Learner:

@@ -179,24 +179,23 @@ class CausalModel:
         return zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
 
     @torch.no_grad()
-    def nll(self, hidden: torch.Tensor, targets: list[int]) -> float:
-        """Total negative log-likelihood, in nats, of `targets` [T], each predicted from its row of `hidden` [T, H]."""
-        total = 0.0
+    def nll(self, hidden: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        """NLL, in nats, of each of `targets`, predicted from its row of `hidden` [T, H]: fp32 [T]."""
+        parts = []
         for h, t in self._blocks(hidden, targets):
             if _has_kernels(h):
-                total += _cross_entropy(self.head(h), t, self.softcap, None)
+                parts.append(_cross_entropy(self.head(h), t, self.softcap, None))
             else:
-                total += float(F.cross_entropy(self.logits(h), t, reduction="sum"))
-        return total
+                parts.append(F.cross_entropy(self.logits(h), t, reduction="none"))
+        return torch.cat(parts)
 
-    def nll_gradient(self, hidden: torch.Tensor, targets: list[int]) -> tuple[float, torch.Tensor]:
-        """Total NLL of `targets`, and the gradient of their mean NLL with respect to `hidden` [T, H].
+    def nll_gradient(self, hidden: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """NLL of each of `targets` [T], and the gradient of their mean NLL with respect to `hidden` [T, H].
 
         The head is frozen, so this gradient is all that is needed of it; it is taken a block of rows at a time and the
         [T, V] logits never exist whole.
         """
-        gradients = []
-        total = 0.0
+        gradients, parts = [], []
         for h, t in self._blocks(hidden.detach(), targets):
             h.requires_grad_()
             with torch.enable_grad():
@@ -204,19 +203,19 @@ class CausalModel:
                     # The head's own backward pass, whatever it is made of, from a gradient written over its output.
                     output = self.head(h)
                     gradient = output.detach()
-                    total += _cross_entropy(gradient, t, self.softcap, 1 / len(targets))
+                    parts.append(_cross_entropy(gradient, t, self.softcap, 1 / len(targets)))
                     gradients.append(torch.autograd.grad(output, h, gradient)[0])
                 else:
-                    loss = F.cross_entropy(self.logits(h), t, reduction="sum")
-                    gradients.append(torch.autograd.grad(loss / len(targets), h)[0])
-                    total += float(loss.detach())
-        return total, torch.cat(gradients)
+                    nll = F.cross_entropy(self.logits(h), t, reduction="none")
+                    gradients.append(torch.autograd.grad(nll.sum() / len(targets), h)[0])
+                    parts.append(nll.detach())
+        return torch.cat(parts), torch.cat(gradients)
 
     def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
         """Mean NLL of `targets`, with its gradient pushed back through `hidden` [T, H]."""
-        total, gradient = self.nll_gradient(hidden, targets)
+        nll, gradient = self.nll_gradient(hidden, targets)
         torch.autograd.backward(hidden, gradient)
-        return total / len(targets)
+        return float(nll.double().mean())
 
     @torch.no_grad()
     def fingerprint(self) -> str:
@@ -235,8 +234,10 @@ def _has_kernels(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, softcap: float | None, weight: float | None) -> float:
-    """Total NLL of `targets` [T] under bf16 `logits` [T, V].
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, softcap: float | None, weight: float | None
+) -> torch.Tensor:
+    """NLL of each of `targets` under bf16 `logits` [T, V]: fp32 [T].
 
     With a `weight`, writes the gradient of weight · NLL over the logits.
     """
@@ -247,4 +248,4 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, softcap: float |
     nll = torch.empty(rows)
     backward = weight is not None
     run(rowwise.cross_entropy, rows, logits, targets, nll, columns, int(backward), softcap or 0.0, weight or 0.0)
-    return float(nll.double().sum())
+    return nll

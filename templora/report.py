@@ -42,8 +42,8 @@ class TextReport:
     def add(self, event: Event) -> None:
         """Takes in an event; those that carry no figures are passed over."""
         if isinstance(event, ChunkScored):
-            self.base.add(event.base_nll, event.targets)
-            self.adapted.add(event.adapted_nll, event.targets)
+            self.base.add(event.base_nll or 0.0, event.targets)
+            self.adapted.add(event.adapted_nll or 0.0, event.targets)
             row = self._row(event.start, event.end)
             row |= {"targets": event.targets, "base_nll": event.base_nll, "adapted_nll": event.adapted_nll}
             row["seconds"] += event.seconds

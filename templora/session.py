@@ -12,15 +12,16 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from templora.adapters import AdapterState
+from templora.cache import WindowCache
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
@@ -29,9 +30,11 @@ from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished
 from templora.gguf_adapter import save_gguf_adapter
 from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
+from templora.methods.base import Method
 from templora.metrics import Likelihood, repeated
 from templora.peft_format import load_adapter, save_adapter
 from templora.sampling import Sampler, SamplingParams
+from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.text import TextStream, decode, encode, end_ids, opening_ids
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
@@ -39,6 +42,10 @@ from templora.updates import Updates
 if TYPE_CHECKING:
     from templora.engine import Engine
 
+# What is learnt of a chunk: (tokens of the text so far, chunk) -> tokens, which differ within the chunk alone.
+Lesson: TypeAlias = Callable[[Sequence[int], Chunk], Sequence[int]]
+
+_STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
 # Fewer written tokens than this say nothing about repetition.
 _FEWEST_TO_JUDGE = 16
 
@@ -76,8 +83,9 @@ class Session:
         receipt: what `discard` found, once it has run.
     """
 
-    def __init__(self, engine: Engine, config: TempLoraConfig) -> None:
+    def __init__(self, engine: Engine, config: TempLoraConfig, method: Method, lesson: Lesson | None = None) -> None:
         self.config = config
+        self.method = method
         self.meter = Meter(engine.model.device)
         self.receipt: Receipt | None = None
         self._engine = engine
@@ -98,6 +106,8 @@ class Session:
         self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, engine.new_step)
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
+        self._memory = method.begin(engine.model, config, self._opening)
+        self._lesson = lesson
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
         self._updates: Updates | None = None
@@ -157,16 +167,21 @@ class Session:
         score = Score(Likelihood(), Likelihood())
         for event in self.score_events(text):
             if isinstance(event, ChunkScored):
-                score.base.add(event.base_nll, event.targets)
-                score.adapted.add(event.adapted_nll, event.targets)
+                score.base.add(event.base_nll or 0.0, event.targets)
+                score.adapted.add(event.adapted_nll or 0.0, event.targets)
         return score
 
     def score_events(self, text: str) -> Iterator[Event]:
         """`score`, yielding `ChunkScored`, `ChunkLearned` and `Absorbed` as it goes."""
         yield from self.score_ids(self._encode(text))
 
-    def score_ids(self, ids: Sequence[int]) -> Iterator[Event]:
-        """`score_events` for a text that is tokens already."""
+    def score_ids(self, ids: Sequence[int], *, base: bool = True, adapted: bool = True) -> Iterator[Event]:
+        """`score_events` for a text that is tokens already.
+
+        Args:
+            ids: the tokens.
+            base, adapted: whose predictions are wanted. Leaving one out saves its passes; the other's stay the same.
+        """
         self._known(list(ids))
         yield from self._end_chunk()
         done = 0
@@ -174,7 +189,7 @@ class Session:
             with self._engine.step():
                 self._alive()
                 piece = list(ids[done : done + self._room()])
-                scored = self._append_scored(piece)
+                scored = self._append_scored(piece, base, adapted)
                 done += len(piece)
             yield scored
             yield from self._end_chunk()
@@ -300,9 +315,92 @@ class Session:
         with self._engine.step():
             self._alive()
             self._settle()
-            self._reading = None
-            weights = load_adapter(Path(folder), self._bank.layout, self.config.alpha).to(self._bank.device)
-            self._bank.commit(self._slot, replace(AdapterState.fresh(weights), version=self.version + 1))
+            self._begin_from(load_adapter(Path(folder), self._bank.layout, self.config.alpha))
+
+    def use_adapter(self, weights: torch.Tensor) -> None:
+        """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`)."""
+        self._wait()
+        with self._engine.step():
+            self._alive()
+            self._settle()
+            self._begin_from(weights)
+
+    def adapter_weights(self) -> torch.Tensor:
+        """A copy of the adapter as it serves: fp32 [weights], in the layout of `AdapterBank`."""
+        with self._engine.step():
+            self._alive()
+            return self._bank.state(self._slot).weights.clone()
+
+    def _begin_from(self, weights: torch.Tensor) -> None:
+        self._reading = None
+        state = AdapterState.fresh(weights.to(self._bank.device))
+        self._bank.commit(self._slot, replace(state, version=self.version + 1))
+
+    def snapshot(self) -> Snapshot:
+        """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits.
+
+        Raises:
+            OptionError: learning is parallel, so that part of it is under way.
+        """
+        if self._updates:
+            raise OptionError("learning", "a session that learns in parallel has no snapshots; use cascaded")
+        with self._engine.step():
+            self._alive()
+            state = self._bank.state(self._slot)
+            tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
+            if state.version:  # else it is what the seed gives
+                tensors |= {name: getattr(state, name).clone() for name in _STATE}
+            caches = {}
+            for name, reader in (("adapted", self._adapted), ("base", self._base)):
+                # What would be computed anew anyway is left out.
+                stale = reader.cache.served_version != self._served and self._memory.rereads
+                held = WindowCache(0, 0) if stale and not self.config.cache_reuse else reader.cache
+                part = of_cache(held, name)
+                tensors |= part.tensors
+                caches[name] = part.meta
+            meta = {
+                "tokens": len(self.tokens),
+                "version": state.version,
+                "steps": state.steps,
+                "memory_version": self._memory.version,
+                "chunk": [self._chunk_index, self._chunk_start],
+                "written": self._written,
+                "scored_to": self._scored_to,
+                "caches": caches,
+                "meter": [self.meter.seconds, self.meter.flops],
+            }
+            return Snapshot(tensors, meta)
+
+    def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Becomes the session that a snapshot was taken of.
+
+        Args:
+            tokens: that session's, BOS included where the tokenizer has one.
+            snapshot: of a session of the same model, config and method.
+
+        Raises:
+            TextError: it is not of such a session.
+        """
+        tensors, meta = snapshot.tensors, snapshot.meta
+        with self._engine.step():
+            self._alive()
+            fresh = self._bank.state(self._slot)
+            shapes = [tensors[name].shape for name in _STATE] if meta["version"] else []
+            if meta["tokens"] != len(tokens) or any(shape != fresh.weights.shape for shape in shapes):
+                raise TextError("the snapshot is of another session: its text or its adapter has another size")
+            self.tokens = list(tokens)
+            self._generator.set_state(tensors["generator"].cpu())
+            if meta["version"]:
+                weights, first, second = (tensors[name].to(self._bank.device) for name in _STATE)
+                state = AdapterState(weights, first, second, meta["steps"], meta["version"])
+                self._bank.commit(self._slot, state)
+            self._memory.restore(tensors, meta["memory_version"])
+            self._chunk_index, self._chunk_start = meta["chunk"]
+            self._written = [(first, last) for first, last in meta["written"]]
+            self._scored_to, self._reading = meta["scored_to"], None
+            for name, reader in (("adapted", self._adapted), ("base", self._base)):
+                to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
+            self.meter.seconds, self.meter.flops = (dict(part) for part in meta["meter"])
 
     def discard(self) -> Receipt:
         """Throws the adapter, its optimiser state and the caches away; the text stays. May be called twice.
@@ -318,6 +416,7 @@ class Session:
                     if self._updates:
                         self._updates.drop()
                 finally:
+                    self._memory.end()
                     self._engine.release(self, self._bank, self._slot)
                     self._released = True
                     del self._adapted, self._base, self._learner, self._reading
@@ -358,7 +457,12 @@ class Session:
 
     def _prepare(self, *decoders: Decoder) -> None:
         for decoder in decoders:
-            decoder.prepare(self.tokens, self._chunk_start, self.version)
+            self._memory.prepare(decoder, self.tokens, self._chunk_start, self._served)
+
+    @property
+    def _served(self) -> int:
+        """What caches must have been computed under: it grows when the adapter changes, or the model itself."""
+        return self.version + self._memory.version
 
     def _next(self, sampler: Sampler) -> int:
         self._prepare(self._adapted)
@@ -384,26 +488,30 @@ class Session:
         first, end = max(self._scored_to, self._chunk_start), len(self.tokens)
         if first >= end:
             return None
-        self._base.prepare(self.tokens[:first], self._chunk_start, self.version)
+        self._memory.prepare(self._base, self.tokens[:first], self._chunk_start, self._served)
         with self.meter.phase("score"):
-            base = self._base.nll(self.tokens, first)
+            base = _total(self._base.nll(self.tokens, first))
             self._reading = reading = self._read(self.tokens, first)
-            adapted = reading.nll if reading else self._adapted.nll_again(self.tokens, first)
+            adapted = _total(reading.nll if reading else self._adapted.nll_again(self.tokens, first))
         self._scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
-    def _append_scored(self, piece: list[int]) -> ChunkScored:
+    def _append_scored(self, piece: list[int], by_base: bool, by_adapted: bool) -> ChunkScored:
         began, start = time.perf_counter(), len(self.tokens)
         longer = [*self.tokens, *piece]
         first, end = max(1, start), len(longer)
-        base = adapted = 0.0
+        base, adapted = 0.0 if by_base else None, 0.0 if by_adapted else None
         reading = None
         if first < end:  # else it is one token, with nothing before it to predict it from
-            self._prepare(self._base, self._adapted)
-            with self.meter.phase("score"):
-                base = self._base.nll(longer, first)
-                reading = self._read(longer, first)
-                adapted = reading.nll if reading else self._adapted.nll(longer, first)
+            if by_base:
+                self._prepare(self._base)
+                with self.meter.phase("score"):
+                    base = _total(self._base.nll(longer, first))
+            if by_adapted:
+                self._prepare(self._adapted)
+                with self.meter.phase("score"):
+                    reading = self._read(longer, first)
+                    adapted = _total(reading.nll if reading else self._adapted.nll(longer, first))
         self.tokens.extend(piece)
         self._reading = reading
         return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
@@ -413,7 +521,8 @@ class Session:
         self._reading = None
         chunk, cache = replace(self._open_chunk(), end=len(tokens)), self._adapted.cache
         whole = first == chunk.first_target and chunk.end - chunk.middle == self.config.chunk_size
-        if not (whole and self._learner.reads and cache.served_version == self.version):
+        alike = self._learner.reads and self._memory.rereads and not self._lesson
+        if not (whole and alike and cache.served_version == self._served):
             return None
         return self._learner.read(tokens, chunk, cache)
 
@@ -431,11 +540,12 @@ class Session:
             reading = None
         if not self._updates:
             self._open_next(chunk, reading)
-            return
-        self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
-        with uninterrupted():  # from here on the context is needed as it is
-            self._settle()
-            self._open_next(chunk, None)
+        else:
+            self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+            with uninterrupted():  # from here on the context is needed as it is
+                self._settle()
+                self._open_next(chunk, None)
+        self._memory.learn(self.tokens, chunk, self.meter)
 
     def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
@@ -462,16 +572,17 @@ class Session:
     def _learn(self, chunk: Chunk, reading: Reading | None) -> None:
         began = time.perf_counter()
         cache = self._adapted.cache
+        lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
         if self._updates:
             if not self.config.context_gradients:
                 # The token before the chunk is an input of the training, as in `Learner`.
                 cache = cache.snapshot(chunk.first_target - 1, self.config.learn_context - 1)
-            self._updates.start(self.tokens, chunk, cache)
+            self._updates.start(lesson, chunk, cache)
             return
         self._prepare_context(chunk)
         with self.meter.phase("learn"):
             self._learner.learn(
-                self.tokens,
+                lesson,
                 chunk,
                 cache,
                 reading,
@@ -511,8 +622,8 @@ class Session:
         cache = self._adapted.cache
         if self.config.context_gradients:
             return
-        if cache.next_token < chunk.first_target - 1 or cache.served_version != self.version:
-            self._adapted.prepare(self.tokens[: chunk.first_target], chunk.middle, self.version)
+        if cache.next_token < chunk.first_target - 1 or cache.served_version != self._served:
+            self._memory.prepare(self._adapted, self.tokens[: chunk.first_target], chunk.middle, self._served)
 
     def _encode(self, text: str) -> list[int]:
         self._alive()
@@ -539,3 +650,8 @@ class Session:
     def _alive(self) -> None:
         if self._released:
             raise SessionClosed("this session has been discarded")
+
+
+def _total(nll: torch.Tensor) -> float:
+    """The sum of some tokens' NLLs, in fp64."""
+    return float(nll.double().sum())

@@ -34,7 +34,7 @@ def recorded(decoder: Decoder, records: list[int] | None = None) -> None:
             records.append(1)
         return step
 
-    decoder._step = CapturedStep(decoder._model, record)
+    decoder._step = CapturedStep(decoder.model, record)
 
 
 def both_ways(session: Session, plain: Session, text: str, tokens: int) -> None:

@@ -107,7 +107,7 @@ def test_a_route_is_taken_back_after_an_error(engine: Engine) -> None:
     """A forward pass that fails must not leave the base going through an adapter."""
     with engine.session(small()) as session:
         with_random_adapter(session)
-        bank, route = session._bank, session._adapted._adapter.route
+        bank, route = session._bank, session._adapted.adapter.route
         with bank.through(route):
             with pytest.raises(ZeroDivisionError), bank.through(None):
                 raise ZeroDivisionError

@@ -39,7 +39,7 @@ def test_a_models_products_are_those_that_torch_counts(family: str) -> None:
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
         with (
             FlopCounterMode(display=False, custom_mapping=in_place) as counter,
-            session._bank.through(session._adapted._adapter.route),
+            session._bank.through(session._adapted.adapter.route),
         ):
             model.logits(model.hidden(list(range(40)), None)[:7])
     counts = counter.get_flop_counts()["Global"]

@@ -1,0 +1,76 @@
+"""`Method`: how the text before a chunk is kept and seen. The base class is the plain way, a sliding window.
+
+A method is a frozen dataclass of options; what belongs to one text is in the `Memory` that it begins. The loop
+(`Session`) knows these two and no concrete method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from templora.chunks import Chunk
+from templora.config import TempLoraConfig
+from templora.decoding import Decoder
+from templora.metering import Meter
+from templora.model import CausalModel
+
+
+class Memory:
+    """What a method holds while one text is read.
+
+    Attributes:
+        version: grows whenever the model itself has changed, so that what was read before is stale.
+        rereads: caches are computed anew when the adapter has changed; so the pass that scores a chunk need not write
+            into them.
+    """
+
+    version: int = 0
+    rereads: bool = True
+
+    def prepare(self, reader: Decoder, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+        """Makes the reader's cache hold what the next token may see, up to the newest token exclusively."""
+        reader.prepare(tokens, chunk_start, version)
+
+    def learn(self, tokens: Sequence[int], chunk: Chunk, meter: Meter) -> None:
+        """Takes in a chunk that is complete, after the adapter has learnt it."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What it takes to go on from here in another process."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
+        """Goes on from `tensors` of a memory of the same method, which had this `version`."""
+        self.version = version
+
+    def end(self) -> None:
+        """Leaves the model as it was found. May be called twice."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the text before a chunk is kept. Options are fields; their checks are in `__post_init__`."""
+
+    name: ClassVar[str] = "sliding_window"
+    summary: ClassVar[str] = "the last window of tokens, computed anew for each chunk"
+
+    def options(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
+        """Why this model cannot do it with this config; None if it can."""
+        if config.window > self.positions(model):
+            return f"the window of {config.window:,} is beyond this model's {self.positions(model):,} positions"
+        return None
+
+    def positions(self, model: CausalModel) -> int:
+        """Most tokens that may be attended to at once."""
+        return model.max_positions
+
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+        """What is held of one text, whose first `opening` tokens stay in every window; may change the model until
+        `Memory.end`."""
+        return Memory()

@@ -1,0 +1,87 @@
+"""`Snapshot`: all that a session is between two chunks, so that another process can go on from there.
+
+Text is not in it: tokens are append-only, and whoever keeps snapshots has them already. A session of the same model and
+config that is given the tokens and the snapshot goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from templora.cache import WindowCache
+from templora.errors import TextError
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Named tensors, and numbers that JSON can hold."""
+
+    tensors: Mapping[str, torch.Tensor]
+    meta: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Writes it as safetensors, so that a reader sees all of it or the old one.
+
+        Raises:
+            TextError: it cannot be written.
+        """
+        from safetensors.torch import save
+
+        raw = save({k: t.contiguous() for k, t in self.tensors.items()}, {"templora": json.dumps(self.meta)})
+        beside: str | None = None
+        try:
+            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+            os.replace(beside, path)
+        except OSError as error:
+            if beside:
+                Path(beside).unlink(missing_ok=True)
+            raise TextError(f"{path}: the snapshot cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        """Reads it back; nothing in the file is executed.
+
+        Raises:
+            TextError: missing or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = json.loads((file.metadata() or {})["templora"])
+                return cls({name: file.get_tensor(name) for name in file.keys()}, meta)  # noqa: SIM118
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise TextError(f"{path}: no snapshot can be read here: {error}") from error
+
+
+_NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
+
+
+def of_cache(cache: WindowCache, name: str) -> Snapshot:
+    """What a cache holds."""
+    tensors = {}
+    for index, layer in enumerate(cache.layers if cache.length else []):
+        tensors[f"{name}.keys.{index}"] = layer.keys[:, :, : cache.length].clone()
+        tensors[f"{name}.values.{index}"] = layer.values[:, :, : cache.length].clone()
+    return Snapshot(tensors, {key: getattr(cache, key) for key in _NUMBERS})
+
+
+def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
+    """Makes a cache hold what another one held."""
+    meta = snapshot.meta
+    if meta["versions"]:
+        keys = [snapshot.tensors[f"{name}.keys.{i}"] for i in range(len(cache))]
+        values = [snapshot.tensors[f"{name}.values.{i}"] for i in range(len(cache))]
+        cache.hold(keys, values, next_token=0, next_position=0, version=0)
+    for key in _NUMBERS:
+        setattr(cache, key, meta[key])

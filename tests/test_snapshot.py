@@ -1,0 +1,113 @@
+"""Snapshots: a session that goes on from one is the session that was left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from templora.config import TempLoraConfig
+from templora.errors import OptionError, TextError
+from templora.events import ChunkScored
+from templora.methods.attention_sinks import AttentionSinks
+from templora.methods.base import Method
+from templora.methods.dynamic_evaluation import DynamicEvaluation
+from templora.methods.extended_positions import ExtendedPositions
+from templora.session import Session
+from templora.snapshot import Snapshot
+from templora.testing import tiny_engine
+
+IDS = list(range(1, 200)) * 2
+METHODS = [Method(), AttentionSinks(), DynamicEvaluation(step_size=1e-3), ExtendedPositions("dynamic", 2.0)]
+
+
+def config(**options: object) -> TempLoraConfig:
+    sizes = {"window": 64, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
+    return TempLoraConfig(**(sizes | options))
+
+
+def scores(session: Session, ids: list[int]) -> list[tuple[float | None, float | None]]:
+    return [(e.base_nll, e.adapted_nll) for e in session.score_ids(ids) if isinstance(e, ChunkScored)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_going_on_gives_the_same_bits(
+    method: Method, options: dict[str, object], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """After each of the first chunks, and in the middle of one, through a file and in another engine."""
+    settings = config(**options)
+    if settings.cache_reuse and not isinstance(method, ExtendedPositions):
+        settings = config(**options, window=96)
+    with tiny_engine(dtype=dtype).session(settings, method=method) as session:
+        expected = scores(session, IDS)
+        weights = session.adapter_weights()
+    for at in (32, 96, 112, 224):
+        with tiny_engine(dtype=dtype).session(settings, method=method) as session:
+            before = scores(session, IDS[:at])
+            session.snapshot().save(tmp_path / "snapshot")
+            tokens = session.tokens
+        with tiny_engine(dtype=dtype).session(settings, method=method) as session:
+            session.restore(tokens, Snapshot.load(tmp_path / "snapshot"))
+            after = scores(session, IDS[at:])
+            if at % 32 == 0:
+                assert before + after == expected
+            assert torch.equal(session.adapter_weights(), weights) or at % 32
+        assert session.receipt is not None
+        assert session.receipt.base_unchanged
+        assert session.receipt.discarded
+
+
+def test_writing_goes_on_with_the_same_tokens(tmp_path: Path) -> None:
+    with tiny_engine().session(config()) as session:
+        session.write("once", max_new_tokens=150)
+        expected = session.tokens
+    with tiny_engine().session(config()) as session:
+        session.write("once", max_new_tokens=70)
+        taken, tokens = session.snapshot(), list(session.tokens)
+    with tiny_engine().session(config()) as session:
+        session.restore(tokens, taken)
+        session.write(max_new_tokens=80)
+        assert session.tokens == expected
+
+
+def test_a_snapshot_stays_as_it_was_while_the_session_goes_on() -> None:
+    with tiny_engine().session(config()) as session:
+        scores(session, IDS[:96])
+        taken = session.snapshot()
+        kept = {name: tensor.clone() for name, tensor in taken.tensors.items()}
+        scores(session, IDS[96:])
+        assert all(torch.equal(kept[name], tensor) for name, tensor in taken.tensors.items())
+
+
+def test_what_was_spent_goes_on_too() -> None:
+    with tiny_engine().session(config()) as session:
+        scores(session, IDS)
+        expected = session.meter.flops
+    with tiny_engine().session(config()) as session:
+        scores(session, IDS[:96])
+        taken, tokens = session.snapshot(), list(session.tokens)
+    with tiny_engine().session(config()) as session:
+        session.restore(tokens, taken)
+        scores(session, IDS[96:])
+        assert session.meter.flops == pytest.approx(expected)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with tiny_engine().session(config()) as session:
+        scores(session, IDS[:96])
+        taken, tokens = session.snapshot(), list(session.tokens)
+    with tiny_engine().session(config(rank=2)) as session, pytest.raises(TextError, match="another session"):
+        session.restore(tokens, taken)
+    with tiny_engine().session(config()) as session, pytest.raises(TextError, match="another session"):
+        session.restore(tokens[:-1], taken)
+    with tiny_engine().session(config(learning="parallel")) as session, pytest.raises(OptionError, match="parallel"):
+        session.snapshot()
+    (tmp_path / "torn").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    for name in ("torn", "absent"):
+        with pytest.raises(TextError, match=name):
+            Snapshot.load(tmp_path / name)
+    with pytest.raises(TextError, match="cannot be written"):
+        taken.save(tmp_path / "no folder" / "snapshot")
