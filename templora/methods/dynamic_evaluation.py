@@ -1,7 +1,8 @@
 """Dynamic evaluation (Krause et al., arXiv 1709.07432): the weights themselves learn each chunk after it is scored.
 
-The loss is the mean NLL of the chunk's tokens after their window, as an adapter's is. Every matrix is trained with AdamW
-on an fp32 copy (as in Rannen-Triki et al., arXiv 2403.01518); the weights of norms stay. The base is put back at the end.
+The loss is the mean NLL of the chunk's tokens after their window, as an adapter's is. Every matrix is trained with
+AdamW on an fp32 copy (as in Rannen-Triki et al., arXiv 2403.01518); the weights of norms stay. The base is put back at
+the end.
 """
 
 from __future__ import annotations
