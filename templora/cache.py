@@ -120,6 +120,12 @@ class WindowCache(Cache):  # type: ignore[misc]
         return len(self.versions)
 
     @property
+    def bytes(self) -> int:
+        """Memory held for entries, filled or not."""
+        held = [t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)]
+        return sum(t.numel() * t.element_size() for t in held)
+
+    @property
     def next_token(self) -> int:
         """Index of the first token of the text that is not held."""
         return self.first_token + self.length

@@ -30,7 +30,8 @@ class ChunkScored:
     Args:
         start, end: where they lie in the session's tokens.
         targets: how many were predicted.
-        base_nll, adapted_nll: total NLL in nats; None where it was not asked for.
+        base_nll, adapted_nll: total NLL in nats, by the bare base and through the adapter; None if not asked for.
+        mixed_nll: by the mixture of both (`templora.mixture`); None if there is none. Written text has none.
         seconds: time taken.
     """
 
@@ -39,6 +40,7 @@ class ChunkScored:
     targets: int
     base_nll: float | None
     adapted_nll: float | None
+    mixed_nll: float | None
     seconds: float
 
 

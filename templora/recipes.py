@@ -25,6 +25,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "window": 4096,
         "train_context": 3072,
         "context_gradients": True,
+        "mixture": False,
     },
 }
 

@@ -32,6 +32,7 @@ class TextReport:
     name: str
     base: Likelihood = field(default_factory=Likelihood)
     adapted: Likelihood = field(default_factory=Likelihood)
+    mixed: Likelihood = field(default_factory=Likelihood)
     chunks: list[dict[str, Any]] = field(default_factory=list)
     words: int = 0
     utf8_bytes: int = 0
@@ -46,6 +47,9 @@ class TextReport:
             self.adapted.add(event.adapted_nll or 0.0, event.targets)
             row = self._row(event.start, event.end)
             row |= {"targets": event.targets, "base_nll": event.base_nll, "adapted_nll": event.adapted_nll}
+            if event.mixed_nll is not None:
+                self.mixed.add(event.mixed_nll, event.targets)
+                row["mixed_nll"] = event.mixed_nll
             row["seconds"] += event.seconds
         elif isinstance(event, ChunkLearned):
             row = self._row(event.start, event.end)
@@ -64,6 +68,11 @@ class TextReport:
         row |= {"base_nll": None, "adapted_nll": None, "committed": False, "seconds": 0.0}
         self.chunks.append(row)
         return row
+
+    @property
+    def ours(self) -> Likelihood:
+        """What this run predicts with: the mixture if there is one, else the adapter."""
+        return self.mixed if self.mixed.tokens else self.adapted
 
     def finish(self, session: Session, tokenizer: Any) -> None:
         """Once the session is over: measures the text that was predicted."""
@@ -84,6 +93,7 @@ class TextReport:
             "rejected": self.rejected,
             "base": self.base.summary(self.words, self.utf8_bytes),
             "adapted": self.adapted.summary(self.words, self.utf8_bytes),
+            "mixed": self.mixed.summary(self.words, self.utf8_bytes) if self.mixed.tokens else None,
             "chunks": self.chunks,
         }
 
@@ -101,7 +111,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
 
     sessions = [t.session for t in texts if t.session is not None]
     receipts = [s.receipt for s in sessions]
-    pooled = {"base": Likelihood(), "adapted": Likelihood()}
+    pooled = {"base": Likelihood(), "adapted": Likelihood(), "mixed": Likelihood()}
     for text in texts:
         for key, likelihood in pooled.items():
             part: Likelihood = getattr(text, key)
@@ -128,6 +138,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
         "versions": engine.versions() | {"commit": source_commit()},
         "base": pooled["base"].summary(words, utf8_bytes),
         "adapted": pooled["adapted"].summary(words, utf8_bytes),
+        "mixed": pooled["mixed"].summary(words, utf8_bytes) if pooled["mixed"].tokens else None,
         "committed": sum(t.committed for t in texts),
         "rejected": sum(t.rejected for t in texts),
         "chunks": texts[0].chunks if len(texts) == 1 else [c | {"text": t.name} for t in texts for c in t.chunks],

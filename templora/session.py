@@ -32,6 +32,7 @@ from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
 from templora.methods.base import Method
 from templora.metrics import Likelihood, repeated
+from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
 from templora.sampling import Sampler, SamplingParams
 from templora.snapshot import Snapshot, of_cache, to_cache
@@ -52,15 +53,21 @@ _FEWEST_TO_JUDGE = 16
 
 @dataclass(frozen=True)
 class Score:
-    """How well a text was predicted, by the base alone and with the adapter, over the same tokens."""
+    """How well a text was predicted: by the base alone, through the adapter, and by the mixture of both (empty if the
+    config asks for none), over the same tokens."""
 
     base: Likelihood
     adapted: Likelihood
+    mixed: Likelihood
 
     @property
     def reduction(self) -> float:
-        """How much lower the adapted perplexity is, as a share of the base's: 0.1 = 10 % lower."""
-        difference = (self.adapted.nll - self.base.nll) / max(1, self.base.tokens)
+        """How much lower the perplexity is with the adapter, as a share of the base's: 0.1 = 10 % lower.
+
+        Of the mixture's predictions where the config asks for them, else of the adapter's alone.
+        """
+        ours = self.mixed if self.mixed.tokens else self.adapted
+        difference = (ours.nll - self.base.nll) / max(1, self.base.tokens)
         return -math.expm1(min(700.0, difference))
 
 
@@ -109,6 +116,7 @@ class Session:
         self._memory = method.begin(engine.model, config, self._opening)
         self._lesson = lesson
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
+        self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
         self._updates: Updates | None = None
         if config.learning == "parallel":
@@ -164,11 +172,13 @@ class Session:
 
     def score(self, text: str) -> Score:
         """Predicts a given text, each chunk before it is learnt, by the base and with the adapter."""
-        score = Score(Likelihood(), Likelihood())
+        score = Score(Likelihood(), Likelihood(), Likelihood())
         for event in self.score_events(text):
             if isinstance(event, ChunkScored):
                 score.base.add(event.base_nll or 0.0, event.targets)
                 score.adapted.add(event.adapted_nll or 0.0, event.targets)
+                if event.mixed_nll is not None:
+                    score.mixed.add(event.mixed_nll, event.targets)
         return score
 
     def score_events(self, text: str) -> Iterator[Event]:
@@ -181,6 +191,7 @@ class Session:
         Args:
             ids: the tokens.
             base, adapted: whose predictions are wanted. Leaving one out saves its passes; the other's stay the same.
+                The mixture needs both.
         """
         self._known(list(ids))
         yield from self._end_chunk()
@@ -366,6 +377,7 @@ class Session:
                 "chunk": [self._chunk_index, self._chunk_start],
                 "written": self._written,
                 "scored_to": self._scored_to,
+                "mixture": self._mixture.weights,
                 "caches": caches,
                 "meter": [self.meter.seconds, self.meter.flops],
             }
@@ -398,6 +410,7 @@ class Session:
             self._chunk_index, self._chunk_start = meta["chunk"]
             self._written = [(first, last) for first, last in meta["written"]]
             self._scored_to, self._reading = meta["scored_to"], None
+            self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
             self.meter.seconds, self.meter.flops = (dict(part) for part in meta["meter"])
@@ -494,27 +507,31 @@ class Session:
             self._reading = reading = self._read(self.tokens, first)
             adapted = _total(reading.nll if reading else self._adapted.nll_again(self.tokens, first))
         self._scored_to = end
-        return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
+        return ChunkScored(first, end, end - first, base, adapted, None, time.perf_counter() - began)
 
     def _append_scored(self, piece: list[int], by_base: bool, by_adapted: bool) -> ChunkScored:
         began, start = time.perf_counter(), len(self.tokens)
         longer = [*self.tokens, *piece]
         first, end = max(1, start), len(longer)
-        base, adapted = 0.0 if by_base else None, 0.0 if by_adapted else None
+        base = adapted = torch.zeros(0)
         reading = None
         if first < end:  # else it is one token, with nothing before it to predict it from
             if by_base:
                 self._prepare(self._base)
                 with self.meter.phase("score"):
-                    base = _total(self._base.nll(longer, first))
+                    base = self._base.nll(longer, first)
             if by_adapted:
                 self._prepare(self._adapted)
                 with self.meter.phase("score"):
                     reading = self._read(longer, first)
-                    adapted = _total(reading.nll if reading else self._adapted.nll(longer, first))
+                    adapted = reading.nll if reading else self._adapted.nll(longer, first)
+        mixed = None
+        if by_base and by_adapted and self.config.mixture:
+            mixed = sum(self._mixture.nll(base.tolist(), adapted.tolist()))
         self.tokens.extend(piece)
         self._reading = reading
-        return ChunkScored(start, end, end - first, base, adapted, time.perf_counter() - began)
+        figures = _total(base) if by_base else None, _total(adapted) if by_adapted else None, mixed
+        return ChunkScored(start, end, end - first, *figures, time.perf_counter() - began)
 
     def _read(self, tokens: list[int], first: int) -> Reading | None:
         """A reading of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""

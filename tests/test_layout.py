@@ -15,7 +15,7 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors", "allocator", "kernels", "uninterrupted"],
-    ["config", "chunks", "metrics", "events", "models", "resident"],
+    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files"],
     ["quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],
     ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
@@ -28,7 +28,7 @@ ORDER = [
     ["engine"],
     ["loading", "report", "testing"],
     ["plots", "shapes"],
-    ["bench"],
+    ["bench", "evals"],
     ["cli"],
 ]
 

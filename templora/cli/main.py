@@ -20,9 +20,13 @@ from templora.errors import OptionError, TemploraError, nearest
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
     "score": "Score texts with and without the temporary adapter.",
+    "eval": "Evaluate methods and models on whole texts, into a folder of results.",
+    "report": "Make tables, plots and a page of an evaluation's results.",
     "bench": "Measure how fast this machine runs a model, beside what it could do.",
     "models": "List the built-in models and what they cost.",
 }
+
+_FUNCTIONS = {"eval": "evaluate"}  # where a command's name is a builtin's
 
 
 class _Lazy(click.Group):
@@ -34,7 +38,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"templora.cli.{name}"), name)
+        command = getattr(importlib.import_module(f"templora.cli.{name}"), _FUNCTIONS.get(name, name))
         assert isinstance(command, click.Command)
         return command
 

@@ -122,6 +122,6 @@ class Run:
 
 
 def _title(report: dict[str, Any]) -> str:
-    base, adapted = report["base"]["perplexity"], report["adapted"]["perplexity"]
-    change = f", perplexity {100 * (adapted / base - 1):+.1f} %" if base and adapted else ""
+    base, ours = report["base"]["perplexity"], (report["mixed"] or report["adapted"])["perplexity"]
+    change = f", perplexity {100 * (ours / base - 1):+.1f} %" if base and ours else ""
     return f"{report['command']} · {report['model']['name']} · {report['tokens']:,} tokens{change}"

@@ -8,7 +8,6 @@ import click
 
 from templora.cli.console import bar, clock, learned_text
 from templora.cli.exits import stop_signals
-from templora.cli.files import read_text
 from templora.cli.options import config_options, model_options, output_options, split_config
 from templora.cli.run import Run
 from templora.config import TempLoraConfig
@@ -17,6 +16,7 @@ from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.metrics import perplexity
 from templora.report import TextReport
 from templora.text import encode, opening_ids
+from templora.text_files import read_text
 
 EPILOG = """\b
 Examples:
@@ -91,18 +91,23 @@ def _show(event: Event, run: Run, text: TextReport, total: int, config: TempLora
 
 
 def _figures(text: TextReport) -> str:
-    base, adapted = (perplexity(x.nll, x.tokens) for x in (text.base, text.adapted))
-    if base is None or adapted is None:
+    base, ours = (perplexity(x.nll, x.tokens) for x in (text.base, text.ours))
+    if base is None or ours is None:
         return "perplexity not yet known"
-    return f"perplexity base {base:.3f} adapted {adapted:.3f} ({100 * (adapted / base - 1):+.2f} %)"
+    return f"perplexity base {base:.3f} with the adapter {ours:.3f} ({100 * (ours / base - 1):+.2f} %)"
 
 
 def _totals(texts: list[TextReport]) -> str:
-    lines = [f"{'text':<32} {'tokens':>9} {'base':>10} {'adapted':>10} {'change':>9}   perplexity = exp(NLL / tokens)"]
+    lines = [
+        f"{'text':<32} {'tokens':>9} {'base':>10} {'adapted':>10} {'mixture':>10} {'change':>9}"
+        "   perplexity = exp(NLL / tokens)"
+    ]
     for text in texts:
-        base, adapted = (perplexity(x.nll, x.tokens) for x in (text.base, text.adapted))
+        base, adapted, mixed = (perplexity(x.nll, x.tokens) for x in (text.base, text.adapted, text.mixed))
+        ours = adapted if mixed is None else mixed
         figures = "nothing to predict"
-        if base is not None and adapted is not None:
-            figures = f"{base:>10.3f} {adapted:>10.3f} {100 * (adapted / base - 1):>+8.2f}%"
+        if base is not None and ours is not None:
+            last = f"{mixed:>10.3f}" if mixed is not None else f"{'–':>10}"
+            figures = f"{base:>10.3f} {adapted:>10.3f} {last} {100 * (ours / base - 1):>+8.2f}%"
         lines.append(f"{text.name[-32:]:<32} {text.base.tokens:>9,} {figures}")
     return "\n".join(lines) + "\n"

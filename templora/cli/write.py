@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from templora.cli.console import bar, clock, learned_text
-from templora.cli.files import TextFile, print_out, read_text
+from templora.cli.files import TextFile, print_out
 from templora.cli.options import config_options, model_options, output_options, sampling_options, split_config
 from templora.cli.run import Run
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, Event, Finished, TokenEvent
 from templora.metrics import repetition
 from templora.report import TextReport
+from templora.text_files import read_text
 
 EPILOG = """\b
 Examples:

@@ -1,1 +1,43 @@
-"""Ways to keep the text before a chunk, and what an adapter may be taught: one short file each."""
+"""Ways to keep the text before a chunk, and what an adapter may be taught: one short file each.
+
+Here are their names; nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    from templora.methods.base import Method
+
+METHODS = {
+    "sliding_window": "SlidingWindow",
+    "attention_sinks": "AttentionSinks",
+    "extended_positions": "ExtendedPositions",
+    "kv_compression": "KvCompression",
+    "dynamic_evaluation": "DynamicEvaluation",
+}
+
+
+def make_method(name: str, **options: Any) -> Method:
+    """The method of this name.
+
+    Raises:
+        OptionError: unknown name, option or value; says which is nearest.
+    """
+    if name not in METHODS:
+        raise OptionError("method", f"unknown method {name!r}; {nearest(name, METHODS)}")
+    kind = getattr(importlib.import_module(f"templora.methods.{name}"), METHODS[name])
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for option, value in options.items():
+        if option not in known:
+            raise OptionError("method", f"{name} has no option {option!r}; {nearest(option, known) if known else ''}")
+        wanted = type(known[option].default)
+        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
+            raise OptionError(option, f"must be of type {wanted.__name__}, not {value!r}")
+    made: Method = kind(**options)
+    return made

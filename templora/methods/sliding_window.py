@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from templora.methods.base import Method as SlidingWindow  # it is what a method does by itself
 
-from templora.methods.base import Method
-
-
-@dataclass(frozen=True)
-class SlidingWindow(Method):
-    """What `Method` does by itself. Larger windows are this with another `window`."""
+__all__ = ["SlidingWindow"]

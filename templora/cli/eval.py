@@ -1,0 +1,159 @@
+"""`templora eval`: tasks × methods × models, into a folder of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from templora.cli.console import Console, bar, clock
+from templora.cli.exits import Interrupted, stop_signals
+from templora.cli.files import print_out
+from templora.cli.options import config_options, split_config
+from templora.errors import TemploraError
+
+if TYPE_CHECKING:
+    from templora.evals.plan import Plan
+    from templora.evals.runner import Job
+
+EPILOG = """\b
+Examples:
+  templora eval --books novels/ --tokens 20000 --out results/mine
+  templora eval pg19 --books pg19/ --jobs 2 --out results/pg19
+  templora eval compatibility --books pg19/ --texts 1684,349 --tokens 6000 --out results/compatibility
+  templora eval --books novels/ --method attention_sinks --adapters none,own --model ./my-model --out results/sinks
+  templora report results/pg19
+
+Stop it with Ctrl-C whenever you like, and run the same command again: what is finished is not measured again. PLAN is
+one of pg19, compatibility, efficiency, sensitivity, or a TOML file of your own; `--tokens all` reads whole books.
+"""
+
+
+@click.command("eval", epilog=EPILOG)
+@click.argument("plan", required=False, metavar="[PLAN]")
+@click.option("--books", metavar="DIR", help="folder of .txt, .txt.gz or .txt.xz files, or hub:NAME of a dataset")
+@click.option("--texts", metavar="A,B,...", help="which of them, by file name without ending; all if left out")
+@click.option("--tokens", metavar="N|all", help="first tokens of each text  [default: the plan's, else 20000]")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="a model, as for `templora write`; repeatable")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="a way to keep the context; repeatable")
+@click.option("--adapters", metavar="A,B,...", help="what the adapter has learnt: none, own, other, shuffled, ...")
+@click.option("--other-tokens", type=int, metavar="N", help="tokens of another text that `other` adapters learn")
+@click.option("--weights", metavar="NAME", help="how frozen weights are held: auto, bf16, int8, int4")
+@click.option("--dtype", metavar="NAME", help="auto, bfloat16, float16 or float32")
+@click.option("--out", required=True, metavar="DIR", help="folder for the results; goes on with what it holds")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="cells measured at a time")
+@click.option("--threads", default="auto", show_default=True, help="CPU threads of each: a number, or its share")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N")
+@click.option("--list", "only_list", is_flag=True, help="print the cells and what is missing, measure nothing")
+@click.option("--json", "as_json", is_flag=True, help="print what became of each cell as JSON")
+@click.option("--quiet", is_flag=True, help="no progress, only errors")
+@config_options
+def evaluate(**arguments: Any) -> None:
+    """Measure how well, and at what cost, models predict texts with each method, with and without an adapter.
+
+    Each cell (a text, a model, a method, an adapter) is one JSON file in --out, with all of its chunks. `templora
+    report` makes tables, plots and a page of them.
+    """
+    given, options = split_config(arguments)
+    from templora.evals import results
+
+    plan = _plan(given, options)
+    texts = plan.find_texts()
+    cells = plan.cells(texts)
+    folder = Path(options["out"])
+    if options["only_list"]:
+        done = [results.find(folder, cell) is not None for cell in cells]
+        print_out("".join(f"{'done   ' if d else 'missing'}  {c.key}\n" for c, d in zip(cells, done, strict=True)))
+        return
+    results.claim(folder, plan.common)
+    _run(plan, cells, folder, options)
+
+
+def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
+    from templora.evals.plan import Plan, parse_tokens, read_plan
+
+    plan = read_plan(options["plan"]) if options["plan"] else Plan()
+    changes: dict[str, Any] = {
+        name: options[name] for name in ("books", "other_tokens", "weights", "dtype") if options[name] is not None
+    }
+    if options["tokens"] is not None:
+        changes["tokens"] = parse_tokens(options["tokens"])
+    if options["texts"] is not None:
+        changes["texts"] = _names(options["texts"])
+    if options["models"]:
+        changes["models"] = options["models"]
+    recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
+    changes["config"] = {**plan.config, **recipe, **given}
+    adapters = {"adapters": _names(options["adapters"])} if options["adapters"] else {}
+    if options["methods"]:
+        changes["methods"] = [{"method": name, **adapters} for name in options["methods"]]
+    elif adapters:
+        changes["methods"] = [{**table, **adapters} for table in plan.methods]
+    return plan.smaller(changes)
+
+
+def _names(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]) -> None:
+    from templora.evals.runner import Runner, seconds_left
+
+    count = options["jobs"]
+    with Console(options["quiet"]) as console:
+
+        def show(jobs: Sequence[Job], changed: Job | None) -> None:
+            if changed is not None and changed.state != "running":
+                console.line(_line(jobs, changed))
+            left = seconds_left(jobs, count)
+            ended = sum(job.state not in ("running", "waiting") for job in jobs)
+            now = [f"{j.cell.text} {j.cell.method} {j.cell.adapter} {_share(j)}" for j in jobs if j.state == "running"]
+            rest = f"{clock(left)} left" if left is not None else "time left not yet known"
+            console.status(f"{bar(ended, len(jobs), 12)} {ended}/{len(jobs)} cells · {rest} · " + " | ".join(now))
+
+        stop_signals.mode = "later"  # workers are told, and what they have is kept
+        runner = Runner(
+            cells,
+            str(plan.books),
+            folder,
+            jobs=count,
+            threads=options["threads"],
+            device=options["device"],
+            show=show,
+            stopping=lambda: stop_signals.received is not None,
+        )
+        known = sum((folder / f"{cell.key}.json").exists() for cell in cells)
+        console.line(f"{len(cells)} cells, {known} of them measured before; results go to {folder}")
+        jobs = runner.run()
+        if options["as_json"]:
+            document = [{"cell": j.cell.key, "state": j.state, "reason": j.reason} for j in jobs]
+            print_out(json.dumps(document, indent=1) + "\n")
+        failed = [job for job in jobs if job.state == "failed"]
+        if stop_signals.received is not None:
+            waiting = sum(job.state in ("waiting", "running", "stopped") for job in jobs)
+            console.line(f"stopped with {waiting} cells to go; the same command goes on")
+            raise Interrupted(stop_signals.received)
+        if failed:
+            raise TemploraError(f"{len(failed)} of {len(jobs)} cells failed; the first: {failed[0].reason}")
+        console.line(f"all {len(jobs)} cells are there; templora report {folder} makes tables of them")
+
+
+def _share(job: Job) -> str:
+    return f"{100 * job.done / job.total:.0f} %" if job.at == "reading" and job.total else job.at
+
+
+def _line(jobs: Sequence[Job], job: Job) -> str:
+    """What became of a cell, for people."""
+    number = f"[{sum(j.state not in ('running', 'waiting') for j in jobs)}/{len(jobs)}]"
+    what = f"{job.cell.text} · {job.cell.model} · {job.cell.method} · {job.cell.adapter}"
+    if job.state == "done" and job.result:
+        from templora.metrics import perplexity
+
+        value = perplexity(job.result["nll"], job.result["tokens"])
+        figure = f"perplexity {value:.3f}" if value is not None else "nothing to predict"
+        return f"{number} {what}: {figure} over {job.result['tokens']:,} tokens, {clock(job.seconds)}"
+    return f"{number} {what}: {job.state}{': ' + job.reason if job.reason else ''}"
+

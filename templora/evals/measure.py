@@ -1,0 +1,240 @@
+"""Measures one cell, chunk by chunk, so that whoever is stopped goes on where it was.
+
+    text ─► ids ─► session of the cell's method, adapter and config ─► rows, one a chunk ─► result
+                       └─ snapshot, beside the result-to-be ─┘
+
+A snapshot holds the session and the rows so far. It is made after a chunk, but takes no more than a small share of the
+time: so what a kill may cost is a few seconds, and Ctrl-C nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import TextError
+from templora.evals import results
+from templora.evals.cell import Cell
+from templora.evals.spans import Spans
+from templora.evals.texts import Text
+from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
+from templora.text import opening_ids
+
+if TYPE_CHECKING:
+    import torch
+
+    from templora.engine import Engine
+    from templora.session import Session
+
+# Told how far it is: (what is being done, tokens done, of how many).
+Progress = Callable[[str, int, int], None]
+
+# Most of the time that snapshots may take.
+_SNAPSHOTS = 0.05
+# More tokens a word than this, and the tokenizer was hardly made for the text.
+_TOKENS_A_WORD = 2.5
+
+
+class Stopped(Exception):
+    """The measurement was asked to stop, and what it had is kept."""
+
+
+def measure(
+    cell: Cell,
+    text: Text,
+    folder: Path,
+    *,
+    other: Text | None = None,
+    engine: Engine | None = None,
+    threads: int | str = "auto",
+    device: str = "auto",
+    alone: bool = True,
+    progress: Progress = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """The result of a cell, which is also written into `folder`; one that is there already is not measured again.
+
+    Args:
+        cell: what to measure.
+        text: the cell's.
+        folder: of results.
+        other: the text that the adapter learns first, for sources that want one.
+        engine: the cell's model, if it is loaded already.
+        threads, device: as for `templora.load`.
+        alone: whether nothing else is measured at the same time, so that seconds mean something.
+        progress: told now and then.
+        stop: asked after each chunk; if it says so, the snapshot is written and `Stopped` raised.
+
+    Raises:
+        TemploraError: the model or the text cannot be read, or the result cannot be written.
+        Stopped: `stop` said so.
+    """
+    done = results.find(folder, cell)
+    if done is not None:
+        return done
+    progress("loading", 0, 1)
+    if engine is None:
+        from templora.loading import load
+
+        engine = load(
+            cell.model, weights=cell.weights, dtype=cell.dtype, threads=threads, device=device, plan=cell.config
+        )
+    method = cell.made
+    problem = method.problem(engine.model, cell.config)
+    if problem:
+        return _write(folder, cell, results.not_applicable(cell, problem))
+    spans = Spans(engine.tokenizer, text.content)
+    ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
+    config, weights = cell.config, None
+    if cell.source.other:
+        assert other is not None
+        weights = _learn_other(cell, other, folder, engine, progress, stop)
+        config = config if cell.source.learns else replace(config, learning="off")
+    lesson = cell.source.lesson(engine.tokenizer, config.seed) if cell.source.lesson else None
+    with engine.session(config, method=method, lesson=lesson) as session:
+        if weights is not None:
+            session.use_adapter(weights)
+        run = _Run(session, folder / f"{cell.key}.part", stop)
+        opening = len(session.tokens)
+        for _ in run.follow(ids, base=config.mixture or not cell.source.reads, adapted=cell.source.reads):
+            progress("reading", len(session.tokens), len(ids) + opening)
+        shown = session.readers[0 if cell.source.reads else 1]
+        kv_bytes, adapter_weights = shown.cache.bytes, shown.adapter.weights
+        seconds, flops = dict(session.meter.seconds), dict(session.meter.flops)
+    for row in run.rows:
+        row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
+    words, many = sum(row["words"] for row in run.rows), sum(row["targets"] for row in run.rows)
+    notes = []
+    if words and many / words > _TOKENS_A_WORD:
+        notes.append(
+            f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"
+        )
+    assert session.receipt is not None
+    result = results.of_run(
+        cell,
+        engine,
+        rows=run.rows,
+        text_tokens=len(spans.ids),
+        seconds={**seconds, "all": run.seconds},
+        flops=flops,
+        kv_bytes=kv_bytes,
+        adapter_weights=adapter_weights,
+        resumed=run.resumed,
+        alone=alone,
+        clean=session.receipt.base_unchanged and session.receipt.discarded,
+        notes=notes,
+    )
+    written = _write(folder, cell, result)
+    run.path.unlink(missing_ok=True)
+    return written
+
+
+def _write(folder: Path, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    results.write(folder, cell, result)
+    return result
+
+
+def _learn_other(
+    cell: Cell, text: Text, folder: Path, engine: Engine, progress: Progress, stop: Callable[[], bool]
+) -> torch.Tensor:
+    """An adapter that has learnt the first tokens of another text; kept in the folder for the cells that share it."""
+    from templora.snapshot import Snapshot
+
+    teacher = replace(cell, text=text.name, text_sha256=text.sha256, tokens=cell.other_tokens, adapter="own")
+    path = folder / f"{teacher.key}.adapter"
+    if path.exists():
+        return Snapshot.load(path).tensors["weights"]
+    ids = Spans(engine.tokenizer, text.content).ids[: cell.other_tokens]
+    with engine.session(teacher.config, method=teacher.made) as session:
+        run = _Run(session, folder / f"{teacher.key}.{cell.text}.part", stop)
+        for _ in run.follow(ids, base=False, adapted=False):
+            progress(f"learning {text.name}", len(session.tokens), len(ids))
+        weights = session.adapter_weights()
+    Snapshot({"weights": weights}, {"cell": teacher.to_dict()}).save(path)
+    run.path.unlink(missing_ok=True)
+    return weights
+
+
+class _Run:
+    """Reads a text through a session, from where its last snapshot was made.
+
+    Attributes:
+        path: of the snapshot.
+        rows: a chunk each.
+        seconds: spent on chunks, all processes together.
+        resumed: how often it was gone on with.
+    """
+
+    def __init__(self, session: Session, path: Path, stop: Callable[[], bool]) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.resumed = 0
+        self._session, self._stop = session, stop
+        self._held: Any = None
+        self._cost, self._saved = 0.0, time.perf_counter()
+        if path.exists():
+            from templora.snapshot import Snapshot
+
+            try:
+                self._held = Snapshot.load(path)
+            except TextError:  # it cannot be read: begin again
+                path.unlink(missing_ok=True)
+
+    def follow(self, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
+        """Reads `ids`; yields after each chunk."""
+        session = self._session
+        opening = len(session.tokens)
+        if self._held is not None:
+            meta = self._held.meta["run"]
+            self.rows, self.seconds, self.resumed = meta["rows"], meta["seconds"], meta["resumed"] + 1
+            session.restore([*session.tokens, *ids[: meta["done"]]], self._held)
+            self._held = None
+        began = time.perf_counter()
+        rest = ids[len(session.tokens) - opening :]
+        for event in session.score_ids(rest, base=base, adapted=adapted):
+            self._take(event)
+            if isinstance(event, Absorbed):
+                self.seconds += time.perf_counter() - began
+                last = event.done == event.total
+                if not last:
+                    self._keep(len(session.tokens) - opening)
+                yield
+                began = time.perf_counter()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, ChunkScored):
+            nll = next(x for x in (event.mixed_nll, event.adapted_nll, event.base_nll, 0.0) if x is not None)
+            row = {"start": event.start, "tokens": event.end - event.start, "targets": event.targets, "nll": nll}
+            if event.mixed_nll is not None:
+                row |= {"base_nll": event.base_nll, "adapter_nll": event.adapted_nll}
+            self.rows.append(row | {"seconds": event.seconds})
+        elif isinstance(event, ChunkLearned):
+            # With parallel learning it is of the chunk before.
+            row = next(r for r in reversed(self.rows) if r["start"] + r["tokens"] == event.end)
+            row |= {"committed": event.committed, "reason": event.reason, "loss": event.loss}
+            row |= {"grad_norm": event.grad_norm, "update": event.update}
+            row["seconds"] += event.seconds
+
+    def _keep(self, done: int) -> None:
+        """Makes a snapshot if one is due, and stops if that is wanted."""
+        stopping = self._stop()
+        now = time.perf_counter()
+        due = self._cost <= _SNAPSHOTS * (now - self._saved)
+        if self._session.config.learning != "parallel" and (stopping or due):
+            taken = self._session.snapshot()
+            rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed, "done": done}
+            try:
+                replace(taken, meta={**taken.meta, "run": rows}).save(self.path)
+            except TextError:
+                if stopping:
+                    raise
+                # No room for it, say. The result may still find some; until then a kill costs more.
+            self._saved = time.perf_counter()
+            self._cost = self._saved - now
+        if stopping:
+            raise Stopped

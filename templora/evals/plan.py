@@ -1,0 +1,220 @@
+"""Plans: which cells an evaluation consists of, from a TOML file.
+
+    task = "pg19"                        which measurement
+    books = "folder"                     a folder of texts, or hub:NAME; --books on the command line
+    texts = ["1684", "349"]              which of them; all if left out
+    tokens = 60000                       first tokens of each; "all" for whole books
+    models = ["smollm2-135m"]
+    other_tokens = 15000                 of the text that adapters = ["other"] learn: the next one in the list
+
+    [config]                             options of every cell: `recipe`, and any of `TempLoraConfig`
+    window = 1024
+
+    [[methods]]                          a way to keep the context, and with which adapters it is measured
+    method = "attention_sinks"           any option of the method or of the config may follow
+    adapters = ["none", "own"]
+
+    [sweep]                              of the first method with its own adapter, one option changed at a time
+    rank = [8, 16, 32]
+
+Whatever reads through an adapter is measured without one as well: there would be nothing to compare it with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from templora.config import TempLoraConfig
+from templora.errors import ConfigError, OptionError, nearest
+from templora.evals.cell import Cell
+from templora.evals.tasks import TASKS
+from templora.evals.texts import Text, find_texts
+from templora.methods import make_method
+from templora.methods.adapters import adapter_source
+from templora.recipes import recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_KEYS = ("task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep")
+_FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
+
+
+@dataclass
+class Plan:
+    """An evaluation, as it is asked for.
+
+    Args:
+        name: for people.
+        task, books, texts, tokens, models, other_tokens, weights, dtype: as in the file.
+        config: options of every cell, `recipe` among them.
+        methods: a table for each.
+        sweep: values by option.
+    """
+
+    name: str = "eval"
+    task: str = "pg19"
+    books: str | None = None
+    texts: Sequence[str] = ()
+    tokens: int | None = 20_000
+    models: Sequence[str] = ("smollm2-135m",)
+    other_tokens: int = 15_000
+    weights: str = "auto"
+    dtype: str = "auto"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    methods: Sequence[Mapping[str, Any]] = ({"method": "sliding_window", "adapters": ["none", "own"]},)
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise OptionError("task", f"unknown task {self.task!r}; {nearest(self.task, TASKS)}")
+        if self.tokens is not None and self.tokens < 2:
+            raise OptionError("tokens", f"must be at least 2, not {self.tokens}")
+        if self.other_tokens < 2:
+            raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
+        if not self.models:
+            raise OptionError("models", "must name at least one")
+        if not self.methods:
+            raise OptionError("methods", "must name at least one")
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What results of one folder must have in common."""
+        return {"task": self.task, "tokens": self.tokens}
+
+    def find_texts(self) -> list[Text]:
+        if self.books is None:
+            raise OptionError("books", "say where the texts are: a folder with .txt files, or hub:NAME")
+        return find_texts(self.books, self.texts)
+
+    def cells(self, texts: Sequence[Text]) -> list[Cell]:
+        """Every cell once, those that others are compared with first.
+
+        Raises:
+            OptionError: an unknown option, or a value that does not fit.
+        """
+        asked = []
+        for model in self.models:
+            for table in self.methods:
+                asked += [(model, *setting) for setting in self._settings(table)]
+            asked += [(model, *setting) for setting in self._swept()]
+        cells: dict[str, Cell] = {}
+        for model, method, options, adapter, config in asked:
+            other = adapter_source(adapter).other
+            if other and len(texts) < 2:
+                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+            for i, text in enumerate(texts):
+                teacher = texts[(i + 1) % len(texts)]
+                cell = Cell(
+                    self.task, text.name, text.sha256, self.tokens, model, method, adapter, config, options,
+                    self.weights, self.dtype, teacher.name, teacher.sha256, self.other_tokens,
+                )  # fmt: skip
+                for each in (cell.bare, cell):
+                    cells.setdefault(each.key, each)
+        return sorted(cells.values(), key=lambda cell: cell.source.reads)
+
+    def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
+        """(method, its options, adapter, config) of a `[[methods]]` table."""
+        values = dict(table)
+        method = str(values.pop("method", "sliding_window"))
+        adapters = values.pop("adapters", ["none", "own"])
+        known = list(make_method(method).options())
+        options = {name: values.pop(name) for name in known if name in values}
+        make_method(method, **options)
+        config = self._config(values, [*known, "method", "adapters"])
+        return [(method, options, str(adapter), config) for adapter in _strings("adapters", adapters)]
+
+    def _config(self, values: Mapping[str, Any], others: Sequence[str] = ()) -> TempLoraConfig:
+        merged = {**self.config, **values}
+        name = str(merged.pop("recipe", "default"))
+        for key in merged:
+            if key not in _FIELDS:
+                raise OptionError("methods", f"unknown option {key!r}; {nearest(key, [*_FIELDS, 'recipe', *others])}")
+        return recipe(name, None, **merged)
+
+    def _swept(self) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
+        found = []
+        for name, values in self.sweep.items():
+            if name not in _FIELDS:
+                raise OptionError("sweep", f"unknown option {name!r}; {nearest(name, _FIELDS)}")
+            if not isinstance(values, list | tuple) or not values:
+                raise OptionError("sweep", f"{name} must be a list of values")
+            for value in values:
+                # An adapter's scale is alpha / rank; it stays what it was.
+                also = {"alpha": float(value)} if name == "rank" and "alpha" not in self.config else {}
+                table = {**self.methods[0], name: value, "adapters": ["own"], **also}
+                found += self._settings(table)
+        return found
+
+    def smaller(self, changes: Mapping[str, Any]) -> Plan:
+        """The same plan with some of it said differently."""
+        return dataclasses.replace(self, **changes)
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+        raise OptionError(name, f"must be a list of names, not {value!r}")
+    return list(values)
+
+
+def builtin_plans() -> list[str]:
+    """Names of the plans that come with the package."""
+    return sorted(p.name.removesuffix(".toml") for p in resources.files("templora.evals.plans").iterdir()
+                  if p.name.endswith(".toml"))
+
+
+def read_plan(name: str) -> Plan:
+    """A plan that comes with the package, or a TOML file.
+
+    Raises:
+        OptionError: neither, or it cannot be used; says what is wrong.
+    """
+    if name in builtin_plans():
+        text = (resources.files("templora.evals.plans") / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(name)
+        if not name.endswith(".toml"):
+            raise OptionError("plan", f"there is no plan {name!r}; {nearest(name, builtin_plans())} (or give a .toml)")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise OptionError("plan", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError("plan", f"{name}: not TOML: {error}") from error
+    for key in values:
+        if key not in _KEYS:
+            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
+    if "tokens" in values:
+        values["tokens"] = parse_tokens(values["tokens"])
+    for key in ("texts", "models"):
+        if key in values:
+            values[key] = _strings(key, values[key])
+    for key, kind in (("config", dict), ("sweep", dict), ("methods", list), ("other_tokens", int)):
+        if key in values and not isinstance(values[key], kind):
+            raise OptionError(key, f"{name}: must be a {'table' if kind is dict else kind.__name__}")
+    if not all(isinstance(table, dict) for table in values.get("methods", [])):
+        raise OptionError("methods", f"{name}: write each as [[methods]]")
+    return Plan(name=Path(name).stem, **values)
+
+
+def parse_tokens(value: Any) -> int | None:
+    """A number of tokens, or None for `all`."""
+    if value == "all":
+        return None
+    try:
+        if isinstance(value, bool | float):
+            raise ValueError
+        return int(str(value).replace(",", "").replace("_", ""))
+    except ValueError:
+        raise ConfigError("tokens", f"must be a number or all, not {value!r}") from None

@@ -1,0 +1,83 @@
+"""Texts to evaluate on: a folder of them, or a dataset of the hub; found and checked before anything slow happens."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from templora.errors import OptionError, TextError, nearest
+from templora.text_files import read_text
+
+ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+HUB = "hub:"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text.
+
+    Args:
+        name: for tables: its file's, without the ending.
+        content: all of it.
+    """
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def find_texts(source: str, names: Sequence[str] = ()) -> list[Text]:
+    """The texts of a folder, in the order of `names`, or all of them in that of their names.
+
+    Args:
+        source: a folder with .txt files, compressed or not; or `hub:NAME`, a dataset with a column `text`.
+        names: which; file names without their endings, or titles in a dataset.
+
+    Raises:
+        OptionError: no such folder, no text in it, or no such name.
+        TextError: one cannot be read.
+    """
+    if source.startswith(HUB):
+        return _from_hub(source[len(HUB) :], names)
+    folder = Path(source)
+    try:
+        files = sorted(p for p in folder.iterdir() if p.name.endswith(ENDINGS) and p.is_file())
+    except (OSError, ValueError) as error:
+        raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    by_name = {_stem(p): p for p in files}
+    if not by_name:
+        raise OptionError("books", f"{source} holds no text ({', '.join(ENDINGS)})")
+    return [Text(name, read_text(str(by_name[name]))) for name in _chosen(names, list(by_name))]
+
+
+def _chosen(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    for name in names:
+        if name not in known:
+            raise OptionError("texts", f"there is no text {name!r}; {nearest(name, known)}")
+    return names or known
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))]
+
+
+def _from_hub(name: str, names: Sequence[str]) -> list[Text]:
+    """The test split of a dataset such as emozilla/pg19-test."""
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise OptionError("books", "a dataset of the hub needs the datasets package: pip install datasets") from error
+    try:
+        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split="test")
+        found = {str(row.get("short_book_title") or i): str(row["text"]) for i, row in enumerate(rows)}
+    except Exception as error:  # whatever comes up between here and the hub
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TextError(f"{HUB}{name}: no texts could be had: {said}") from error
+    return [Text(title, found[title]) for title in _chosen(names, list(found))]
