@@ -83,10 +83,14 @@ class TempLoraConfig:
         False, "keep less while learning and compute it again (activation checkpointing): less memory, more time"
     )
     epochs: int = option(1, "optimiser steps on each chunk", at_least(1))
-    learning_rate: float = option(1e-3, "AdamW's step size", positive)
+    learning_rate: float | None = option(
+        None, "AdamW's step size; default: chosen for the model, a fixed share of how large its weights are", positive
+    )
     warmup_chunks: int = option(
         2, "chunks over which the rate climbs linearly to its full value; the first is not zero", at_least(0)
     )
+    adam_beta1: float = option(0.7, "AdamW's decay of past gradients", within(0, 1))
+    adam_beta2: float = option(0.99, "AdamW's decay of past squared gradients", within(0, 1))
     adam_epsilon: float = option(1e-7, "AdamW's epsilon", positive)
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay", at_least(0))
     max_grad_norm: float = option(1.0, "gradients are clipped to this L2 norm", positive)
@@ -170,7 +174,11 @@ class TempLoraConfig:
         return self.alpha / self.rank
 
     def learning_rate_at(self, chunk: int) -> float:
-        """The rate for the chunk learnt after `chunk` earlier ones: linear warm-up, never zero, then constant."""
+        """The rate for the chunk learnt after `chunk` earlier ones: linear warm-up, never zero, then constant.
+
+        Of a session's config: there `learning_rate` is a number.
+        """
+        assert self.learning_rate is not None
         return self.learning_rate * min(1.0, (chunk + 1) / max(1, self.warmup_chunks))
 
     def to_dict(self) -> dict[str, Any]:

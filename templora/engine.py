@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,9 +26,10 @@ from templora.decoding import Step
 from templora.errors import ConfigError, ModelError
 from templora.methods.base import Method
 from templora.model import CausalModel, Trace
+from templora.rates import learning_rate_for
 from templora.recipes import recipe
 from templora.session import Lesson, Receipt, Session
-from templora.targets import choose_targets
+from templora.targets import Target, choose_targets
 from templora.threads import governor, threads
 from templora.updates import worker
 
@@ -65,6 +67,7 @@ class Engine:
         self._compiled = compiled
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
+        self._rates: dict[tuple[Target, ...], float] = {}
         self._sessions: set[Session] = set()
         self._trace: Trace | None = None
         self._fingerprint: str | None = None
@@ -122,7 +125,17 @@ class Engine:
             raise ConfigError(
                 "learning", "cannot be parallel on this model, whose rotary embedding changes with length; use cascaded"
             )
+        if config.learning_rate is None:
+            config = replace(config, learning_rate=self.learning_rate(config))
         return Session(self, config, method, lesson)
+
+    def learning_rate(self, config: TempLoraConfig) -> float:
+        """The rate that suits this model and the layers that `config` adapts (`templora.rates`)."""
+        targets = choose_targets(self.model.module, config)
+        if targets not in self._rates:
+            with self.step():
+                self._rates[targets] = learning_rate_for(self.model.module, targets)
+        return self._rates[targets]
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -31,8 +31,8 @@ class ChunkScored:
         start, end: where they lie in the session's tokens.
         targets: how many were predicted.
         base_nll, adapted_nll: total NLL in nats, by the bare base and through the adapter; None if not asked for.
-        mixed_nll: by the mixture of both (`templora.mixture`); None if there is none. Written text has none.
         seconds: time taken.
+        mixed_nll: by the mixture of both (`templora.mixture`); None if there is none. Written text has none.
     """
 
     start: int
@@ -40,8 +40,8 @@ class ChunkScored:
     targets: int
     base_nll: float | None
     adapted_nll: float | None
-    mixed_nll: float | None
     seconds: float
+    mixed_nll: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from templora.errors import ConfigError, nearest
 RECIPES: dict[str, dict[str, Any]] = {
     # The defaults of TempLoraConfig: docs/recipe.md says how they were chosen.
     "default": {},
-    # arXiv 2401.11504 and its released scripts. AdamW's other settings are the same in both recipes.
+    # arXiv 2401.11504 and its released scripts. What is left out is the same in both recipes.
     "paper": {
         "rank": 64,
         "alpha": 64.0,
         "dropout": 0.05,
         "learning_rate": 5e-5,
         "warmup_chunks": 2,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
         "adam_epsilon": 1e-7,
         "max_grad_norm": 1.0,
         "epochs": 2,

@@ -507,7 +507,7 @@ class Session:
             self._reading = reading = self._read(self.tokens, first)
             adapted = _total(reading.nll if reading else self._adapted.nll_again(self.tokens, first))
         self._scored_to = end
-        return ChunkScored(first, end, end - first, base, adapted, None, time.perf_counter() - began)
+        return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
     def _append_scored(self, piece: list[int], by_base: bool, by_adapted: bool) -> ChunkScored:
         began, start = time.perf_counter(), len(self.tokens)
@@ -530,8 +530,8 @@ class Session:
             mixed = sum(self._mixture.nll(base.tolist(), adapted.tolist()))
         self.tokens.extend(piece)
         self._reading = reading
-        figures = _total(base) if by_base else None, _total(adapted) if by_adapted else None, mixed
-        return ChunkScored(start, end, end - first, *figures, time.perf_counter() - began)
+        figures = _total(base) if by_base else None, _total(adapted) if by_adapted else None
+        return ChunkScored(start, end, end - first, *figures, time.perf_counter() - began, mixed)
 
     def _read(self, tokens: list[int], first: int) -> Reading | None:
         """A reading of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""

@@ -200,7 +200,7 @@ def test_cache_reuse_0_is_a_cold_recompute(family: str, text: str) -> None:
 def test_cache_entries_carry_their_version_and_live_as_long_as_cache_reuse_says(text: str) -> None:
     engine = tiny_engine()
     for reuse in (0, 1, 2, 7):
-        with engine.session(small(cache_reuse=reuse)) as session:
+        with engine.session(small(cache_reuse=reuse, max_repetition=1.0)) as session:
             oldest = []
             for event in session.stream(text[:40], max_new_tokens=260, sampling=GREEDY):
                 if isinstance(event, TokenEvent):

@@ -20,7 +20,7 @@ ORDER = [
     ["recipes", "sampling", "text", "targets", "llama_cpp"],
     ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
-    ["model", "peft_format", "gguf_adapter"],
+    ["model", "peft_format", "gguf_adapter", "rates"],
     ["anatomy", "captured", "optimizer"],
     ["decoding", "learning", "step"],
     ["updates", "methods", "snapshot"],

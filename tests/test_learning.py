@@ -352,7 +352,7 @@ def test_learning_is_one_adamw_over_all_chunks(engine: Engine) -> None:
     with engine.session(config) as session:
         bank, slot = session._bank, session._slot
         weights = bank.state(slot).weights.clone().requires_grad_()
-        plain = torch.optim.AdamW([weights], lr=1.0, eps=1e-4, weight_decay=0.3)
+        plain = torch.optim.AdamW([weights], betas=(0.7, 0.99), lr=1.0, eps=1e-4, weight_decay=0.3)
         other = tiny_engine()
         for index in range(3):
             chunk = Chunk(index, 0, 32 * index, 32 * index + 32)

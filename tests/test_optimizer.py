@@ -52,7 +52,7 @@ def test_the_steps_are_those_of_one_adamw_over_the_whole_vector(block: int, dtyp
     size = bank.layout.weights
     gradients = [random(seed=s, size=size).to(dtype) for s in (3, 4, 5)]
     weights = before.weights.clone().requires_grad_()
-    plain = torch.optim.AdamW([weights], lr=config.learning_rate_at(2), eps=1e-5, weight_decay=0.1)
+    plain = torch.optim.AdamW([weights], betas=(0.7, 0.99), lr=config.learning_rate_at(2), eps=1e-5, weight_decay=0.1)
     moments = {"exp_avg": before.exp_avg.clone(), "exp_avg_sq": before.exp_avg_sq.clone()}
     plain.state[weights] = {"step": torch.tensor(6.0), **moments}
     for gradient in gradients:

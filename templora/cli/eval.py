@@ -156,4 +156,3 @@ def _line(jobs: Sequence[Job], job: Job) -> str:
         figure = f"perplexity {value:.3f}" if value is not None else "nothing to predict"
         return f"{number} {what}: {figure} over {job.result['tokens']:,} tokens, {clock(job.seconds)}"
     return f"{number} {what}: {job.state}{': ' + job.reason if job.reason else ''}"
-

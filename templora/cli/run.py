@@ -12,7 +12,6 @@ from templora.cli.files import check_outputs, print_out
 from templora.cli.options import check_early
 from templora.errors import TemploraError
 from templora.events import Event
-from templora.models import BUILTIN_MODELS
 from templora.recipes import recipe
 from templora.report import TextReport, build_report, to_json, write_json
 
@@ -59,11 +58,6 @@ class Run:
         )
         self._loaded = time.perf_counter()
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
-        if engine.name not in BUILTIN_MODELS and options["recipe"] == "default" and "learning_rate" not in self._given:
-            self.notes.append(
-                "the default --learning-rate was chosen on a model of 135M parameters; larger ones want a lower one "
-                "(--recipe paper is for 7B)"
-            )
         return engine, engine.config(options["recipe"], **self._given)
 
     def rate(self, tokens: int) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +122,7 @@ def measure(
         flops=flops,
         kv_bytes=kv_bytes,
         adapter_weights=adapter_weights,
+        learning_rate=session.config.learning_rate if cell.source.reads else None,
         resumed=run.resumed,
         alone=alone,
         clean=session.receipt.base_unchanged and session.receipt.discarded,
@@ -209,7 +209,12 @@ class _Run:
     def _take(self, event: Event) -> None:
         if isinstance(event, ChunkScored):
             nll = next(x for x in (event.mixed_nll, event.adapted_nll, event.base_nll, 0.0) if x is not None)
-            row = {"start": event.start, "tokens": event.end - event.start, "targets": event.targets, "nll": nll}
+            row: dict[str, Any] = {
+                "start": event.start,
+                "tokens": event.end - event.start,
+                "targets": event.targets,
+                "nll": nll,
+            }
             if event.mixed_nll is not None:
                 row |= {"base_nll": event.base_nll, "adapter_nll": event.adapted_nll}
             self.rows.append(row | {"seconds": event.seconds})

@@ -168,8 +168,11 @@ def _strings(name: str, value: Any) -> list[str]:
 
 def builtin_plans() -> list[str]:
     """Names of the plans that come with the package."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files("templora.evals.plans").iterdir()
-                  if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml")
+        for p in resources.files("templora.evals.plans").iterdir()
+        if p.name.endswith(".toml")
+    )
 
 
 def read_plan(name: str) -> Plan:

@@ -37,6 +37,7 @@ def of_run(
     flops: dict[str, float],
     kv_bytes: int,
     adapter_weights: int,
+    learning_rate: float | None,
     resumed: int,
     alone: bool,
     clean: bool,
@@ -46,8 +47,9 @@ def of_run(
 
     NLLs are in nats, seconds in seconds by phase (`all`: with everything between them), memory in bytes; FLOPs are
     counted as `templora.metering` says. `nll` of a chunk is what the cell predicts with: the mixture where its config
-    asks for one, beside which `base_nll` and `adapter_nll` are given; else adapter or base. `alone`: nothing else was
-    measured at the same time, so that seconds mean something.
+    asks for one, beside which `base_nll` and `adapter_nll` are given; else adapter or base. `learning_rate`: what the
+    rule made of it, where the config leaves it open. `alone`: nothing else was measured at the same time, so that
+    seconds mean something.
     """
     return {
         "schema": SCHEMA,
@@ -64,6 +66,7 @@ def of_run(
         "peak_memory_bytes": peak_memory_bytes(engine.model.device),
         "kv_bytes": kv_bytes,
         "adapter_weights": adapter_weights,
+        "learning_rate": learning_rate,
         "resumed": resumed,
         "alone": alone,
         "clean": clean,
@@ -119,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
     if result["schema"] != SCHEMA:
         other = "an older" if isinstance(result["schema"], int) and result["schema"] < SCHEMA else "another"
         raise ResultError(
-            f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); move it away and run again"
+            f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); run its cell again"
         )
     try:
         cell = Cell.from_dict(result["cell"])

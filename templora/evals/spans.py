@@ -1,4 +1,4 @@
-"""Which words and bytes of a text its tokens stand for, so that any run of chunks can be measured in words and bytes."""
+"""The words and bytes that the tokens of a text stand for, so that any run of chunks can be measured in them."""
 
 from __future__ import annotations
 

@@ -67,8 +67,9 @@ SOURCES = {
     "own": AdapterSource("Temp-LoRA: it learns each chunk of the text after it was scored"),
     "other": AdapterSource("control: it has learnt another text, and nothing of this one", learns=False, other=True),
     "other-then-own": AdapterSource("it has learnt another text, and goes on with this one", other=True),
-    "shuffled": AdapterSource("control: it learns each chunk with its sentences in another order",
-                              lesson=shuffled_sentences),
+    "shuffled": AdapterSource(
+        "control: it learns each chunk with its sentences in another order", lesson=shuffled_sentences
+    ),
     "bag": AdapterSource("control: it learns each chunk with its tokens in another order", lesson=shuffled_tokens),
 }
 

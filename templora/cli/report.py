@@ -1,0 +1,48 @@
+"""`templora report`: tables, plots and a page from the results of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from templora.cli.files import print_out
+from templora.errors import TextError
+
+EPILOG = """\b
+Examples:
+  templora report results/pg19
+  templora report results/pg19 --out pages/ --title "Nostromo and three others"
+  templora report results/pg19 --print
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("folder", metavar="DIR")
+@click.option("--out", metavar="DIR", help="where to write; the folder itself if left out")
+@click.option("--title", help="of the page  [default: from the folder's name]")
+@click.option("--print", "as_text", is_flag=True, help="also print the tables (Markdown) on standard output")
+def report(**options: Any) -> None:
+    """Turn the results in DIR (and folders below it) into report.md, plots and one self-contained report.html.
+
+    Everything comes from the results' files; nothing is measured.
+    """
+    from templora.evals.report import write_report
+    from templora.evals.results import read_all
+
+    folder = Path(options["folder"])
+    results, problems = read_all(folder)
+    for problem in problems:
+        click.echo(f"templora: left out: {problem}", err=True)
+    out = Path(options["out"] or folder)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TextError(f"{out}: cannot be made: {error.strerror}") from error
+    title = options["title"] or f"Evaluation: {folder.resolve().name}"
+    written = write_report(results, out, title)
+    if options["as_text"]:
+        print_out((out / "report.md").read_text(encoding="utf-8"))
+    for path in written:
+        click.echo(f"wrote {path}", err=True)

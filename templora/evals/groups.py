@@ -1,0 +1,133 @@
+"""Results by setting: what was measured in the same way on several texts, and what it is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from templora.config import TempLoraConfig
+from templora.evals.cell import Cell
+from templora.evals.results import DONE
+from templora.evals.statistics import Pair, change, interval
+from templora.recipes import recipe
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Group:
+    """One setting.
+
+    Attributes:
+        cell: one of its cells, as an example.
+        results: by text; those that are done.
+        reason: why there are none, if the model cannot do it.
+    """
+
+    cell: Cell
+    results: dict[str, Result] = field(default_factory=dict)
+    reason: str = ""
+    base: Group | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(r["tokens"] for r in self.results.values())
+
+    @property
+    def chunks(self) -> list[dict[str, Any]]:
+        return [chunk for r in self.results.values() for chunk in r["chunks"]]
+
+    @property
+    def nll(self) -> float:
+        return math.fsum(r["nll"] for r in self.results.values())
+
+    def total(self, key: str, part: str) -> float:
+        """A sum over texts of one figure: ("flops", "learn"), ("seconds", "all"), ..."""
+        return float(sum(r[key][part] for r in self.results.values()))
+
+    def most(self, key: str) -> float:
+        return float(max((r[key] for r in self.results.values()), default=0))
+
+    @property
+    def seconds_mean_something(self) -> bool:
+        """Whether nothing else was measured beside any of it, and none of it in two sittings."""
+        return all(r["alone"] for r in self.results.values())
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Each text with its base; texts that only one of them has are left out."""
+        return pairs(self.base, self) if self.base else []
+
+    @property
+    def change(self) -> float | None:
+        return change(self.pairs)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return interval(self.pairs)
+
+
+def pairs(base: Group, ours: Group) -> list[Pair]:
+    """The texts that both have, over the same tokens."""
+    found = []
+    for text, result in ours.results.items():
+        other = base.results.get(text)
+        if other is not None and other["tokens"] == result["tokens"]:
+            found.append(Pair(other["nll"], result["nll"], result["tokens"]))
+    return found
+
+
+def group(results: Iterable[Result]) -> list[Group]:
+    """Results by setting, each with its base where that was measured."""
+    found: dict[str, Group] = {}
+    for result in results:
+        cell = Cell.from_dict(result["cell"])
+        one = found.setdefault(cell.setting, Group(cell))
+        if result["status"] == DONE:
+            one.results[cell.text] = result
+        else:
+            one.reason = result["reason"]
+    for one in found.values():
+        if one.cell.source.reads:
+            one.base = found.get(one.cell.bare.setting)
+    return list(found.values())
+
+
+def differing(groups: Sequence[Group]) -> list[str]:
+    """Fields of the config in which some of these differ."""
+    configs = [g.cell.config.to_dict() for g in groups]
+    return [name for name in configs[0] if any(c[name] != configs[0][name] for c in configs)] if configs else []
+
+
+def method_label(cell: Cell) -> str:
+    """A way to keep the context, in words."""
+    options = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in cell.options.values())
+    name = cell.method.replace("_", " ")
+    return f"{name}{f' ({options})' if options else ''}, window {cell.config.window:,}"
+
+
+def recipe_label(config: TempLoraConfig) -> str:
+    """The recipe that a config is nearest to, and what differs from it, sizes apart."""
+    best: tuple[int, str] | None = None
+    for name in ("default", "paper"):
+        wanted = recipe(
+            name, None, window=config.window, chunk_size=config.chunk_size, mixture=config.mixture
+        ).to_dict()
+        mine = config.to_dict()
+        odd = [
+            f"{key} {_value(mine[key])}" for key in wanted if mine[key] != wanted[key] and key not in ("train_context",)
+        ]
+        label = name + (f" with {', '.join(odd)}" if odd else "")
+        if best is None or len(odd) < best[0]:
+            best = len(odd), label
+    assert best is not None
+    return best[1]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "+".join(value) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,165 @@
+"""The report of an evaluation: sections of tables and plots, as Markdown with PNGs beside it and as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from templora.errors import TextError
+from templora.evals import pictures, tables
+from templora.evals.groups import Group, group, method_label, recipe_label
+from templora.evals.page import page
+from templora.evals.results import ResultError
+from templora.evals.tables import Table, percent
+
+
+@dataclass
+class Section:
+    """One heading, and what stands under it.
+
+    Args:
+        title, text: words.
+        tables: in order.
+        plots: (file name, what it shows, figure).
+    """
+
+    title: str
+    text: str = ""
+    tables: list[Table] = field(default_factory=list)
+    plots: list[tuple[str, str, Any]] = field(default_factory=list)
+
+
+def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
+    """Everything that these results have to say.
+
+    Raises:
+        ResultError: there are none.
+    """
+    groups = group(results)
+    if not groups:
+        raise ResultError("there are no results; run `templora eval` first")
+    found = []
+    for model in tables.models(groups):
+        own = tables.of_model(groups, model)
+        prefix = f"{model}: " if len(tables.models(groups)) > 1 else ""
+        found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in _of_model(own, _slug(model))]
+    found.append(Section("How it was measured", tables.counted(groups), [_provenance(results)]))
+    return found
+
+
+def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
+    main = tables.main_group(groups)
+    found = []
+    if main is not None:
+        found.append(
+            Section(
+                "Perplexity",
+                headline(main),
+                [tables.by_position(main), tables.by_length(main), tables.definitions(main)],
+                [(f"{slug}-position", "Change of perplexity as the text goes on", pictures.gain_by_position(main))],
+            )
+        )
+        assert main.base is not None
+        same = [g for g in groups if g.cell.bare.setting == main.base.cell.setting]
+        same.sort(key=lambda g: (g.cell.source.reads, g.cell.adapter != "own", len(recipe_label(g.cell.config))))
+        swept = tables.sweeps(groups, main)
+        in_sweeps = {id(g) for s in swept for _, g in s.points} - {id(main)}
+        shown = [g for g in same if id(g) not in in_sweeps and g.results]
+        with_adapter = [g for g in shown if g.pairs]
+        found.append(Section("Memory or manner", "", [tables.adapters(shown), tables.by_text(with_adapter)]))
+    both = [
+        (g, o)
+        for g in groups
+        for o in groups
+        if not g.cell.source.reads and o.cell.adapter == "own" and o.base is g and o.results
+    ]
+    methods = {g.cell.bare.setting for g in groups}
+    if len(methods) > 1:
+        table = tables.compatibility(groups)
+        if len(table.rows) > 1:
+            plots = [(f"{slug}-methods", "Each method without and with the adapter", pictures.compatibility(both))]
+            found.append(Section("Other methods", "", [table], plots if both else []))
+    if main is not None:
+        bare = [g for g in groups if not g.cell.source.reads and set(main.results) <= set(g.results)]
+        longer = [g for g in bare if g.cell.config.window != main.cell.config.window]
+        if longer:
+            plot = (f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))
+            found.append(Section("What it costs", "", [tables.efficiency(groups, main)], [plot]))
+        if swept:
+            plots = [(f"{slug}-{s.option}", f"Sensitivity: {s.option}", pictures.sweep(s)) for s in swept]
+            found.append(Section("Sensitivity", "", [s.table() for s in swept], plots))
+    with_adapter = [g for g in groups if g.pairs]
+    if with_adapter:
+        found.append(Section("Harm", "", [tables.harm(with_adapter)]))
+    return found
+
+
+def headline(main: Group) -> str:
+    """One sentence on the main setting."""
+    word = "lower" if (main.change or 0) < 0 else "HIGHER"
+    sure = f", 95 % interval{tables.between(main.interval)}" if main.interval else ""
+    return (
+        f"Over {len(main.pairs)} texts and {sum(p.tokens for p in main.pairs):,} tokens, the temporary adapter makes "
+        f"the perplexity of {main.cell.model} {word}: {percent(main.change)}{sure} ({method_label(main.cell)}, recipe "
+        f"{recipe_label(main.cell.config)}; paired bootstrap over texts)."
+    )
+
+
+def _slug(model: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in model.rstrip("/").rsplit("/", 1)[-1])
+
+
+def _provenance(results: Sequence[dict[str, Any]]) -> Table:
+    """Versions, device and commit of what was measured; each combination once."""
+    table = Table("Versions", ["commit", "cells", "templora", "torch", "transformers", "python", "device"])
+    found: dict[tuple[str, ...], int] = {}
+    for r in results:
+        if "versions" in r:
+            v = r["versions"]
+            keys = ("commit", "templora", "torch", "transformers", "python")
+            key = (*(str(v.get(k)) for k in keys), r["device"])
+            found[key] = found.get(key, 0) + 1
+    for (commit, *rest), count in found.items():
+        table.rows.append([commit, str(count), *rest])
+    return table
+
+
+def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str) -> list[Path]:
+    """Writes `report.md`, its PNGs and `report.html` into `folder`; returns their paths.
+
+    Raises:
+        ResultError: there are no results.
+        TextError: a file cannot be written.
+    """
+    found = sections(results)
+    written = []
+    lines = [f"# {title}\n"]
+    for section in found:
+        lines.append(f"## {section.title}\n")
+        if section.text:
+            lines.append(section.text + "\n")
+        for name, alt, figure in section.plots:
+            path = folder / f"{name}.png"
+            pictures.save(figure, path)
+            written.append(path)
+            lines.append(f"![{alt}]({path.name})\n")
+        lines += [table.markdown() for table in section.tables]
+    blocks = [
+        (
+            s.title,
+            s.text,
+            [(t.title, t.note, t.columns, t.rows, t.strong) for t in s.tables],
+            [(alt, pictures.svg(figure)) for _, alt, figure in s.plots],
+        )
+        for s in found
+    ]
+    for name, text in (("report.md", "\n".join(lines)), ("report.html", page(title, blocks))):
+        path = folder / name
+        try:
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise TextError(f"{path}: the report cannot be written: {error.strerror}") from error
+        written.append(path)
+    return written
