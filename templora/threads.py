@@ -45,7 +45,7 @@ def idle_seconds(stat: str, cpus: set[int], ticks: int) -> float:
     return total / ticks
 
 
-def _idle_here() -> float | None:
+def idle_here() -> float | None:
     """`idle_seconds` of the CPUs we may run on; None where the system does not say."""
     try:
         return idle_seconds(_STAT.read_text(), os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK"))
@@ -67,7 +67,7 @@ class Cores:
 
     def __init__(
         self,
-        idle: Callable[[], float | None] = _idle_here,
+        idle: Callable[[], float | None] = idle_here,
         own: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

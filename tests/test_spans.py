@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings, strategies as st
 
 from templora.evals.spans import Spans
@@ -16,7 +18,7 @@ TEXTS = st.text(st.sampled_from("ab é你 \n\t."), min_size=1, max_size=60)
 def test_parts_add_up(text: str, cuts: list[int]) -> None:
     spans = Spans(TOKENIZER, text)
     edges = sorted({0, len(spans.ids), *(c for c in cuts if c < len(spans.ids))})
-    parts = [spans.of(a, b, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [spans.of(a, b, b - a) for a, b in pairwise(edges)]
     assert sum(p["words"] for p in parts) == len(text.split())
     assert sum(p["bytes"] for p in parts) == len(text.encode())
 

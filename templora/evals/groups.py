@@ -16,6 +16,9 @@ from templora.recipes import recipe
 
 Result = dict[str, Any]
 
+# Cores that others may use while seconds still mean something.
+_BUSY = 0.15
+
 
 @dataclass
 class Group:
@@ -53,8 +56,8 @@ class Group:
 
     @property
     def seconds_mean_something(self) -> bool:
-        """Whether nothing else was measured beside any of it, and none of it in two sittings."""
-        return all(r["alone"] for r in self.results.values())
+        """Whether other programs left the cores alone."""
+        return all(r["others"] is not None and r["others"] < _BUSY for r in self.results.values())
 
     @cached_property
     def pairs(self) -> list[Pair]:

@@ -9,6 +9,7 @@ time: so what a kill may cost is a few seconds, and Ctrl-C nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from templora.evals.spans import Spans
 from templora.evals.texts import Text
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.text import opening_ids
+from templora.threads import idle_here
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +53,6 @@ def measure(
     engine: Engine | None = None,
     threads: int | str = "auto",
     device: str = "auto",
-    alone: bool = True,
     progress: Progress = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -64,7 +65,6 @@ def measure(
         other: the text that the adapter learns first, for sources that want one.
         engine: the cell's model, if it is loaded already.
         threads, device: as for `templora.load`.
-        alone: whether nothing else is measured at the same time, so that seconds mean something.
         progress: told now and then.
         stop: asked after each chunk; if it says so, the snapshot is written and `Stopped` raised.
 
@@ -124,7 +124,7 @@ def measure(
         adapter_weights=adapter_weights,
         learning_rate=session.config.learning_rate if cell.source.reads else None,
         resumed=run.resumed,
-        alone=alone,
+        others=run.others,
         clean=session.receipt.base_unchanged and session.receipt.discarded,
         notes=notes,
     )
@@ -166,6 +166,7 @@ class _Run:
         path: of the snapshot.
         rows: a chunk each.
         seconds: spent on chunks, all processes together.
+        others: cores that other programs used meanwhile, on average; None where the system does not say.
         resumed: how often it was gone on with.
     """
 
@@ -174,6 +175,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.resumed = 0
+        self._others: float | None = 0.0  # core-seconds
         self._session, self._stop = session, stop
         self._held: Any = None
         self._cost, self._saved = 0.0, time.perf_counter()
@@ -192,19 +194,27 @@ class _Run:
         if self._held is not None:
             meta = self._held.meta["run"]
             self.rows, self.seconds, self.resumed = meta["rows"], meta["seconds"], meta["resumed"] + 1
+            self._others = meta["others"]
             session.restore([*session.tokens, *ids[: meta["done"]]], self._held)
             self._held = None
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), _busy_elsewhere()
         rest = ids[len(session.tokens) - opening :]
         for event in session.score_ids(rest, base=base, adapted=adapted):
             self._take(event)
             if isinstance(event, Absorbed):
                 self.seconds += time.perf_counter() - began
+                now = _busy_elsewhere()
+                known = None not in (self._others, busy, now)
+                self._others = self._others + now - busy if known else None  # type: ignore[operator]
                 last = event.done == event.total
                 if not last:
                     self._keep(len(session.tokens) - opening)
                 yield
-                began = time.perf_counter()
+                began, busy = time.perf_counter(), _busy_elsewhere()
+
+    @property
+    def others(self) -> float | None:
+        return None if self._others is None else max(0.0, self._others) / max(1e-9, self.seconds)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, ChunkScored):
@@ -232,7 +242,8 @@ class _Run:
         due = self._cost <= _SNAPSHOTS * (now - self._saved)
         if self._session.config.learning != "parallel" and (stopping or due):
             taken = self._session.snapshot()
-            rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed, "done": done}
+            rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
+            rows |= {"others": self._others, "done": done}
             try:
                 replace(taken, meta={**taken.meta, "run": rows}).save(self.path)
             except TextError:
@@ -243,3 +254,9 @@ class _Run:
             self._cost = self._saved - now
         if stopping:
             raise Stopped
+
+
+def _busy_elsewhere() -> float | None:
+    """Core-seconds so far, up to a constant, that other programs used on the cores we may use."""
+    idle = idle_here()
+    return None if idle is None else len(os.sched_getaffinity(0)) * time.monotonic() - idle - time.process_time()

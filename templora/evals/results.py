@@ -39,7 +39,7 @@ def of_run(
     adapter_weights: int,
     learning_rate: float | None,
     resumed: int,
-    alone: bool,
+    others: float | None,
     clean: bool,
     notes: Sequence[str],
 ) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def of_run(
     NLLs are in nats, seconds in seconds by phase (`all`: with everything between them), memory in bytes; FLOPs are
     counted as `templora.metering` says. `nll` of a chunk is what the cell predicts with: the mixture where its config
     asks for one, beside which `base_nll` and `adapter_nll` are given; else adapter or base. `learning_rate`: what the
-    rule made of it, where the config leaves it open. `alone`: nothing else was measured at the same time, so that
-    seconds mean something.
+    rule made of it, where the config leaves it open. `others`: cores that other programs used meanwhile; the more, the
+    less seconds mean.
     """
     return {
         "schema": SCHEMA,
@@ -68,7 +68,7 @@ def of_run(
         "adapter_weights": adapter_weights,
         "learning_rate": learning_rate,
         "resumed": resumed,
-        "alone": alone,
+        "others": others,
         "clean": clean,
         "notes": list(notes),
         "model": {

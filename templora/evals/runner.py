@@ -147,7 +147,6 @@ class Runner:
             "folder": str(self._folder),
             "threads": threads,
             "device": self._device,
-            "alone": self._most == 1,
         }
         environment = dict(os.environ)
         if threads != "auto":

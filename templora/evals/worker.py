@@ -1,6 +1,6 @@
 """The process that measures one cell: told what on standard input, it says how far it is on standard output.
 
-    python -m templora.evals.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, "device": …, "alone": …}
+    python -m templora.evals.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, "device": …}
 
 Each line of output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"status": …} or
 {"error": …}. A process of its own has a peak memory of its own, and whatever kills it kills one cell alone.
@@ -44,7 +44,6 @@ def main() -> int:
             other=texts[1] if cell.other else None,
             threads=order["threads"],
             device=order["device"],
-            alone=order["alone"],
             progress=lambda at, done, total: say(at=at, done=done, total=total),
             stop=lambda: bool(stopping),
         )
