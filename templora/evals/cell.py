@@ -56,7 +56,9 @@ class Cell:
         source = self.source
         if not source.reads:
             kept = {name: getattr(self.config, name) for name in _READING}
-            object.__setattr__(self, "config", TempLoraConfig(learning="off", mixture=False, **kept))
+            # Nothing reads the adapter; the smallest there is takes no memory that would count as the base's.
+            small = {"rank": 1, "alpha": 1.0, "learning": "off", "mixture": False}
+            object.__setattr__(self, "config", TempLoraConfig(**small, **kept))
         if not source.other:
             for name in ("other", "other_sha256", "other_tokens"):
                 object.__setattr__(self, name, None)

@@ -148,9 +148,9 @@ class Plan:
             if not isinstance(values, list | tuple) or not values:
                 raise OptionError("sweep", f"{name} must be a list of values")
             for value in values:
-                # An adapter's scale is alpha / rank; it stays what it was.
-                also = {"alpha": float(value)} if name == "rank" and "alpha" not in self.config else {}
-                table = {**self.methods[0], name: value, "adapters": ["own"], **also}
+                table = {**self.methods[0], name: value, "adapters": ["own"]}
+                if name == "rank" and isinstance(value, int):  # what an adapter's output is multiplied by stays
+                    table["alpha"] = self._settings({**self.methods[0], "adapters": ["own"]})[0][3].scaling * value
                 found += self._settings(table)
         return found
 

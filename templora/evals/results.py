@@ -6,10 +6,12 @@ import contextlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.config import TempLoraConfig
 from templora.errors import TemploraError, TextError
 from templora.evals.cell import Cell
 from templora.metering import peak_memory_bytes
@@ -125,6 +127,9 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); run its cell again"
         )
     try:
+        unsaid = sorted(f.name for f in fields(TempLoraConfig) if f.name not in result["cell"]["config"])
+        if unsaid:  # their defaults may have been others
+            raise ValueError(f"its config says nothing of {', '.join(unsaid)}")
         cell = Cell.from_dict(result["cell"])
         if result["status"] == DONE:
             _check_sums(result)

@@ -183,7 +183,7 @@ def compatibility(groups: Sequence[Group]) -> Table:
     table = Table(
         "Each method without and with the adapter",
         ["", "texts", "without", "with", "change", "TFLOP without", "with", "seconds without", "with", "memory with"],
-        note="TFLOP and seconds per 1,000 tokens read; memory is the peak of the process. * other programs ran meanwhile.",
+        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile); memory is the process's peak.",
     )
     for g in groups:
         if g.cell.source.reads:
@@ -222,8 +222,8 @@ def efficiency(groups: Sequence[Group], main: Group) -> Table:
     table = Table(
         "A short window with the adapter against longer ones without",
         ["", "perplexity", "against it", "TFLOP", "seconds", "peak memory", "keys and values"],
-        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity against "
-        "the first row's.",
+        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity "
+        "against the first row's.",
     )
     rows = [
         main,
