@@ -57,7 +57,7 @@ class Cell:
         if not source.reads:
             kept = {name: getattr(self.config, name) for name in _READING}
             # Nothing reads the adapter; the smallest there is takes no memory that would count as the base's.
-            small = {"rank": 1, "alpha": 1.0, "learning": "off", "mixture": False}
+            small: dict[str, Any] = {"rank": 1, "alpha": 1.0, "learning": "off", "mixture": False}
             object.__setattr__(self, "config", TempLoraConfig(**small, **kept))
         if not source.other:
             for name in ("other", "other_sha256", "other_tokens"):

@@ -55,6 +55,7 @@ class Job:
     reason: str = ""
     attempts: int = 0
     result: dict[str, Any] | None = None
+    _status: str = ""  # what its worker said at last
     _began: float = 0.0
     _ended: float = 0.0
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
@@ -80,9 +81,11 @@ class Runner:
         jobs: how many workers at a time.
         threads: CPU threads of each: a number, or auto: its share of the cores.
         device: as for `templora.load`.
-        show: called with all jobs and one that has just changed, or None ten times a second.
+        show: called with all jobs and the one that has just begun or ended, or None now and then.
         stopping: asked often; if it says so, workers are told to stop and what they have is kept.
     """
+
+    worker: Sequence[str] = (sys.executable, "-m", "templora.evals.worker")
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class Runner:
         job.errors = tempfile.TemporaryFile()  # noqa: SIM115
         # Ctrl-C goes to the whole group: workers are in another one, and are told by us.
         job.process = subprocess.Popen(
-            [sys.executable, "-m", "templora.evals.worker"],
+            self.worker,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=job.errors,
@@ -172,9 +175,10 @@ class Runner:
         with contextlib.suppress(OSError):  # it may be gone already
             process.stdin.write(order)
             process.stdin.close()
-        for line in process.stdout:
-            with contextlib.suppress(ValueError):  # cut short by a kill
-                self._said.put((job, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):  # cut short by a kill
+                    self._said.put((job, json.loads(line)))
         process.wait()
         self._said.put((job, None))
 
@@ -184,7 +188,7 @@ class Runner:
         elif "error" in line:
             job.reason = line["error"]
         elif "status" in line:
-            job.state, job.reason = line["status"], line["reason"]
+            job._status, job.reason = line["status"], line["reason"]
         else:
             job.at, job.done, job.total = line["at"], line["done"], line["total"]
             if job.at == "reading" and job.first is None:
@@ -196,17 +200,16 @@ class Runner:
         code, job._ended = job.process.returncode, time.monotonic()
         said = _tail(job)
         job.process = None
-        if job.state == "running":
-            if code == 2 and job.reason:
-                job.state = "failed"
-            elif code in (130, 143):
-                job.state = "stopped"
-            elif job.attempts < _ATTEMPTS and not self._stopping():
-                job.state, job.reason = "waiting", f"its process {_how(code)}; it goes on from its last snapshot"
-            else:
-                job.state, job.reason = "failed", f"its process {_how(code)}{': ' + said if said else ''}"
-        if job.state in (results.DONE, results.NOT_APPLICABLE):
-            job.result = results.find(self._folder, job.cell)
+        if job._status:
+            job.state, job.result = job._status, results.find(self._folder, job.cell)
+        elif code == 2 and job.reason:
+            job.state = "failed"
+        elif code == 130:
+            job.state = "stopped"
+        elif job.attempts < _ATTEMPTS and not self._stopping():
+            job.state, job.reason = "waiting", f"its process {_how(code)}; it goes on from its last snapshot"
+        else:
+            job.state, job.reason = "failed", f"its process {_how(code)}{': ' + said if said else ''}"
         self._show(self.jobs, job)
 
     def _stop_all(self) -> None:
