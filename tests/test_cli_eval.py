@@ -1,0 +1,126 @@
+"""`templora eval` and `templora report`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from evaluations import books, tiny_folder
+
+from templora.cli.eval import evaluate
+from templora.cli.report import report
+from templora.errors import OptionError
+from templora.evals import results
+
+SIZES = ["--window", "64", "--chunk-size", "32", "--rank", "4", "--alpha", "4", "--tokens", "200"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("eval")
+    tiny_folder(place / "model")
+    books(place / "books")
+    return place
+
+
+def command(place: Path, out: Path, *more: str) -> list[str]:
+    return ["--books", str(place / "books"), "--model", str(place / "model"), "--out", str(out), *SIZES, *more]
+
+
+def templora(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "templora", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_an_evaluation_and_its_report(place: Path, tmp_path: Path) -> None:
+    """In real processes: killed in the middle with all its workers, gone on with, reported."""
+    run = templora("eval", *command(place, tmp_path / "out", "--jobs", "2", "--json"))
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.json"))[1:] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 130, said
+    assert "the same command goes on" in said
+    again = templora("eval", *command(place, tmp_path / "out", "--jobs", "2", "--json"))
+    out, said = again.communicate(timeout=240)
+    assert again.returncode == 0, said
+    assert [cell["state"] for cell in json.loads(out)] == ["done"] * 4
+    found, problems = results.read_all(tmp_path / "out")
+    assert (len(found), problems) == (4, [])
+    done = CliRunner().invoke(report, [str(tmp_path / "out"), "--print"], catch_exceptions=False)
+    assert "## Perplexity" in done.output
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_list_of_cells_measures_nothing(place: Path, tmp_path: Path) -> None:
+    done = invoke("pg19", *command(place, tmp_path / "out", "--list"))
+    assert done.output.count("missing") == 8
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_say_what_a_plan_would(place: Path, tmp_path: Path) -> None:
+    more = ["--method", "attention_sinks", "--method", "dynamic_evaluation", "--adapters", "none, own, shuffled"]
+    done = invoke(*command(place, tmp_path / "out", *more, "--texts", "book1", "--list"))
+    names = [line.split()[-1].rsplit("--", 1)[0] for line in done.output.splitlines()]
+    assert sorted(names) == sorted(
+        f"book1--model--{m}--{a}"
+        for m in ("attention_sinks", "dynamic_evaluation")
+        for a in ("none", "own", "shuffled")
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "sinks"], "unknown method 'sinks'"),
+        (["--adapters", "mine"], "unknown 'mine'"),
+        (["--texts", "bok1"], "did you mean 'book1'"),
+        (["--tokens", "x"], "a number or all"),
+        (["--recipe", "papr"], "did you mean 'paper'"),
+        (["--rank", "0"], "at least 1"),
+        (["--other-tokens", "1"], "at least 2"),
+        (["pg20"], "did you mean 'pg19'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(more: list[str], said: str, place: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=said):
+        invoke(*command(place, tmp_path / "out", *more))
+    assert not (tmp_path / "out").exists()
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(evaluate, list(arguments), catch_exceptions=False)
+
+
+def test_another_configuration_wants_another_folder(place: Path, tmp_path: Path) -> None:
+    results.claim(tmp_path / "out", {"task": "pg19", "tokens": 7})
+    with pytest.raises(results.ResultError, match="tokens is 7 there, 200 here"):
+        invoke(*command(place, tmp_path / "out"))
+
+
+def test_cells_that_fail_are_an_error_in_the_end(place: Path, tmp_path: Path) -> None:
+    run = templora(
+        "eval", *command(place, tmp_path / "out", "--rank", "40", "--texts", "book0", "--adapters", "none,own")
+    )
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 2
+    assert "1 of 2 cells failed; the first: rank: must be at most 32" in said
+
+
+def test_a_report_of_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(results.ResultError, match="no such folder"):
+        CliRunner().invoke(report, [str(tmp_path / "x")], catch_exceptions=False)
+    (tmp_path / "a.json").write_text("{}")
+    runner = CliRunner()
+    with pytest.raises(results.ResultError, match="no results"):
+        runner.invoke(report, [str(tmp_path)], catch_exceptions=False)
+    assert os.listdir(tmp_path) == ["a.json"]

@@ -1,0 +1,168 @@
+"""The report of an evaluation: its figures, its tables, its page."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluations import CONFIG
+
+from templora.config import TempLoraConfig
+from templora.evals import results, tables
+from templora.evals.cell import Cell
+from templora.evals.groups import group, method_label, recipe_label
+from templora.evals.page import page
+from templora.evals.report import sections, write_report
+from templora.evals.results import ResultError
+from templora.recipes import recipe
+
+
+def result(text: str, nats: float, adapter: str = "none", chunks: int = 4, **options: Any) -> dict[str, Any]:
+    """A result whose every token costs `nats`; chunks of 10 tokens, 5 words, 40 bytes."""
+    fields = {k: options.pop(k) for k in list(options) if k in TempLoraConfig.__dataclass_fields__}
+    model, method = options.pop("model", "m"), options.pop("method", "sliding_window")
+    config = TempLoraConfig(**{**CONFIG, **fields})
+    cell = Cell(
+        "pg19", text, "0" * 64, 10 * chunks, model, method, adapter, config, other="o", other_sha256="", other_tokens=5
+    )
+    rows = [
+        {"start": 10 * i, "tokens": 10, "targets": 10, "nll": 10 * nats, "words": 5, "bytes": 40, "seconds": 0.1}
+        for i in range(chunks)
+    ]
+    return {
+        "schema": results.SCHEMA, "status": "done", "cell": cell.to_dict(), "text_tokens": 1000, "tokens": 10 * chunks,
+        "words": 5 * chunks, "bytes": 40 * chunks, "nll": 10 * nats * chunks, "chunks": rows,
+        "seconds": {"all": 2.0, "learn": 1.0}, "flops": {"all": 3e9, "learn": 1e9}, "peak_memory_bytes": 10**9,
+        "kv_bytes": 10**6, "others": 0.0, "device": "cpu", "notes": [],
+        "versions": {"commit": "abc", "templora": "1", "torch": "2", "transformers": "5", "python": "3"},
+    } | options  # fmt: skip
+
+
+RESULTS = [
+    result("a", 2.0), result("b", 3.0), result("a", 1.9, "own"), result("b", 2.8, "own"),
+    result("a", 1.95, "other"), result("b", 2.95, "other"),
+    result("a", 1.8, "own", rank=8, alpha=8.0), result("b", 2.9, "own", rank=8, alpha=8.0),
+    result("a", 1.9, window=128), result("b", 2.9, window=128),
+    result("a", 2.1, "own", window=128, chunk_size=32), result("b", 2.9, "own", window=128, chunk_size=32),
+]  # fmt: skip
+
+
+def test_tables_are_arithmetic() -> None:
+    groups = group(RESULTS)
+    main = tables.main_group(groups)
+    assert main is not None
+    assert main.change == pytest.approx(math.expm1((1.9 + 2.8 - 2.0 - 3.0) / 2))
+    row = tables.by_position(main).rows[-1]
+    assert row == ["all", "2", "80", "12.182", "10.486", "−13.93 % [−18.13, −9.52]"]
+    definitions = tables.definitions(main).rows
+    assert definitions[0][1:] == ["12.182", f"{(math.exp(2) + math.exp(3)) / 2:.3f}", f"{math.exp(5):.2f}", "0.9017"]
+    lengths = tables.by_length(main).rows
+    assert [r[0] for r in lengths] == ["0–1K", "all"] or lengths[0][1] == "2"
+
+
+def test_each_text_is_compared_with_itself_alone() -> None:
+    """A text that lacks its base, or has it over other tokens, is left out."""
+    short = [result("a", 2.0), result("a", 1.9, "own"), result("b", 2.8, "own"), result("c", 1.0, chunks=3)]
+    short.append(result("c", 0.1, "own") | {"cell": result("c", 0.1, "own", chunks=3)["cell"]})
+    own = next(g for g in group(short) if g.cell.adapter == "own" and "a" in g.results)
+    assert own.change == pytest.approx(math.expm1(-0.1))
+    assert own.interval is None
+
+
+def test_sweeps_are_found_in_the_results() -> None:
+    groups = group(RESULTS)
+    main = tables.main_group(groups)
+    assert main is not None
+    found = {s.option: [label for label, _ in s.points] for s in tables.sweeps(groups, main)}
+    assert found == {"rank": ["4", "8"], "window": ["64", "128"]}
+
+
+def test_harm_is_shown_first() -> None:
+    table = tables.harm([g for g in group(RESULTS) if g.pairs])
+    assert table.rows[0][1:3] == ["a", "+10.53 %"]  # 2.1 against 1.9 nats
+
+
+def test_methods_that_do_not_apply_say_why() -> None:
+    bare = result("a", 0.0, method="attention_sinks")
+    refused = results.not_applicable(Cell.from_dict(bare["cell"]), "it has no positions")
+    table = tables.compatibility(group([*RESULTS, refused]))
+    assert any("not applicable: it has no positions" in cell for row in table.rows for cell in row)
+
+
+def test_seconds_beside_other_programs_are_marked() -> None:
+    busy = [copy.deepcopy(r) | {"others": 0.5} for r in RESULTS[:4]]
+    table = tables.compatibility(group(busy))
+    assert table.rows[0][7] == "50.00*"
+
+
+def test_labels_say_what_differs() -> None:
+    assert recipe_label(recipe("default", window=1024)) == "default"
+    assert recipe_label(recipe("paper", window=1024, chunk_size=512)) == "paper"
+    assert recipe_label(recipe("default", rank=8, epochs=2)) == "default with rank 8, epochs 2"
+    assert method_label(Cell.from_dict(result("a", 1.0, window=2048)["cell"])) == "sliding window, window 2,048"
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "path", "use", "image"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href") and value and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+
+def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
+    written = write_report(RESULTS, tmp_path, "Two <books> & more")
+    text = (tmp_path / "report.html").read_text()
+    parsed = _Page()
+    parsed.feed(text)
+    assert parsed.open == []
+    assert parsed.outside == []
+    assert "<script" not in text
+    assert "Two &lt;books&gt; &amp; more" in text
+    assert text.count("<svg") >= 4
+    assert {p.suffix for p in written} == {".png", ".md", ".html"}
+    assert all(p.stat().st_size > 100 for p in written)
+    markdown = (tmp_path / "report.md").read_text()
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (tmp_path / name).exists()
+    widths = {line.count(" | ") for line in markdown.split("### Text by text")[1].splitlines()[4:7]}
+    assert len(widths) == 1
+    assert write_report(RESULTS, tmp_path, "Two <books> & more") == written
+    assert (tmp_path / "report.html").read_text() == text
+
+
+def test_names_in_a_page_are_escaped() -> None:
+    text = page("<b>", [("<i>", "a < b", [("<u>", "&", ["<s>"], [["<script>"]], ())], [])])
+    assert "<script>" not in text
+    assert "<i>" not in text
+
+
+def test_several_models_have_sections_of_their_own() -> None:
+    both = [*RESULTS, *(result(t, 2.0, a, model="other/n") for t in "ab" for a in ("none", "own"))]
+    titles = [s.title for s in sections(both)]
+    assert "m: Perplexity" in titles
+    assert "other/n: Perplexity" in titles
+
+
+def test_bases_alone_make_a_report_too(tmp_path: Path) -> None:
+    write_report(RESULTS[:2], tmp_path, "bases")
+    with pytest.raises(ResultError, match="no results"):
+        write_report([], tmp_path, "nothing")
+    assert json.dumps(RESULTS)
