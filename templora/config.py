@@ -84,7 +84,7 @@ class TempLoraConfig:
     )
     epochs: int = option(1, "optimiser steps on each chunk", at_least(1))
     learning_rate: float | None = option(
-        None, "AdamW's step size; default: chosen for the model, a fixed share of how large its weights are", positive
+        None, "AdamW's step size; default: chosen for the model by how large its weights are", positive
     )
     warmup_chunks: int = option(
         2, "chunks over which the rate climbs linearly to its full value; the first is not zero", at_least(0)

@@ -8,7 +8,8 @@ from typing import Any
 
 from templora.errors import TextError
 
-_BASE, _ADAPTED = "#8a8f98", "#c2410c"
+_BASE, _ADAPTED, _MIXED = "#8a8f98", "#c2410c", "#7c2d12"
+_NAMES = {"base": "base", "adapted": "adapted", "mixed": "mixture"}
 _PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
 
 
@@ -25,12 +26,15 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
     rows = [c for c in report["chunks"] if c.get("targets")]
-    for key, colour in (("base", _BASE), ("adapted", _ADAPTED)):
+    for key, colour in (("base", _BASE), ("adapted", _ADAPTED), ("mixed", _MIXED)):
+        if key == "mixed" and not (rows and all("mixed_nll" in c for c in rows)):
+            continue
         values = [math.exp(min(700.0, c[f"{key}_nll"] / c["targets"])) for c in rows]
         where = [c["start"] + c["tokens"] / 2 for c in rows]
-        curve.plot(where, values, ".", color=colour, alpha=0.35)
-        overall = report[key]["perplexity"]
-        label = f"{key}: {overall:.2f} over all" if overall is not None else key
+        if key != "mixed":
+            curve.plot(where, values, ".", color=colour, alpha=0.35)
+        overall = (report.get(key) or {}).get("perplexity")
+        label = f"{_NAMES[key]}: {overall:.2f} over all" if overall is not None else _NAMES[key]
         curve.plot(where, _running(rows, f"{key}_nll"), "-", color=colour, label=label)
     curve.set(xlabel="position in the text (tokens)", ylabel="perplexity", title=title)
     rejected = [c for c in report["chunks"] if c.get("reason")]

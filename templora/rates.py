@@ -1,8 +1,9 @@
 """The learning rate that suits a model, found from its weights.
 
 AdamW moves every weight of an adapter by about the rate, whatever the model; what that does depends on how large the
-weights are that it is added to. The rate is therefore a fixed share of them: the models that we have measured want the
-same share, though their best rates differ fivefold (docs/recipe.md).
+weights are that it is added to. The best rates of the models that were measured differ tenfold, and so do the 3/2
+powers of their typical weights (docs/recipe.md). Two models fix two numbers: for others the rule is a guess, though a
+better one than a constant.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import nn
 
 from templora.targets import Target, module_at
 
-# Of the root mean square of a layer's weights, the median over layers.
-SHARE = 0.0053
+# rate = FACTOR · weight ** POWER, weight the root mean square of a layer's weights, the median over layers.
+FACTOR, POWER = 0.0121, 1.5
 # Whatever the weights are.
 LOWEST, HIGHEST = 1e-5, 5e-3
 _ROWS = 16
@@ -29,7 +30,7 @@ def learning_rate_for(model: nn.Module, targets: Sequence[Target]) -> float:
         model: the base, without an adapter in the way.
         targets: the layers that are adapted.
     """
-    rate = SHARE * typical_weight(model, targets)
+    rate = FACTOR * typical_weight(model, targets) ** POWER
     return float(f"{min(HIGHEST, max(LOWEST, rate)):.2g}")
 
 

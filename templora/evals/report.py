@@ -69,12 +69,7 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
         shown = [g for g in same if id(g) not in in_sweeps and g.results]
         with_adapter = [g for g in shown if g.pairs]
         found.append(Section("Memory or manner", "", [tables.adapters(shown), tables.by_text(with_adapter)]))
-    both = [
-        (g, o)
-        for g in groups
-        for o in groups
-        if not g.cell.source.reads and o.cell.adapter == "own" and o.base is g and o.results
-    ]
+    both = tables.with_and_without(groups)
     methods = {g.cell.bare.setting for g in groups}
     if len(methods) > 1:
         table = tables.compatibility(groups)

@@ -178,6 +178,16 @@ def _per_thousand(group: Group, part: str) -> float | None:
     return group.total("flops", part) / 1e9 / group.tokens if group.tokens else None
 
 
+def with_and_without(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each way to keep the context, and the same with its own adapter: of several recipes the most usual."""
+    found = []
+    for g in groups:
+        ours = [o for o in groups if o.cell.adapter == "own" and o.base is g and o.results]
+        if ours:
+            found.append((g, min(ours, key=lambda o: len(recipe_label(o.cell.config)))))
+    return found
+
+
 def compatibility(groups: Sequence[Group]) -> Table:
     """Each way to keep the context, without and with the adapter."""
     table = Table(
@@ -185,24 +195,16 @@ def compatibility(groups: Sequence[Group]) -> Table:
         ["", "texts", "without", "with", "change", "TFLOP without", "with", "seconds without", "with", "memory with"],
         note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile); memory is the process's peak.",
     )
-    for g in groups:
-        if g.cell.source.reads:
-            continue
-        ours = [o for o in groups if o.cell.adapter == "own" and o.cell.bare.setting == g.cell.setting]
-        ours = sorted(ours, key=lambda o: len(recipe_label(o.cell.config)))
-        if g.reason and not g.results:
-            row = [method_label(g.cell), "not applicable: " + g.reason]
-            table.rows.append([*row, *[""] * (len(table.columns) - len(row))])
-            continue
-        if not ours:
-            continue
-        o = ours[0]
+    for g, o in with_and_without(groups):
         table.rows.append([
             method_label(g.cell), str(len(o.pairs)), number(figures(g.chunks).perplexity, 3),
-            number(figures(o.chunks).perplexity, 3) if o.results else f"not applicable: {o.reason}",
-            _sure(o.pairs), number(_per_thousand(g, "all")), number(_per_thousand(o, "all")),
-            _seconds(g), _seconds(o), _gigabytes(o.most("peak_memory_bytes")),
+            number(figures(o.chunks).perplexity, 3), _sure(o.pairs), number(_per_thousand(g, "all")),
+            number(_per_thousand(o, "all")), _seconds(g), _seconds(o), _gigabytes(o.most("peak_memory_bytes")),
         ])  # fmt: skip
+    for g in groups:
+        if g.reason and not g.results and not g.cell.source.reads:
+            row = [method_label(g.cell), "not applicable: " + g.reason]
+            table.rows.append([*row, *[""] * (len(table.columns) - len(row))])
     return table
 
 
