@@ -20,7 +20,7 @@ from templora.targets import Target, module_at
 FACTOR, POWER = 0.0121, 1.5
 # Whatever the weights are.
 LOWEST, HIGHEST = 1e-5, 5e-3
-_ROWS = 16
+_ROWS = 64
 
 
 def learning_rate_for(model: nn.Module, targets: Sequence[Target]) -> float:
