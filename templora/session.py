@@ -347,8 +347,11 @@ class Session:
         state = AdapterState.fresh(weights.to(self._bank.device))
         self._bank.commit(self._slot, replace(state, version=self.version + 1))
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, copy: bool = True) -> Snapshot:
         """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits.
+
+        Args:
+            copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
 
         Raises:
             OptionError: learning is parallel, so that part of it is under way.
@@ -360,7 +363,7 @@ class Session:
             state = self._bank.state(self._slot)
             tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
             if state.version:  # else it is what the seed gives
-                tensors |= {name: getattr(state, name).clone() for name in _STATE}
+                tensors |= {name: getattr(state, name) for name in _STATE}
             caches = {}
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 # What would be computed anew anyway is left out.
@@ -381,6 +384,8 @@ class Session:
                 "caches": caches,
                 "meter": [self.meter.seconds, self.meter.flops],
             }
+            if copy:
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             return Snapshot(tensors, meta)
 
     def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:

@@ -33,19 +33,21 @@ class Snapshot:
         Raises:
             TextError: it cannot be written.
         """
-        from safetensors.torch import save
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
 
-        raw = save({k: t.contiguous() for k, t in self.tensors.items()}, {"templora": json.dumps(self.meta)})
         beside: str | None = None
         try:
             handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(raw)
+            os.close(handle)
+            tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+            save_file(tensors, beside, {"templora": json.dumps(self.meta)})
             os.replace(beside, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if beside:
                 Path(beside).unlink(missing_ok=True)
-            raise TextError(f"{path}: the snapshot cannot be written: {error.strerror}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise TextError(f"{path}: the snapshot cannot be written: {reason}") from error
 
     @classmethod
     def load(cls, path: Path) -> Snapshot:
@@ -68,11 +70,11 @@ _NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
 
 
 def of_cache(cache: WindowCache, name: str) -> Snapshot:
-    """What a cache holds."""
+    """What a cache holds; views of it."""
     tensors = {}
     for index, layer in enumerate(cache.layers if cache.length else []):
-        tensors[f"{name}.keys.{index}"] = layer.keys[:, :, : cache.length].clone()
-        tensors[f"{name}.values.{index}"] = layer.values[:, :, : cache.length].clone()
+        tensors[f"{name}.keys.{index}"] = layer.keys[:, :, : cache.length]
+        tensors[f"{name}.values.{index}"] = layer.values[:, :, : cache.length]
     return Snapshot(tensors, {key: getattr(cache, key) for key in _NUMBERS})
 
 

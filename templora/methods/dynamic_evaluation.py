@@ -123,10 +123,10 @@ class _Trained(Memory):
             parameter.copy_(self._masters[name])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        found = {f"master.{name}": master.clone() for name, master in self._masters.items()}
+        found = {f"master.{name}": master for name, master in self._masters.items()}
         for name, master in self._masters.items():
             for key, value in self._optimizer.state.get(master, {}).items():
-                found[f"{key}.{name}"] = value.clone()
+                found[f"{key}.{name}"] = value
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
