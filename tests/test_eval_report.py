@@ -166,3 +166,9 @@ def test_bases_alone_make_a_report_too(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="no results"):
         write_report([], tmp_path, "nothing")
     assert json.dumps(RESULTS)
+
+
+def test_what_results_say_of_themselves_is_shown_once() -> None:
+    noted = [r | {"notes": ["the tokenizer hardly knows it"]} if r["cell"]["text"] == "a" else r for r in RESULTS]
+    assert sections(RESULTS)[-1].tables[-1].title == "Versions"
+    assert sections(noted)[-1].tables[-1].rows == [["a", "the tokenizer hardly knows it"]]

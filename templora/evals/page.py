@@ -11,6 +11,9 @@ TableBlock: TypeAlias = tuple[str, str, Sequence[str], Sequence[Sequence[str]], 
 # (title, text, tables, plots as (what they show, svg))
 Block: TypeAlias = tuple[str, str, Sequence[TableBlock], Sequence[tuple[str, str]]]
 
+# Cells of more characters than this are sentences, and wrap.
+_LONG = 40
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #fffdf9; --card: #fff;
   --accent: #c2410c; }
@@ -75,5 +78,5 @@ def _table(block: TableBlock) -> str:
 
 
 def _cell(text: str) -> str:
-    kind = " class=text" if text.startswith("not applicable") else " class=good" if text.startswith("−") else ""
+    kind = " class=text" if len(text) > _LONG else " class=good" if text.startswith("−") else ""
     return f"<td{kind}>{html.escape(text)}</td>"

@@ -45,7 +45,9 @@ def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
         own = tables.of_model(groups, model)
         prefix = f"{model}: " if len(tables.models(groups)) > 1 else ""
         found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in _of_model(own, _slug(model))]
-    found.append(Section("How it was measured", tables.counted(groups), [_provenance(results)]))
+    notes = _notes(results)
+    about = [_provenance(results), *([notes] if notes.rows else [])]
+    found.append(Section("How it was measured", tables.counted(groups), about))
     return found
 
 
@@ -119,6 +121,12 @@ def _provenance(results: Sequence[dict[str, Any]]) -> Table:
     for (commit, *rest), count in found.items():
         table.rows.append([commit, str(count), *rest])
     return table
+
+
+def _notes(results: Sequence[dict[str, Any]]) -> Table:
+    """What the results themselves say that a reader should know."""
+    said = dict.fromkeys((r["cell"]["text"], note) for r in results for note in r.get("notes", ()))
+    return Table("Notes", ["text", "note"], [list(pair) for pair in said])
 
 
 def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str) -> list[Path]:
