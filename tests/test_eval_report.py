@@ -83,6 +83,19 @@ def test_sweeps_are_found_in_the_results() -> None:
     assert found == {"rank": ["4", "8"], "window": ["64", "128"]}
 
 
+def test_the_adapter_stands_beside_what_it_would_replace() -> None:
+    """Itself, itself in less memory, then every window without it; not those with it."""
+    groups = group([*RESULTS, result("a", 1.9, "own", checkpointing=True)])
+    main = tables.main_group(groups)
+    assert main is not None
+    rows = tables.efficiency(groups, main).rows
+    assert [row[0].removeprefix("sliding window, window ") for row in rows] == [
+        "64, with the adapter", "64, with the adapter and checkpointing", "64", "128",
+    ]  # fmt: skip
+    assert [row[2] for row in rows[:2]] == ["", "+0.00 %"]
+    assert rows[3][2] == "+5.13 % [+0.00, +10.52]"  # 1.9 and 2.9 nats against 1.9 and 2.8
+
+
 def test_harm_is_shown_first() -> None:
     table = tables.harm([g for g in group(RESULTS) if g.pairs])
     assert table.rows[0][1:3] == ["a", "+10.53 %"]  # 2.1 against 1.9 nats

@@ -59,10 +59,18 @@ class Group:
         """Whether other programs left the cores alone."""
         return all(r["others"] is not None and r["others"] < _BUSY for r in self.results.values())
 
+    def pair(self, text: str, base: Group | None = None) -> Pair | None:
+        """A text's NLL beside that of `base` (else this one's own) over the same tokens; None if one is missing."""
+        base = base or self.base
+        ours, other = self.results.get(text), base.results.get(text) if base else None
+        if ours is None or other is None or other["tokens"] != ours["tokens"]:
+            return None
+        return Pair(other["nll"], ours["nll"], ours["tokens"])
+
     @cached_property
     def pairs(self) -> list[Pair]:
         """Each text with its base; texts that only one of them has are left out."""
-        return pairs(self.base, self) if self.base else []
+        return [p for text in self.results if (p := self.pair(text))]
 
     @property
     def change(self) -> float | None:
@@ -71,16 +79,6 @@ class Group:
     @property
     def interval(self) -> tuple[float, float] | None:
         return interval(self.pairs)
-
-
-def pairs(base: Group, ours: Group) -> list[Pair]:
-    """The texts that both have, over the same tokens."""
-    found = []
-    for text, result in ours.results.items():
-        other = base.results.get(text)
-        if other is not None and other["tokens"] == result["tokens"]:
-            found.append(Pair(other["nll"], result["nll"], result["tokens"]))
-    return found
 
 
 def group(results: Iterable[Result]) -> list[Group]:

@@ -91,11 +91,10 @@ def _bucketed(title: str, group: Group, into: Sequence[Bucket], where: Callable[
         kept: list[Pair] = []
         base_chunks, our_chunks = [], []
         for text, result in group.results.items():
-            other = group.base.results.get(text)
-            if other is None or other["tokens"] != result["tokens"]:
+            if group.pair(text) is None:
                 continue
             ours = [c for c in result["chunks"] if bucket is None or where(text, c) in bucket]
-            base = [c for c in other["chunks"] if bucket is None or where(text, c) in bucket]
+            base = [c for c in group.base.results[text]["chunks"] if bucket is None or where(text, c) in bucket]
             if ours:
                 tokens = sum(c["targets"] for c in ours)
                 kept.append(Pair(sum(c["nll"] for c in base), sum(c["nll"] for c in ours), tokens))
@@ -117,16 +116,9 @@ def by_text(groups: Sequence[Group]) -> Table:
     texts = sorted({text for g in groups for text in g.results})
     table = Table("Text by text", ["", *texts, "all"], note="Change of perplexity against the same without an adapter.")
     for g in groups:
-        cells = [percent(change([p])) if (p := _pair(g, text)) else "–" for text in texts]
+        cells = [percent(change([p])) if (p := g.pair(text)) else "–" for text in texts]
         table.rows.append([_adapter_label(g), *cells, _sure(g.pairs)])
     return table
-
-
-def _pair(group: Group, text: str) -> Pair | None:
-    ours, base = group.results.get(text), group.base.results.get(text) if group.base else None
-    if ours is None or base is None or ours["tokens"] != base["tokens"]:
-        return None
-    return Pair(base["nll"], ours["nll"], ours["tokens"])
 
 
 def _adapter_label(group: Group) -> str:
@@ -227,25 +219,25 @@ def efficiency(groups: Sequence[Group], main: Group) -> Table:
         note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity "
         "against the first row's.",
     )
+    cheaper = [g for g in groups if g.pairs and g is not main and set(differing([main, g])) == {"checkpointing"}]
+    cheaper = [g for g in cheaper if (g.cell.method, g.cell.adapter) == (main.cell.method, main.cell.adapter)]
     rows = [
         main,
+        *cheaper,
         *sorted(
             (g for g in groups if not g.cell.source.reads and g.results),
             key=lambda g: (g.cell.method != "sliding_window", g.cell.method, g.cell.config.window),
         ),
     ]
     for g in rows:
-        both = [text for text in main.results if text in g.results]
-        pairs = [
-            Pair(main.results[t]["nll"], g.results[t]["nll"], g.results[t]["tokens"])
-            for t in both if main.results[t]["tokens"] == g.results[t]["tokens"]
-        ]  # fmt: skip
-        if not pairs:
+        both = {text: pair for text in main.results if (pair := g.pair(text, main))}
+        if not both:
             continue
-        name = method_label(g.cell) + (", with the adapter" if g is main else "")
+        name = method_label(g.cell) + (", with the adapter" if g.cell.source.reads else "")
+        name += " and checkpointing" if g in cheaper else ""
         table.rows.append([
             name, number(figures([c for t in both for c in g.results[t]["chunks"]]).perplexity, 3),
-            "" if g is main else _sure(pairs), number(_per_thousand(g, "all")), _seconds(g),
+            "" if g is main else _sure(list(both.values())), number(_per_thousand(g, "all")), _seconds(g),
             _gigabytes(g.most("peak_memory_bytes")), f"{g.most('kv_bytes') / 1e6:.1f} MB",
         ])  # fmt: skip
     table.strong.add(0)
@@ -318,7 +310,7 @@ def harm(groups: Sequence[Group]) -> Table:
     found = []
     for g in groups:
         for text in g.results:
-            pair = _pair(g, text)
+            pair = g.pair(text)
             if pair and pair.base > 0:
                 found.append((pair.ours / pair.base - 1, g, text, pair))
     for loss, g, text, pair in sorted(found, key=lambda f: -f[0])[:10]:
