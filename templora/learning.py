@@ -60,7 +60,7 @@ class Reading:
         hidden: final hidden states [T, H], with their graph.
         gradient: of the mean NLL with respect to them.
         copy: where the adapter's gradient will be.
-        cost: FLOPs of the way back.
+        cost: FLOPs of the way back, the head's gradient, which is here already, included.
     """
 
     chunk: Chunk
@@ -113,9 +113,8 @@ class Learner:
         with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
-        head = replace(cost, tokens=0)
-        self._meter.count(cost.forward + head.backward)
-        return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward - head.backward)
+        self._meter.count(cost.forward)
+        return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward)
 
     def learn(
         self,

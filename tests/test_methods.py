@@ -166,6 +166,22 @@ def test_scaled_positions_are_those_of_a_model_configured_so(scaling: str) -> No
     assert abs(sum(found) - plain) > 0.05
 
 
+@pytest.mark.parametrize("learning", ["off", "cascaded"])
+def test_dynamic_positions_are_those_of_one_pass_over_all_before(learning: str) -> None:
+    """Each chunk by transformers' own model, reading anew: no key is left turned by the frequencies of a shorter text,
+    whether or not an adapter makes caches stale."""
+    ids = IDS[:224]
+    engine = tiny_engine(positions=64)
+    settings = config(window=256, learning=learning)
+    found = base_nlls(engine, ExtendedPositions("dynamic", 4.0), settings, ids)
+    scaled = copy.deepcopy(engine.model.module.config)
+    scaled.rope_parameters |= {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 64}
+    reference = type(engine.model.module)(scaled).eval()
+    reference.load_state_dict(engine.model.module.state_dict())
+    expected = [nll(reference, ids[:start], ids[start : start + 32]) for start in range(32, 224, 32)]
+    assert found[1:] == pytest.approx(expected, rel=1e-4)
+
+
 def test_windows_may_be_as_long_as_the_stretched_positions() -> None:
     engine = tiny_engine(positions=128)
     with pytest.raises(ConfigError, match="at most 128"):

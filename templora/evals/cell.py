@@ -16,7 +16,7 @@ from templora.methods.adapters import AdapterSource, adapter_source
 from templora.methods.base import Method
 
 # What a config says about reading; the rest is about learning, and nothing where nothing is learnt.
-_READING = ("window", "chunk_size")
+_READING = ("window", "chunk_size", "cache_reuse")
 
 
 @dataclass(frozen=True)

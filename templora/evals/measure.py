@@ -101,8 +101,8 @@ def measure(
         opening = len(session.tokens)
         for _ in run.follow(ids, base=config.mixture or not cell.source.reads, adapted=cell.source.reads):
             progress("reading", len(session.tokens), len(ids) + opening)
-        shown = session.readers[0 if cell.source.reads else 1]
-        kv_bytes, adapter_weights = shown.cache.bytes, shown.adapter.weights
+        kv_bytes = sum(reader.cache.bytes for reader in session.readers)
+        adapter_weights = session.readers[0 if cell.source.reads else 1].adapter.weights
         seconds, flops = dict(session.meter.seconds), dict(session.meter.flops)
     for row in run.rows:
         row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])

@@ -24,6 +24,8 @@ from templora.model import CausalModel
 from templora.targets import linear_layers
 
 _ROWS = 128  # of logits at a time
+# A longer gradient is shortened to this, as in the recipes.
+_MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class DynamicEvaluation(Method):
         return super().problem(model, config)
 
     def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
-        return _Trained(model, config, self, opening)
+        return _Trained(model, self, opening)
 
 
 def _matrices(model: CausalModel) -> dict[str, nn.Parameter]:
@@ -62,8 +64,8 @@ def _matrices(model: CausalModel) -> dict[str, nn.Parameter]:
 
 
 class _Trained(Memory):
-    def __init__(self, model: CausalModel, config: TempLoraConfig, method: DynamicEvaluation, opening: int) -> None:
-        self._model, self._config, self._method, self._opening = model, config, method, opening
+    def __init__(self, model: CausalModel, method: DynamicEvaluation, opening: int) -> None:
+        self._model, self._method, self._opening = model, method, opening
         self._parameters = _matrices(model)
         self._own = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
@@ -95,7 +97,7 @@ class _Trained(Memory):
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)
                 parameter.grad = None
-        nn.utils.clip_grad_norm_(list(self._masters.values()), self._config.max_grad_norm)
+        nn.utils.clip_grad_norm_(list(self._masters.values()), _MAX_GRAD_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._serve()
