@@ -398,9 +398,13 @@ class Session:
         Raises:
             TextError: it is not of such a session.
         """
-        tensors, meta = snapshot.tensors, snapshot.meta
+        meta = snapshot.meta
         with self._engine.step():
             self._alive()
+            # AdamW's own counts of steps, like the generator's state, belong on the CPU.
+            stay = ("generator", "step.")
+            device = self._bank.device
+            tensors = {k: t if k.startswith(stay) else t.to(device) for k, t in snapshot.tensors.items()}
             fresh = self._bank.state(self._slot)
             shapes = [tensors[name].shape for name in _STATE] if meta["version"] else []
             if meta["tokens"] != len(tokens) or any(shape != fresh.weights.shape for shape in shapes):
@@ -408,7 +412,7 @@ class Session:
             self.tokens = list(tokens)
             self._generator.set_state(tensors["generator"].cpu())
             if meta["version"]:
-                weights, first, second = (tensors[name].to(self._bank.device) for name in _STATE)
+                weights, first, second = (tensors[name] for name in _STATE)
                 state = AdapterState(weights, first, second, meta["steps"], meta["version"])
                 self._bank.commit(self._slot, state)
             self._memory.restore(tensors, meta["memory_version"])

@@ -45,6 +45,11 @@ def idle_seconds(stat: str, cpus: set[int], ticks: int) -> float:
     return total / ticks
 
 
+def cores_here() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def idle_here() -> float | None:
     """`idle_seconds` of the CPUs we may run on; None where the system does not say."""
     try:

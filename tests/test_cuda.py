@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from test_captured import both_ways
 
 from templora import ChunkLearned, ChunkScored
 from templora.engine import Engine
+from templora.methods.attention_sinks import AttentionSinks
+from templora.methods.base import Method
+from templora.methods.dynamic_evaluation import DynamicEvaluation
+from templora.snapshot import Snapshot
 from templora.testing import FAMILIES, byte_tokenizer, tiny_model
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -59,3 +64,20 @@ def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
         both_ways(session, plain, text[:70], 50)
         with engine.session(small(seed=7)):  # moves the serving rows
             both_ways(session, plain, "", 30)
+
+
+def test_going_on_from_a_file(tmp_path: Path, text: str) -> None:
+    """What a file gives is on the CPU, and the session is not."""
+    engine = Engine(tiny_model().cuda(), byte_tokenizer())
+    for method in (Method(), AttentionSinks(), DynamicEvaluation(step_size=1e-3)):
+        with engine.session(small(), method=method) as session:
+            expected = [e.adapted_nll for e in session.score_events(text[:192]) if isinstance(e, ChunkScored)]
+        with engine.session(small(), method=method) as session:
+            ids = session._encode(text[:192])
+            found = [e.adapted_nll for e in session.score_ids(ids[:96]) if isinstance(e, ChunkScored)]
+            session.snapshot().save(tmp_path / "snapshot")
+            tokens = session.tokens
+        with engine.session(small(), method=method) as session:
+            session.restore(tokens, Snapshot.load(tmp_path / "snapshot"))
+            found += [e.adapted_nll for e in session.score_ids(ids[96:]) if isinstance(e, ChunkScored)]
+        assert found == pytest.approx(expected, rel=1e-5)

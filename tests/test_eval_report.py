@@ -75,6 +75,61 @@ def test_each_text_is_compared_with_itself_alone() -> None:
     assert own.interval is None
 
 
+def test_what_was_read_must_be_the_same() -> None:
+    """Another content of the text, or other weights, are nothing to compare with."""
+    base, own = result("a", 2.0), result("a", 1.9, "own")
+    assert group([base, own])[1].change == pytest.approx(math.expm1(-0.1))
+    assert group([base | {"model": {"sha256": "x"}}, own])[1].change is None
+    edited = copy.deepcopy(own)
+    edited["cell"]["text_sha256"] = "1" * 64
+    assert group([base, edited])[1].change is None
+    with pytest.raises(ResultError, match=r"of one setting and text.*delete"):
+        group([base, own, edited])
+
+
+def test_perplexities_are_of_the_texts_that_are_compared() -> None:
+    """An evaluation that was stopped has bases of all texts and adapters of some."""
+    partial = [result("a", 2.0), result("b", 3.0), result("a", 1.9, "own"), result("a", 2.1, window=128)]
+    groups = group(partial)
+    main = tables.main_group(groups)
+    assert main is not None
+    assert tables.definitions(main).rows[0][1] == tables.by_position(main).rows[-1][3] == f"{math.exp(2):.3f}"
+    assert tables.compatibility(groups).rows[0][1:4] == ["1", f"{math.exp(2):.3f}", f"{math.exp(1.9):.3f}"]
+
+
+def test_the_default_recipe_stands_for_the_adapter() -> None:
+    """Beside several runs of the paper's; and in a sweep it is the middle of it, whatever that is."""
+    rates = [recipe("paper", None, window=64, chunk_size=32, learning_rate=rate) for rate in (1e-4, 2e-4, 3e-4)]
+    odd = [result("a", 1.7, "own", **r.to_dict()) for r in rates]
+    main = tables.main_group(group([*RESULTS, *odd]))
+    assert main is not None
+    assert main.cell.config.rank == CONFIG["rank"]
+    assert main.cell.config.epochs == 1
+    swept = [result("a", 1.9, "own", rank=32, **{k: v}) for k, v in [("epochs", 2), ("epochs", 3), ("dropout", 0.1)]]
+    main = tables.main_group(group([result("a", 2.0), *swept, *(result("a", 1.8, "own", rank=r) for r in (32, 64))]))
+    assert main is not None
+    assert main.cell.config.rank == 32
+
+
+def test_rows_that_would_look_alike_say_what_differs() -> None:
+    both = [result("a", 1.9, "own"), result("a", 1.8, "own", mixture=False), result("a", 2.0)]
+    names = [row[0] for row in tables.adapters([g for g in group(both) if g.pairs]).rows]
+    assert len(set(names)) == 2
+    assert all("mixture" in name for name in names)
+    sections_of = [t.title for s in sections([*RESULTS, *both[1:2]]) for t in s.tables]
+    assert "What the adapter has learnt" in sections_of
+
+
+def test_models_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> None:
+    two = [
+        r
+        for m in ("x/checkpoint", "y/checkpoint")
+        for r in (result("a", 2.0, model=m), result("a", 1.9, "own", model=m))
+    ]
+    pictures = [path.name for path in write_report(two, tmp_path, "t") if path.suffix == ".png"]
+    assert pictures == ["checkpoint-1-position.png", "checkpoint-2-position.png"]
+
+
 def test_sweeps_are_found_in_the_results() -> None:
     groups = group(RESULTS)
     main = tables.main_group(groups)
@@ -184,4 +239,4 @@ def test_bases_alone_make_a_report_too(tmp_path: Path) -> None:
 def test_what_results_say_of_themselves_is_shown_once() -> None:
     noted = [r | {"notes": ["the tokenizer hardly knows it"]} if r["cell"]["text"] == "a" else r for r in RESULTS]
     assert sections(RESULTS)[-1].tables[-1].title == "Versions"
-    assert sections(noted)[-1].tables[-1].rows == [["a", "the tokenizer hardly knows it"]]
+    assert sections(noted)[-1].tables[-1].rows == [["a", "m", "the tokenizer hardly knows it"]]

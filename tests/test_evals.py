@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from evaluations import BOOK, CONFIG, books, cells, plan, tiny_folder
 
 from templora.config import TempLoraConfig
-from templora.errors import ConfigError, OptionError, TextError
+from templora.errors import ConfigError, ModelError, OptionError, TextError
 from templora.evals import results
 from templora.evals.cell import Cell
 from templora.evals.measure import Stopped, measure
@@ -21,6 +23,7 @@ from templora.evals.plan import Plan, builtin_plans, parse_tokens, read_plan
 from templora.evals.results import ResultError
 from templora.evals.texts import Text, find_texts
 from templora.loading import load
+from templora.snapshot import Snapshot
 from templora.testing import tiny_engine
 
 SOURCES = ["none", "own", "other", "other-then-own", "shuffled", "bag"]
@@ -66,7 +69,8 @@ def test_a_sweep_changes_one_option_at_a_time(model: Path, texts: Path) -> None:
     assert {(c.rank, c.alpha, c.cache_reuse, c.chunk_size) for c in swept} == {
         (4, 4.0, 0, 32), (2, 2.0, 0, 32), (4, 4.0, 3, 32), (4, 4.0, 0, 16),
     }  # fmt: skip
-    assert sorted(c.config.chunk_size for c in found if c.adapter == "none") == [16, 32]
+    bare = sorted((c.config.chunk_size, c.config.cache_reuse) for c in found if c.adapter == "none")
+    assert bare == [(16, 0), (32, 0), (32, 3)]  # whatever reads in another way has a base of its own
 
 
 def test_what_no_adapter_learns_makes_no_difference(model: Path, texts: Path) -> None:
@@ -102,7 +106,8 @@ def test_plans_that_ship_can_be_read() -> None:
         ('tokens = "many"', "a number or all"),
         ("tokens = 1.5", "a number or all"),
         ("task = 'pg20'", "did you mean 'pg19'"),
-        ("models = []", "at least one"),
+        ("models = []", "list of names"),
+        ("books = 3", "must be a string"),
         ("models = 3", "list of names"),
         ("config = 3", "must be a table"),
         ("methods = [3]", r"\[\[methods\]\]"),
@@ -391,3 +396,71 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TextError, match="cannot be made"):
         results.claim(tmp_path / "file" / "x", {})
+
+
+def test_what_is_not_installed_is_asked_for_again(
+    model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    found, by_name = cells(plan(model, texts, methods=[{"method": "kv_compression", "adapters": ["none"]}]))
+    result = measure(found[0], by_name["book0"], tmp_path, threads=1)
+    assert result["status"] == "not applicable"
+    assert "pip install kvpress" in result["reason"]
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_text_that_has_changed_is_not_filed_under_the_old_one(model: Path, texts: Path, tmp_path: Path) -> None:
+    found, by_name = cells(plan(model, texts, methods=[{"adapters": ["other"]}]))
+    own, other = by_name["book0"], by_name["book1"]
+    for text, teacher in ((replace(own, content="x" * 500), other), (own, replace(other, content="x" * 500))):
+        with pytest.raises(TextError, match="has changed since"):
+            measure(found[-2], text, tmp_path, other=teacher, threads=1)
+
+
+def test_nothing_is_gone_on_with_that_another_model_began(model: Path, texts: Path, tmp_path: Path) -> None:
+    """Snapshots and adapters of weights that are no longer there are measured anew."""
+    found, by_name = cells(plan(model, texts, methods=[{"adapters": ["own"]}], texts=["book0"]))
+    cell, text = found[-1], by_name["book0"]
+    (tmp_path / "whole").mkdir()
+    expected = measure(cell, text, tmp_path / "whole", threads=1)
+    with pytest.raises(Stopped):
+        measure(cell, text, tmp_path, threads=1, stop=lambda: True)
+    part = next(tmp_path.glob("*.part"))
+    held = Snapshot.load(part)
+    for meta in ({**held.meta, "of": ["other weights", "1"]}, {k: v for k, v in held.meta.items() if k != "of"}):
+        replace(held, meta=meta).save(part)
+        result = measure(cell, text, tmp_path, threads=1)
+        assert (result["resumed"], result["nll"]) == (0, expected["nll"])
+        next(tmp_path.glob("*.json")).unlink()
+
+
+def test_a_teacher_is_another_text_and_has_something_to_teach(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "twins"
+    folder.mkdir()
+    for name, content in (("a", BOOK * 9), ("b", BOOK * 9), ("c", BOOK * 2), ("d", "Short.")):
+        (folder / f"{name}.txt").write_text(content)
+    found, by_name = cells(plan(model, folder, methods=[{"adapters": ["other"]}]))
+    taught = {c.text: c for c in found if c.adapter == "other"}
+    assert {name: c.other for name, c in taught.items()} == {"a": "c", "b": "c", "c": "d", "d": "a"}
+    with pytest.raises(OptionError, match="only one"):
+        plan(model, folder, methods=[{"adapters": ["other"]}], texts=["a", "b"]).cells([by_name["a"], by_name["b"]])
+    with pytest.raises(TextError, match="less than a chunk"):
+        measure(taught["c"], by_name["c"], tmp_path, other=by_name["d"], threads=1)
+    long = replace(taught["a"], other_tokens=5_000)
+    assert "has only" in measure(long, by_name["a"], tmp_path, other=by_name["c"], threads=1)["notes"][0]
+
+
+def test_predictions_that_are_no_numbers_fail_the_cell(model: Path, texts: Path, tmp_path: Path) -> None:
+    method = {"method": "dynamic_evaluation", "step_size": 0.9, "steps": 50, "adapters": ["none"]}
+    found, by_name = cells(plan(model, texts, methods=[method], texts=["book0"]))
+    with pytest.raises(ModelError, match="no numbers any more"):
+        measure(replace(found[0], dtype="float16"), by_name["book0"], tmp_path, threads=1)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_one_text_under_two_endings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
+        file.write("another")
+    with pytest.raises(OptionError, match="'a' twice"):
+        find_texts(str(tmp_path))

@@ -219,9 +219,17 @@ class Broken(Newest):
         raise ValueError("no attention weights here")
 
 
+class Pyramid(Newest):
+    """Keeps less in each layer than in the one before."""
+
+    def compress(self, module: Any, hidden: Any, keys: Any, values: Any, attentions: Any, kwargs: Any) -> Any:
+        keys, values = super().compress(module, hidden, keys, values, attentions, kwargs)
+        return keys[:, :, module.layer_idx :], values[:, :, module.layer_idx :]
+
+
 def _fake_kvpress(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = types.ModuleType("kvpress")
-    fake.Newest, fake.Broken = Newest, Broken  # type: ignore[attr-defined]
+    fake.Newest, fake.Broken, fake.Pyramid = Newest, Broken, Pyramid  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kvpress", fake)
 
 
@@ -251,6 +259,12 @@ def test_a_press_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_kvpress(monkeypatch)
     with pytest.raises(ModelError, match="Broken of kvpress fails on this model: no attention weights"):
         base_nlls(tiny_engine(), KvCompression("Broken", 3.0), config(**OFF))
+
+
+def test_presses_keep_as_much_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_kvpress(monkeypatch)
+    with pytest.raises(ModelError, match=r"keeps \[30, 31\] entries where 31 were asked for"):
+        base_nlls(tiny_engine(), KvCompression("Pyramid", 3.0), config(**OFF))
 
 
 def test_compression_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ if kind == "fails":
     sys.exit(2)
 if kind == "crashes":
     raise ZeroDivisionError("one over nothing")
+if kind == "ended":
+    sys.exit(130)
 if kind == "waits":
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
@@ -81,6 +83,22 @@ def test_cells_that_fail_leave_the_others_alone(run: Any, tmp_path: Path) -> Non
     assert "ZeroDivisionError: one over nothing" in jobs["crashes"].reason
     starts = {text: (tmp_path / f"{text}.starts").read_text().count("\n") for text in jobs}
     assert starts == {"fails": 1, "killed": 2, "crashes": 2, "once": 2, "fine": 1}
+
+
+def test_a_worker_that_somebody_else_ended_has_not_stopped_by_itself(run: Any) -> None:
+    """It says that it was told to stop, but not by us; and what was said of its first start is forgotten."""
+    job = run(["ended"])["ended"]
+    assert (job.state, job.attempts) == ("failed", 2)
+    assert "exit code 130" in job.reason
+    again = run(["once"])["once"]
+    assert (again.state, again.reason) == ("not applicable", "it is a play")
+    assert again.seconds >= 0
+
+
+def test_what_a_killed_process_was_writing_is_tidied_away(run: Any, tmp_path: Path) -> None:
+    (tmp_path / ".templora-torn").write_text("half of a snapsh")
+    run(["fine"])
+    assert not (tmp_path / ".templora-torn").exists()
 
 
 def test_what_is_there_is_not_measured_again(run: Any, tmp_path: Path) -> None:

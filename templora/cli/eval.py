@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from templora.cli.console import Console, bar, clock
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import print_out
 from templora.cli.options import config_options, split_config
-from templora.errors import TemploraError
+from templora.errors import OptionError, TemploraError
 
 if TYPE_CHECKING:
     from templora.evals.plan import Plan
@@ -82,21 +83,24 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
     if options["tokens"] is not None:
         changes["tokens"] = parse_tokens(options["tokens"])
     if options["texts"] is not None:
-        changes["texts"] = _names(options["texts"])
+        changes["texts"] = _names("texts", options["texts"])
     if options["models"]:
         changes["models"] = options["models"]
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
     changes["config"] = {**plan.config, **recipe, **given}
-    adapters = {"adapters": _names(options["adapters"])} if options["adapters"] else {}
+    adapters = {"adapters": _names("adapters", options["adapters"])} if options["adapters"] else {}
     if options["methods"]:
         changes["methods"] = [{"method": name, **adapters} for name in options["methods"]]
     elif adapters:
         changes["methods"] = [{**table, **adapters} for table in plan.methods]
-    return plan.smaller(changes)
+    return dataclasses.replace(plan, **changes)
 
 
-def _names(value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
+def _names(option: str, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise OptionError(option, f"{value!r} names none")
+    return names
 
 
 def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]) -> None:
@@ -114,6 +118,16 @@ def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]
             rest = f"{clock(left)} left" if left is not None else "time left not yet known"
             console.status(f"{bar(ended, len(jobs), 12)} {ended}/{len(jobs)} cells · {rest} · " + " | ".join(now))
 
+        told = False
+
+        def stopping() -> bool:
+            nonlocal told
+            stop = stop_signals.received is not None
+            if stop and not told:
+                told = True
+                console.line("stopping: what is being measured is kept")
+            return stop
+
         stop_signals.mode = "later"  # workers are told, and what they have is kept
         runner = Runner(
             cells,
@@ -123,7 +137,7 @@ def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]
             threads=options["threads"],
             device=options["device"],
             show=show,
-            stopping=lambda: stop_signals.received is not None,
+            stopping=stopping,
         )
         known = sum((folder / f"{cell.key}.json").exists() for cell in cells)
         console.line(f"{len(cells)} cells, {known} of them measured before; results go to {folder}")

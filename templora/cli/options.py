@@ -119,5 +119,11 @@ def check_early(recipe_name: str, given: dict[str, Any]) -> None:
 
 
 def as_flag(error: OptionError) -> str:
-    """The error in the command line's words: the flag in place of the field."""
-    return f"{flag_name(error.option)}: {error.problem}"
+    """The error in the command line's words: the flag in place of the field, where there is one."""
+    from templora.cli.main import cli
+
+    context = click.Context(cli)
+    commands = [cli.get_command(context, name) for name in cli.list_commands(context)]
+    flags = {flag for command in commands if command for p in command.params for flag in p.opts}
+    flag = flag_name(error.option)
+    return f"{flag if flag in flags else error.option}: {error.problem}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from templora.config import TempLoraConfig
 from templora.evals.cell import Cell
-from templora.evals.results import DONE
+from templora.evals.results import DONE, ResultError
 from templora.evals.statistics import Pair, change, interval
 from templora.recipes import recipe
 
@@ -63,7 +63,7 @@ class Group:
         """A text's NLL beside that of `base` (else this one's own) over the same tokens; None if one is missing."""
         base = base or self.base
         ours, other = self.results.get(text), base.results.get(text) if base else None
-        if ours is None or other is None or other["tokens"] != ours["tokens"]:
+        if ours is None or other is None or _read(ours) != _read(other):
             return None
         return Pair(other["nll"], ours["nll"], ours["tokens"])
 
@@ -71,6 +71,13 @@ class Group:
     def pairs(self) -> list[Pair]:
         """Each text with its base; texts that only one of them has are left out."""
         return [p for text in self.results if (p := self.pair(text))]
+
+    @property
+    def compared(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The chunks behind `pairs`: the base's, and these."""
+        texts = [text for text in self.results if self.pair(text)]
+        base = self.base.results if self.base else {}
+        return [c for t in texts for c in base[t]["chunks"]], [c for t in texts for c in self.results[t]["chunks"]]
 
     @property
     def change(self) -> float | None:
@@ -81,13 +88,28 @@ class Group:
         return interval(self.pairs)
 
 
+def _read(result: Result) -> tuple[Any, ...]:
+    """What must be the same of two results that are compared."""
+    return result["tokens"], result["cell"]["text_sha256"], result.get("model", {}).get("sha256")
+
+
 def group(results: Iterable[Result]) -> list[Group]:
-    """Results by setting, each with its base where that was measured."""
+    """Results by setting, each with its base where that was measured.
+
+    Raises:
+        ResultError: two of them are of one setting and text: one of them is out of date.
+    """
     found: dict[str, Group] = {}
     for result in results:
         cell = Cell.from_dict(result["cell"])
         one = found.setdefault(cell.setting, Group(cell))
         if result["status"] == DONE:
+            if cell.text in one.results:
+                other = Cell.from_dict(one.results[cell.text]["cell"])
+                raise ResultError(
+                    f"{other.key}.json and {cell.key}.json are of one setting and text, but of another content of it "
+                    "or another text learnt before; delete the one that is out of date"
+                )
             one.results[cell.text] = result
         else:
             one.reason = result["reason"]
@@ -101,6 +123,30 @@ def differing(groups: Sequence[Group]) -> list[str]:
     """Fields of the config in which some of these differ."""
     configs = [g.cell.config.to_dict() for g in groups]
     return [name for name in configs[0] if any(c[name] != configs[0][name] for c in configs)] if configs else []
+
+
+def typical(groups: Sequence[Group]) -> Group | None:
+    """The one that stands for the others: most differ from it in one option, and it in few from the defaults."""
+    usual = TempLoraConfig().to_dict()
+
+    def close(one: Group) -> tuple[int, int]:
+        mine = one.cell.config.to_dict()
+        odd = sum(mine[name] != usual[name] for name in usual)
+        return sum(len(differing([one, other])) == 1 for other in groups) - odd, one.tokens
+
+    return max(groups, key=close, default=None)
+
+
+def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[str]:
+    """A label for each; those that would be alike say in what they differ."""
+    names = [label(g) for g in groups]
+    found = []
+    for g, name in zip(groups, names, strict=True):
+        alike = [o for o, other in zip(groups, names, strict=True) if other == name]
+        odd = [f"{field} {_value(getattr(g.cell.config, field))}" for field in differing(alike)]
+        odd += [str(getattr(g.cell, f)) for f in ("weights", "dtype") if len({getattr(o.cell, f) for o in alike}) > 1]
+        found.append(", ".join([name, *odd]))
+    return found
 
 
 def method_label(cell: Cell) -> str:

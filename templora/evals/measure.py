@@ -9,6 +9,7 @@ time: so what a kill may cost is a few seconds, and Ctrl-C nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import TextError
+from templora.errors import ModelError, TextError
 from templora.evals import results
 from templora.evals.cell import Cell
 from templora.evals.spans import Spans
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from templora.engine import Engine
     from templora.session import Session
+    from templora.snapshot import Snapshot
 
 # Told how far it is: (what is being done, tokens done, of how many).
 Progress = Callable[[str, int, int], None]
@@ -75,6 +77,12 @@ def measure(
     done = results.find(folder, cell)
     if done is not None:
         return done
+    for read, wanted in ((text, cell.text_sha256), (other, cell.other_sha256)):
+        if read and wanted and read.sha256 != wanted:
+            raise TextError(f"{read.name} has changed since this evaluation was begun; begin it again")
+    missing = cell.made.missing()
+    if missing:  # not written down: it may be installed next time
+        return results.not_applicable(cell, missing)
     progress("loading", 0, 1)
     if engine is None:
         from templora.loading import load
@@ -85,19 +93,20 @@ def measure(
     method = cell.made
     problem = method.problem(engine.model, cell.config)
     if problem:
-        return _write(folder, cell, results.not_applicable(cell, problem))
+        return results.write(folder, cell, results.not_applicable(cell, problem))
     spans = Spans(engine.tokenizer, text.content)
     ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
-    config, weights = cell.config, None
+    config, weights, notes = cell.config, None, []
     if cell.source.other:
         assert other is not None
-        weights = _learn_other(cell, other, folder, engine, progress, stop)
+        weights, note = _learn_other(cell, other, folder, engine, progress, stop)
+        notes += [note] if note else []
         config = config if cell.source.learns else replace(config, learning="off")
     lesson = cell.source.lesson(engine.tokenizer, config.seed) if cell.source.lesson else None
     with engine.session(config, method=method, lesson=lesson) as session:
         if weights is not None:
             session.use_adapter(weights)
-        run = _Run(session, folder / f"{cell.key}.part", stop)
+        run = _Run(session, folder / f"{cell.key}.part", _identity(engine), stop)
         opening = len(session.tokens)
         for _ in run.follow(ids, base=config.mixture or not cell.source.reads, adapted=cell.source.reads):
             progress("reading", len(session.tokens), len(ids) + opening)
@@ -107,12 +116,16 @@ def measure(
     for row in run.rows:
         row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
     words, many = sum(row["words"] for row in run.rows), sum(row["targets"] for row in run.rows)
-    notes = []
     if words and many / words > _TOKENS_A_WORD:
         notes.append(
             f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"
         )
     assert session.receipt is not None
+    clean = session.receipt.base_unchanged and session.receipt.discarded
+    if not clean:
+        notes.append(
+            "the model was not left as it was found: what was measured after this in the same process is wrong"
+        )
     result = results.of_run(
         cell,
         engine,
@@ -125,38 +138,62 @@ def measure(
         learning_rate=session.config.learning_rate if cell.source.reads else None,
         resumed=run.resumed,
         others=run.others,
-        clean=session.receipt.base_unchanged and session.receipt.discarded,
+        clean=clean,
+        fingerprint=session.receipt.fingerprint,
         notes=notes,
     )
-    written = _write(folder, cell, result)
+    written = results.write(folder, cell, result)
     run.path.unlink(missing_ok=True)
     return written
 
 
-def _write(folder: Path, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
-    results.write(folder, cell, result)
-    return result
+def _identity(engine: Engine) -> list[str]:
+    """What must be the same for a snapshot to be gone on from."""
+    return [engine.model.fingerprint(), engine.versions()["templora"]]
+
+
+def _held(path: Path, identity: list[str]) -> Snapshot | None:
+    """A snapshot of this identity, if there is one; another, or a damaged one, is deleted."""
+    from templora.snapshot import Snapshot
+
+    if not path.exists():
+        return None
+    try:
+        held = Snapshot.load(path)
+        if held.meta.get("of") == identity:
+            return held
+    except TextError:
+        pass
+    path.unlink(missing_ok=True)
+    return None
 
 
 def _learn_other(
     cell: Cell, text: Text, folder: Path, engine: Engine, progress: Progress, stop: Callable[[], bool]
-) -> torch.Tensor:
-    """An adapter that has learnt the first tokens of another text; kept in the folder for the cells that share it."""
+) -> tuple[torch.Tensor, str]:
+    """An adapter that has learnt the first tokens of another text, kept in the folder for the cells that share it; and
+    what is to be noted about it."""
     from templora.snapshot import Snapshot
 
     teacher = replace(cell, text=text.name, text_sha256=text.sha256, tokens=cell.other_tokens, adapter="own")
     path = folder / f"{teacher.key}.adapter"
-    if path.exists():
-        return Snapshot.load(path).tensors["weights"]
     ids = Spans(engine.tokenizer, text.content).ids[: cell.other_tokens]
+    short = f"{text.name}, which was to be learnt before, has only {len(ids):,} tokens"
+    if len(ids) < cell.config.chunk_size:
+        raise TextError(f"{short}, less than a chunk: it teaches nothing")
+    note = short if len(ids) < (cell.other_tokens or 0) else ""
+    identity = _identity(engine)
+    held = _held(path, identity)
+    if held is not None:
+        return held.tensors["weights"], note
     with engine.session(teacher.config, method=teacher.made) as session:
-        run = _Run(session, folder / f"{teacher.key}.{cell.text}.part", stop)
+        run = _Run(session, folder / f"{teacher.key}.{cell.text}.part", identity, stop)
         for _ in run.follow(ids, base=False, adapted=False):
             progress(f"learning {text.name}", len(session.tokens), len(ids))
         weights = session.adapter_weights()
-    Snapshot({"weights": weights}, {"cell": teacher.to_dict()}).save(path)
+    Snapshot({"weights": weights}, {"cell": teacher.to_dict(), "of": identity}).save(path)
     run.path.unlink(missing_ok=True)
-    return weights
+    return weights, note
 
 
 class _Run:
@@ -170,22 +207,16 @@ class _Run:
         resumed: how often it was gone on with.
     """
 
-    def __init__(self, session: Session, path: Path, stop: Callable[[], bool]) -> None:
+    def __init__(self, session: Session, path: Path, identity: list[str], stop: Callable[[], bool]) -> None:
         self.path = path
+        self._identity = identity
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.resumed = 0
         self._others: float | None = 0.0  # core-seconds
         self._session, self._stop = session, stop
-        self._held: Any = None
+        self._held = _held(path, identity)
         self._cost, self._saved = 0.0, time.perf_counter()
-        if path.exists():
-            from templora.snapshot import Snapshot
-
-            try:
-                self._held = Snapshot.load(path)
-            except TextError:  # it cannot be read: begin again
-                path.unlink(missing_ok=True)
 
     def follow(self, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
         """Reads `ids`; yields after each chunk."""
@@ -219,6 +250,11 @@ class _Run:
     def _take(self, event: Event) -> None:
         if isinstance(event, ChunkScored):
             nll = next(x for x in (event.mixed_nll, event.adapted_nll, event.base_nll, 0.0) if x is not None)
+            if not math.isfinite(nll):
+                raise ModelError(
+                    f"the predictions of tokens {event.start:,} to {event.end:,} are no numbers any more (NLL {nll}): "
+                    "a lower rate, or another dtype, may help"
+                )
             row: dict[str, Any] = {
                 "start": event.start,
                 "tokens": event.end - event.start,
@@ -245,7 +281,7 @@ class _Run:
             rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
             rows |= {"others": self._others, "done": done}
             try:
-                replace(taken, meta={**taken.meta, "run": rows}).save(self.path)
+                replace(taken, meta={**taken.meta, "run": rows, "of": self._identity}).save(self.path)
             except TextError:
                 if stopping:
                     raise

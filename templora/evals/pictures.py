@@ -72,10 +72,9 @@ def _running(group: Group, texts: Sequence[str]) -> tuple[list[int], list[float]
     assert group.base is not None
     gains: dict[int, list[float]] = {}
     for text in texts:
-        other = group.base.results.get(text)
-        if other is None:
+        if not group.pair(text):
             continue
-        for ours, base in zip(group.results[text]["chunks"], other["chunks"], strict=False):
+        for ours, base in zip(group.results[text]["chunks"], group.base.results[text]["chunks"], strict=True):
             entry = gains.setdefault(ours["start"] + ours["tokens"], [0.0, 0.0])
             entry[0] += ours["nll"] - base["nll"]
             entry[1] += ours["targets"]
@@ -91,8 +90,8 @@ def compatibility(pairs: Sequence[tuple[Group, Group]]) -> Any:
     """Perplexity of each method, without (grey) and with the adapter."""
     figure = _figure(8, 0.55 * len(pairs) + 1.2)
     axes = figure.subplots()
-    for row, (base, ours) in enumerate(reversed(pairs)):
-        a, b = (figures(g.chunks).perplexity or math.nan for g in (base, ours))
+    for row, (_, ours) in enumerate(reversed(pairs)):
+        a, b = (figures(chunks).perplexity or math.nan for chunks in ours.compared)
         axes.plot([a, b], [row, row], color=_BASE, linewidth=2, zorder=1)
         axes.scatter([a], [row], color=_BASE, s=50, zorder=2, label="without" if row == 0 else None)
         axes.scatter([b], [row], color=_OURS, s=50, zorder=2, label="with the adapter" if row == 0 else None)
@@ -114,7 +113,8 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
         memory = g.most("peak_memory_bytes") / 1e9
         for axes, x in ((left, compute), (right, memory)):
             axes.scatter([x], [value], color=colour, s=60, zorder=2, label=name)
-            short = f"{g.cell.config.window:,}" + (" + adapter" if g is main else "")
+            other = "" if g.cell.method == "sliding_window" else f"{g.cell.method.replace('_', ' ')} "
+            short = f"{other}{g.cell.config.window:,}" + (" + adapter" if g is main else "")
             axes.annotate(short, (x, value), xytext=(6, 4), textcoords="offset points", fontsize="small")
     left.set(xlabel="TFLOP per 1,000 tokens", ylabel="perplexity")
     right.set(xlabel="peak memory (GB)")

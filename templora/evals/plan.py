@@ -45,6 +45,11 @@ else:
     import tomli as tomllib
 
 _KEYS = ("task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep")
+_KINDS = {
+    "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
+    "methods": list,
+}  # fmt: skip
+_WORDS = {str: "string", int: "whole number", dict: "table", list: "list"}
 _FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
 
 
@@ -53,14 +58,12 @@ class Plan:
     """An evaluation, as it is asked for.
 
     Args:
-        name: for people.
         task, books, texts, tokens, models, other_tokens, weights, dtype: as in the file.
         config: options of every cell, `recipe` among them.
         methods: a table for each.
         sweep: values by option.
     """
 
-    name: str = "eval"
     task: str = "pg19"
     books: str | None = None
     texts: Sequence[str] = ()
@@ -81,7 +84,7 @@ class Plan:
         if self.other_tokens < 2:
             raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
         if not self.models:
-            raise OptionError("models", "must name at least one")
+            raise OptionError("model", "must name at least one")
         if not self.methods:
             raise OptionError("methods", "must name at least one")
 
@@ -109,10 +112,13 @@ class Plan:
         cells: dict[str, Cell] = {}
         for model, method, options, adapter, config in asked:
             other = adapter_source(adapter).other
-            if other and len(texts) < 2:
-                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
             for i, text in enumerate(texts):
-                teacher = texts[(i + 1) % len(texts)]
+                # The next one that is not this one again under another name.
+                following = [*texts[i + 1 :], *texts[:i]]
+                teacher = next((t for t in following if t.sha256 != text.sha256), None)
+                if other and teacher is None:
+                    raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+                teacher = teacher or text
                 cell = Cell(
                     self.task, text.name, text.sha256, self.tokens, model, method, adapter, config, options,
                     self.weights, self.dtype, teacher.name, teacher.sha256, self.other_tokens,
@@ -154,14 +160,10 @@ class Plan:
                 found += self._settings(table)
         return found
 
-    def smaller(self, changes: Mapping[str, Any]) -> Plan:
-        """The same plan with some of it said differently."""
-        return dataclasses.replace(self, **changes)
-
 
 def _strings(name: str, value: Any) -> list[str]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) for v in values):
         raise OptionError(name, f"must be a list of names, not {value!r}")
     return list(values)
 
@@ -203,12 +205,12 @@ def read_plan(name: str) -> Plan:
     for key in ("texts", "models"):
         if key in values:
             values[key] = _strings(key, values[key])
-    for key, kind in (("config", dict), ("sweep", dict), ("methods", list), ("other_tokens", int)):
+    for key, kind in _KINDS.items():
         if key in values and not isinstance(values[key], kind):
-            raise OptionError(key, f"{name}: must be a {'table' if kind is dict else kind.__name__}")
+            raise OptionError(key, f"{name}: must be a {_WORDS[kind]}")
     if not all(isinstance(table, dict) for table in values.get("methods", [])):
         raise OptionError("methods", f"{name}: write each as [[methods]]")
-    return Plan(name=Path(name).stem, **values)
+    return Plan(**values)
 
 
 def parse_tokens(value: Any) -> int | None:

@@ -43,8 +43,11 @@ def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
     found = []
     for model in tables.models(groups):
         own = tables.of_model(groups, model)
-        prefix = f"{model}: " if len(tables.models(groups)) > 1 else ""
-        found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in _of_model(own, _slug(model))]
+        names = tables.models(groups)
+        prefix = f"{model}: " if len(names) > 1 else ""
+        alike = sum(_slug(name) == _slug(model) for name in names) > 1
+        slug = f"{_slug(model)}-{names.index(model) + 1}" if alike else _slug(model)
+        found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in _of_model(own, slug)]
     notes = _notes(results)
     about = [_provenance(results), *([notes] if notes.rows else [])]
     found.append(Section("How it was measured", tables.counted(groups), about))
@@ -65,25 +68,26 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
         )
         assert main.base is not None
         same = [g for g in groups if g.cell.bare.setting == main.base.cell.setting]
-        same.sort(key=lambda g: (g.cell.source.reads, g.cell.adapter != "own", len(recipe_label(g.cell.config))))
+        same.sort(key=lambda g: (g.cell.source.reads, g is not main, g.cell.adapter != "own"))
         swept = tables.sweeps(groups, main)
         in_sweeps = {id(g) for s in swept for _, g in s.points} - {id(main)}
         shown = [g for g in same if id(g) not in in_sweeps and g.results]
         with_adapter = [g for g in shown if g.pairs]
         found.append(Section("Memory or manner", "", [tables.adapters(shown), tables.by_text(with_adapter)]))
-    both = tables.with_and_without(groups)
-    methods = {g.cell.bare.setting for g in groups}
-    if len(methods) > 1:
-        table = tables.compatibility(groups)
+    # Other chunks and caches are a matter of sweeps, not of methods.
+    usual = [g for g in groups if main is None or _sizes(g) == _sizes(main)]
+    both = tables.with_and_without(usual)
+    if len({g.cell.bare.setting for g in usual}) > 1:
+        table = tables.compatibility(usual)
         if len(table.rows) > 1:
             plots = [(f"{slug}-methods", "Each method without and with the adapter", pictures.compatibility(both))]
             found.append(Section("Other methods", "", [table], plots if both else []))
     if main is not None:
-        bare = [g for g in groups if not g.cell.source.reads and set(main.results) <= set(g.results)]
-        longer = [g for g in bare if g.cell.config.window != main.cell.config.window]
-        if longer:
+        whole = [g for g in usual if set(main.results) <= set(g.results)]
+        bare = [g for g in whole if not g.cell.source.reads]
+        if any(g.cell.config.window != main.cell.config.window for g in bare):
             plot = (f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))
-            found.append(Section("What it costs", "", [tables.efficiency(groups, main)], [plot]))
+            found.append(Section("What it costs", "", [tables.efficiency(whole, main)], [plot]))
         if swept:
             plots = [(f"{slug}-{s.option}", f"Sensitivity: {s.option}", pictures.sweep(s)) for s in swept]
             found.append(Section("Sensitivity", "", [s.table() for s in swept], plots))
@@ -91,6 +95,10 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
     if with_adapter:
         found.append(Section("Harm", "", [tables.harm(with_adapter)]))
     return found
+
+
+def _sizes(group: Group) -> tuple[int, int]:
+    return group.cell.config.chunk_size, group.cell.config.cache_reuse
 
 
 def headline(main: Group) -> str:
@@ -125,8 +133,8 @@ def _provenance(results: Sequence[dict[str, Any]]) -> Table:
 
 def _notes(results: Sequence[dict[str, Any]]) -> Table:
     """What the results themselves say that a reader should know."""
-    said = dict.fromkeys((r["cell"]["text"], note) for r in results for note in r.get("notes", ()))
-    return Table("Notes", ["text", "note"], [list(pair) for pair in said])
+    said = dict.fromkeys((r["cell"]["text"], r["cell"]["model"], note) for r in results for note in r.get("notes", ()))
+    return Table("Notes", ["text", "model", "note"], [list(row) for row in said])
 
 
 def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str) -> list[Path]:

@@ -43,6 +43,7 @@ def of_run(
     resumed: int,
     others: float | None,
     clean: bool,
+    fingerprint: str,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The document of a cell that was measured.
@@ -77,7 +78,7 @@ def of_run(
             "architecture": type(engine.model.module).__name__,
             "dtype": str(engine.model.dtype).removeprefix("torch."),
             "positions": engine.model.max_positions,
-            "sha256": engine.model.fingerprint(),
+            "sha256": fingerprint,
         },
         "device": describe_device(engine.model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},
@@ -90,13 +91,14 @@ def not_applicable(cell: Cell, reason: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "status": NOT_APPLICABLE, "cell": cell.to_dict(), "reason": reason}
 
 
-def write(folder: Path, cell: Cell, result: dict[str, Any]) -> None:
-    """Writes a result so that a reader sees all of it or nothing.
+def write(folder: Path, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    """Writes a result so that a reader sees all of it or nothing, and returns it.
 
     Raises:
         TextError: it cannot be written.
     """
     write_json(folder / f"{cell.key}.json", result)
+    return result
 
 
 def find(folder: Path, cell: Cell) -> dict[str, Any] | None:
@@ -124,7 +126,8 @@ def read(path: Path) -> dict[str, Any]:
     if result["schema"] != SCHEMA:
         other = "an older" if isinstance(result["schema"], int) and result["schema"] < SCHEMA else "another"
         raise ResultError(
-            f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); run its cell again"
+            f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); delete it and measure it "
+            "again"
         )
     try:
         unsaid = sorted(f.name for f in fields(TempLoraConfig) if f.name not in result["cell"]["config"])

@@ -24,6 +24,7 @@ from typing import IO, Any
 from templora.errors import TextError
 from templora.evals import results
 from templora.evals.cell import Cell
+from templora.threads import cores_here
 
 # Times a worker is started for one cell.
 _ATTEMPTS = 2
@@ -141,9 +142,10 @@ class Runner:
     def _start(self, job: Job) -> None:
         job.attempts += 1
         job.state, job.at, job._began, job.first = "running", "starting", 0.0, None
+        job._ended, job.reason = 0.0, ""
         threads = self._threads
         if threads == "auto" and self._most > 1:
-            threads = str(max(1, len(os.sched_getaffinity(0)) // self._most))
+            threads = str(max(1, cores_here() // self._most))
         order = {
             "cell": job.cell.to_dict(),
             "books": self._books,
@@ -204,9 +206,9 @@ class Runner:
             job.state, job.result = job._status, results.find(self._folder, job.cell)
         elif code == 2 and job.reason:
             job.state = "failed"
-        elif code == 130:
+        elif self._stopping():
             job.state = "stopped"
-        elif job.attempts < _ATTEMPTS and not self._stopping():
+        elif job.attempts < _ATTEMPTS:
             job.state, job.reason = "waiting", f"its process {_how(code)}; it goes on from its last snapshot"
         else:
             job.state, job.reason = "failed", f"its process {_how(code)}{': ' + said if said else ''}"
@@ -289,6 +291,10 @@ def _alone(folder: Path) -> Any:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise TextError(f"{folder}: another evaluation is running there") from error
+        except OSError:
+            pass  # a file system without locks
+        for torn in folder.glob(".templora-*"):  # of a process that was killed while it wrote
+            torn.unlink(missing_ok=True)
         yield

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from templora.evals.groups import Group, differing, method_label, recipe_label
-from templora.evals.results import DONE
+from templora.evals.groups import Group, differing, method_label, recipe_label, told_apart, typical
 from templora.evals.statistics import Bucket, Pair, buckets, change, figures, interval
 from templora.methods.adapters import SOURCES
 
@@ -66,10 +65,8 @@ def of_model(groups: Sequence[Group], model: str) -> list[Group]:
 
 
 def main_group(groups: Sequence[Group]) -> Group | None:
-    """The setting that stands for Temp-LoRA: its own adapter over a sliding window, nearest to the default recipe."""
-    own = [g for g in groups if g.cell.adapter == "own" and g.cell.method == "sliding_window" and g.pairs]
-    key = lambda g: (len(recipe_label(g.cell.config)), not g.cell.config.mixture, -g.tokens)  # noqa: E731
-    return min(own, key=key, default=None)
+    """The setting that stands for Temp-LoRA: its own adapter over a sliding window."""
+    return typical([g for g in groups if g.cell.adapter == "own" and g.cell.method == "sliding_window" and g.pairs])
 
 
 def by_position(group: Group) -> Table:
@@ -81,7 +78,7 @@ def by_position(group: Group) -> Table:
 def by_length(group: Group) -> Table:
     """Perplexity by the length of the whole text, of which a run may have read only the beginning."""
     lengths = {text: int(r["text_tokens"]) for text, r in group.results.items()}
-    return _bucketed("By length of the whole text", group, buckets(max(lengths.values())), lambda t, _: lengths[t])
+    return _bucketed("By length of the whole text", group, buckets(max(lengths.values()) + 1), lambda t, _: lengths[t])
 
 
 def _bucketed(title: str, group: Group, into: Sequence[Bucket], where: Callable[[str, dict[str, float]], int]) -> Table:
@@ -115,9 +112,9 @@ def by_text(groups: Sequence[Group]) -> Table:
     """Each text on its own, under each setting with an adapter."""
     texts = sorted({text for g in groups for text in g.results})
     table = Table("Text by text", ["", *texts, "all"], note="Change of perplexity against the same without an adapter.")
-    for g in groups:
+    for g, name in zip(groups, told_apart(groups, _adapter_label), strict=True):
         cells = [percent(change([p])) if (p := g.pair(text)) else "–" for text in texts]
-        table.rows.append([_adapter_label(g), *cells, _sure(g.pairs)])
+        table.rows.append([name, *cells, _sure(g.pairs)])
     return table
 
 
@@ -130,13 +127,12 @@ def _adapter_label(group: Group) -> str:
 
 def definitions(group: Group) -> Table:
     """All definitions of perplexity side by side, since papers differ in which they print."""
-    assert group.base is not None
     table = Table(
         "All definitions of perplexity",
         ["", "per token", "mean of chunks (the paper's scripts)", "per word (PG19)", "bits per byte"],
         note="Per token is exp(total NLL / tokens), the standard. The mean of chunks is never below it.",
     )
-    found = [figures(g.chunks) for g in (group.base, group)]
+    found = [figures(chunks) for chunks in group.compared]
     for name, f in zip(("base", "with the adapter"), found, strict=True):
         table.rows.append([
             name, number(f.perplexity, 3), number(f.mean_chunk_perplexity, 3), number(f.word_perplexity),
@@ -155,11 +151,12 @@ def adapters(groups: Sequence[Group]) -> Table:
     table = Table(
         "What the adapter has learnt",
         ["", "texts", "perplexity", "change", "learning TFLOP", "all TFLOP"],
-        note="TFLOP are per 1,000 tokens read. What an adapter of another text gains is manner, not memory.",
+        note="TFLOP are per 1,000 tokens read; what it took to learn another text is not among them. What an adapter "
+        "of another text gains is manner, not memory.",
     )
-    for g in groups:
+    for g, name in zip(groups, told_apart(groups, _adapter_label), strict=True):
         table.rows.append([
-            _adapter_label(g), str(len(g.results)), number(figures(g.chunks).perplexity, 3),
+            name, str(len(g.results)), number(figures(g.chunks).perplexity, 3),
             _sure(g.pairs) if g.cell.source.reads else "", number(_per_thousand(g, "learn")),
             number(_per_thousand(g, "all")),
         ])  # fmt: skip
@@ -171,13 +168,9 @@ def _per_thousand(group: Group, part: str) -> float | None:
 
 
 def with_and_without(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
-    """Each way to keep the context, and the same with its own adapter: of several recipes the most usual."""
-    found = []
-    for g in groups:
-        ours = [o for o in groups if o.cell.adapter == "own" and o.base is g and o.results]
-        if ours:
-            found.append((g, min(ours, key=lambda o: len(recipe_label(o.cell.config)))))
-    return found
+    """Each way to keep the context, and the same with its own adapter: of several recipes the typical one."""
+    own = [(g, typical([o for o in groups if o.cell.adapter == "own" and o.base is g and o.pairs])) for g in groups]
+    return [(g, ours) for g, ours in own if ours]
 
 
 def compatibility(groups: Sequence[Group]) -> Table:
@@ -187,10 +180,13 @@ def compatibility(groups: Sequence[Group]) -> Table:
         ["", "texts", "without", "with", "change", "TFLOP without", "with", "seconds without", "with", "memory with"],
         note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile); memory is the process's peak.",
     )
-    for g, o in with_and_without(groups):
+    both = with_and_without(groups)
+    names = told_apart([g for g, _ in both], lambda g: method_label(g.cell))
+    for name, (g, o) in zip(names, both, strict=True):
+        without, with_it = (figures(chunks).perplexity for chunks in o.compared)
         table.rows.append([
-            method_label(g.cell), str(len(o.pairs)), number(figures(g.chunks).perplexity, 3),
-            number(figures(o.chunks).perplexity, 3), _sure(o.pairs), number(_per_thousand(g, "all")),
+            name, str(len(o.pairs)), number(without, 3), number(with_it, 3), _sure(o.pairs),
+            number(_per_thousand(g, "all")),
             number(_per_thousand(o, "all")), _seconds(g), _seconds(o), _gigabytes(o.most("peak_memory_bytes")),
         ])  # fmt: skip
     for g in groups:
@@ -257,10 +253,10 @@ class Sweep:
             [self.option, "texts", "base", "with the adapter", "change", "learning TFLOP", "all TFLOP", "seconds"],
         )
         for value, g in self.points:
-            assert g.base is not None
+            base, ours = (figures(chunks).perplexity for chunks in g.compared)
             table.rows.append([
-                value, str(len(g.pairs)), number(figures(g.base.chunks).perplexity, 3),
-                number(figures(g.chunks).perplexity, 3), _sure(g.pairs), number(_per_thousand(g, "learn")),
+                value, str(len(g.pairs)), number(base, 3), number(ours, 3), _sure(g.pairs),
+                number(_per_thousand(g, "learn")),
                 number(_per_thousand(g, "all")), _seconds(g),
             ])  # fmt: skip
         return table
@@ -287,9 +283,11 @@ def _option(group: Group, option: str) -> str:
     value = getattr(group.cell.config, option)
     if option == "train_context" and value is None:
         value = group.cell.config.learn_context
+    if option == "learning_rate" and value is None:  # the rule's
+        value = next(iter(group.results.values()))["learning_rate"]
     if isinstance(value, tuple):
         return ", ".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _order(group: Group, option: str) -> tuple[int, float, str]:
@@ -307,6 +305,8 @@ def harm(groups: Sequence[Group]) -> Table:
         ["", "text", "change of total loss", "change of perplexity"],
         note="The ten worst of all settings and texts. A change of total loss above +1 % would be harm.",
     )
+    labels = told_apart(groups, lambda g: f"{g.cell.model}: {method_label(g.cell)}; {_adapter_label(g)}")
+    names = {id(g): name for g, name in zip(groups, labels, strict=True)}
     found = []
     for g in groups:
         for text in g.results:
@@ -314,7 +314,7 @@ def harm(groups: Sequence[Group]) -> Table:
             if pair and pair.base > 0:
                 found.append((pair.ours / pair.base - 1, g, text, pair))
     for loss, g, text, pair in sorted(found, key=lambda f: -f[0])[:10]:
-        name = f"{g.cell.model}: {method_label(g.cell)}; {_adapter_label(g)}"
+        name = names[id(g)]
         table.rows.append([name, text, percent(loss), percent(change([pair]))])
     return table
 
@@ -324,4 +324,4 @@ def counted(groups: Sequence[Group]) -> str:
     texts = {t for g in groups for t in g.results}
     cells = sum(len(g.results) for g in groups)
     tokens = sum(g.tokens for g in groups)
-    return f"{cells} cells, {len(texts)} texts, {tokens:,} tokens read; status of each: {DONE} or not applicable."
+    return f"{cells} cells, {len(texts)} texts, {tokens:,} tokens read."

@@ -51,7 +51,11 @@ def find_texts(source: str, names: Sequence[str] = ()) -> list[Text]:
         files = sorted(p for p in folder.iterdir() if p.name.endswith(ENDINGS) and p.is_file())
     except (OSError, ValueError) as error:
         raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    by_name = {_stem(p): p for p in files}
+    by_name: dict[str, Path] = {}
+    for path in files:
+        twin = by_name.setdefault(_stem(path), path)
+        if twin is not path:
+            raise OptionError("books", f"{source} holds {_stem(path)!r} twice: {twin.name} and {path.name}")
     if not by_name:
         raise OptionError("books", f"{source} holds no text ({', '.join(ENDINGS)})")
     return [Text(name, read_text(str(by_name[name]))) for name in _chosen(names, list(by_name))]
@@ -61,7 +65,7 @@ def _chosen(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
     for name in names:
         if name not in known:
             raise OptionError("texts", f"there is no text {name!r}; {nearest(name, known)}")
-    return names or known
+    return list(dict.fromkeys(names)) or known
 
 
 def _stem(path: Path) -> str:
@@ -76,7 +80,10 @@ def _from_hub(name: str, names: Sequence[str]) -> list[Text]:
         raise OptionError("books", "a dataset of the hub needs the datasets package: pip install datasets") from error
     try:
         rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split="test")
-        found = {str(row.get("short_book_title") or i): str(row["text"]) for i, row in enumerate(rows)}
+        found: dict[str, str] = {}
+        for i, row in enumerate(rows):
+            title = str(row.get("short_book_title") or i)
+            found[f"{title} ({i})" if title in found else title] = str(row["text"])
     except Exception as error:  # whatever comes up between here and the hub
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TextError(f"{HUB}{name}: no texts could be had: {said}") from error

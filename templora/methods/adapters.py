@@ -77,5 +77,5 @@ SOURCES = {
 def adapter_source(name: str) -> AdapterSource:
     """Raises `OptionError` for an unknown name; says which is nearest."""
     if name not in SOURCES:
-        raise OptionError("adapter", f"unknown {name!r}; {nearest(name, SOURCES)}")
+        raise OptionError("adapters", f"unknown {name!r}; {nearest(name, SOURCES)}")
     return SOURCES[name]

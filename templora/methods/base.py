@@ -60,6 +60,10 @@ class Method:
     def options(self) -> dict[str, Any]:
         return asdict(self)
 
+    def missing(self) -> str | None:
+        """What it needs that is not installed; None if nothing."""
+        return None
+
     def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
         """Why this model cannot do it with this config; None if it can."""
         if config.window > self.positions(model):

@@ -43,11 +43,18 @@ class KvCompression(Method):
         if not 1 < self.factor <= 64:
             raise OptionError("factor", f"must be above 1 and at most 64, not {self.factor}")
 
-    def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
+    def missing(self) -> str | None:
         try:
-            kvpress = importlib.import_module("kvpress")
+            importlib.import_module("kvpress")
         except ImportError as error:
             return f"kvpress cannot be imported here ({error}); pip install kvpress"
+        return None
+
+    def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
+        missing = self.missing()
+        if missing:
+            return missing
+        kvpress = importlib.import_module("kvpress")
         if not hasattr(kvpress, self.press):
             return f"kvpress has no press {self.press!r}"
         if not all(hasattr(layer, "self_attn") for layer in getattr(model.decoder, "layers", [None])):
@@ -91,15 +98,21 @@ class _Compressed(Memory):
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        # Presses round down what is left: half an entry more makes it exactly `room`.
-        press = self._make_press(compression_ratio=1 - (room + 0.5) / len(ids))
         reader.meter.count(self._model.shape.forward(len(ids), 0, 0, reader.adapter.weights))
         try:
+            # Presses round down what is left: half an entry more makes it exactly `room`.
+            press = self._make_press(compression_ratio=1 - (room + 0.5) / len(ids))
             with reader.adapter.bank.through(reader.route), _pressed(self._model, press):
                 self._model.hidden(ids, cache)
         except Exception as error:  # whatever a press stumbles over
             said = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(f"{self._method.press} of kvpress fails on this model: {said}") from error
+        kept = {layer.keys.shape[-2] for layer in cache.layers}
+        if kept != {room}:
+            raise ModelError(
+                f"{self._method.press} of kvpress keeps {sorted(kept)} entries where {room} were asked for; presses "
+                "that keep different numbers in different layers are not supported"
+            )
         return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
 
 
