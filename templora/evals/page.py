@@ -34,9 +34,9 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 table { border-collapse: collapse; width: 100%; font: .88rem/1.4 system-ui, sans-serif;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 13rem; }
-td.text { white-space: normal; text-align: left; color: var(--soft); }
+td.text:not(:first-child) { white-space: normal; text-align: left; color: var(--soft); }
 tr:last-child td { border-bottom: 0; } tr.strong td { font-weight: 700; } td.good { color: var(--accent); }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 1rem 0 0; flex: 1 1 20rem; max-width: 50rem; }
 figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; text-align: center; }

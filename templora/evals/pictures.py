@@ -115,7 +115,7 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
             axes.scatter([x], [value], color=colour, s=60, zorder=2, label=name)
             other = "" if g.cell.method == "sliding_window" else f"{g.cell.method.replace('_', ' ')} "
             short = f"{other}{g.cell.config.window:,}" + (" + adapter" if g is main else "")
-            axes.annotate(short, (x, value), xytext=(6, 4), textcoords="offset points", fontsize="small")
+            axes.annotate(short, (x, value), xytext=(0, 7), textcoords="offset points", fontsize="small", ha="center")
     left.set(xlabel="TFLOP per 1,000 tokens", ylabel="perplexity")
     right.set(xlabel="peak memory (GB)")
     for axes in (left, right):
