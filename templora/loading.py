@@ -56,14 +56,7 @@ def load(
         OptionError: a device, dtype or weights that is unknown or absent, or no number of threads.
     """
     began = time.perf_counter()
-    if dtype not in DTYPES:
-        raise OptionError("dtype", f"unknown {dtype!r}; {nearest(dtype, DTYPES)}")
-    if weights not in WEIGHTS:
-        raise OptionError("weights", f"unknown {weights!r}; {nearest(weights, WEIGHTS)}")
-    if weights == "bf16" and dtype not in ("auto", "bfloat16"):
-        raise OptionError("weights", f"bf16 does not go with --dtype {dtype}; leave out one of them")
-    count = _threads(threads)
-    found = find(model)
+    found, count = check(model, dtype, weights, threads)
     import torch
 
     where = find_device(device)
@@ -83,6 +76,23 @@ def load(
     engine.threads = count
     engine.load_seconds = time.perf_counter() - began
     return engine
+
+
+def check(
+    model: str | os.PathLike[str], dtype: str, weights: str, threads: int | str
+) -> tuple[BuiltinModel | Path | str, int | None]:
+    """What of `load`'s arguments can be judged before anything slow happens: where the model is, and the threads.
+
+    Raises:
+        As `load`.
+    """
+    if dtype not in DTYPES:
+        raise OptionError("dtype", f"unknown {dtype!r}; {nearest(dtype, DTYPES)}")
+    if weights not in WEIGHTS:
+        raise OptionError("weights", f"unknown {weights!r}; {nearest(weights, WEIGHTS)}")
+    if weights == "bf16" and dtype not in ("auto", "bfloat16"):
+        raise OptionError("weights", f"bf16 does not go with --dtype {dtype}; leave out one of them")
+    return find(model), _threads(threads)
 
 
 def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from evaluations import books, tiny_folder
 
 from templora.cli.eval import evaluate
+from templora.cli.options import as_flag
 from templora.cli.report import report
-from templora.errors import OptionError
+from templora.errors import ModelError, OptionError
 from templora.evals import results
 
 SIZES = ["--window", "64", "--chunk-size", "32", "--rank", "4", "--alpha", "4", "--tokens", "200"]
@@ -89,10 +90,13 @@ def test_flags_say_what_a_plan_would(place: Path, tmp_path: Path) -> None:
         (["--rank", "0"], "at least 1"),
         (["--other-tokens", "1"], "at least 2"),
         (["pg20"], "did you mean 'pg19'"),
+        (["--adapters", ","], "names none"),
+        (["--model", "./absent"], "no model './absent'"),
+        (["--weights", "int3"], "did you mean 'int8'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(more: list[str], said: str, place: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises((OptionError, ModelError), match=said):
         invoke(*command(place, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
@@ -124,3 +128,9 @@ def test_a_report_of_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(results.ResultError, match="no results"):
         runner.invoke(report, [str(tmp_path)], catch_exceptions=False)
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_errors_name_flags_that_there_are() -> None:
+    """A key of a plan's file has none."""
+    assert as_flag(OptionError("chunk_size", "odd")) == "--chunk-size: odd"
+    assert as_flag(OptionError("step_size", "odd")) == "step_size: odd"

@@ -60,8 +60,11 @@ def evaluate(**arguments: Any) -> None:
     """
     given, options = split_config(arguments)
     from templora.evals import results
+    from templora.loading import check
 
     plan = _plan(given, options)
+    for model in plan.models:
+        check(model, plan.dtype, plan.weights, options["threads"])
     texts = plan.find_texts()
     cells = plan.cells(texts)
     folder = Path(options["out"])
