@@ -120,6 +120,14 @@ def test_rows_that_would_look_alike_say_what_differs() -> None:
     assert "What the adapter has learnt" in sections_of
 
 
+def test_results_without_any_adapter_are_shown_too() -> None:
+    bare = [result("a", 2.0), result("a", 1.9, window=128)]
+    rows = next(s for s in sections(bare) if s.title == "Without an adapter").tables[0].rows
+    assert [row[:3] for row in rows] == [
+        ["sliding window, window 64", "1", f"{math.exp(2):.3f}"], ["sliding window, window 128", "1", "6.686"],
+    ]  # fmt: skip
+
+
 def test_models_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> None:
     two = [
         r

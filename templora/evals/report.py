@@ -77,7 +77,9 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
     # Other chunks and caches are a matter of sweeps, not of methods.
     usual = [g for g in groups if main is None or _sizes(g) == _sizes(main)]
     both = tables.with_and_without(usual)
-    if len({g.cell.bare.setting for g in usual}) > 1:
+    if not both and any(g.results for g in usual):
+        found.append(Section("Without an adapter", "", [tables.bare(usual)]))
+    elif len({g.cell.bare.setting for g in usual}) > 1:
         table = tables.compatibility(usual)
         if len(table.rows) > 1:
             plots = [(f"{slug}-methods", "Each method without and with the adapter", pictures.compatibility(both))]

@@ -240,6 +240,22 @@ def efficiency(groups: Sequence[Group], main: Group) -> Table:
     return table
 
 
+def bare(groups: Sequence[Group]) -> Table:
+    """Ways to keep the context that were measured without an adapter alone."""
+    table = Table(
+        "Each method",
+        ["", "texts", "perplexity", "TFLOP", "seconds", "peak memory", "keys and values"],
+        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile).",
+    )
+    shown = [g for g in groups if not g.cell.source.reads and g.results]
+    for g, name in zip(shown, told_apart(shown, lambda g: method_label(g.cell)), strict=True):
+        table.rows.append([
+            name, str(len(g.results)), number(figures(g.chunks).perplexity, 3), number(_per_thousand(g, "all")),
+            _seconds(g), _gigabytes(g.most("peak_memory_bytes")), f"{g.most('kv_bytes') / 1e6:.1f} MB",
+        ])  # fmt: skip
+    return table
+
+
 @dataclass
 class Sweep:
     """One option changed, everything else alike."""

@@ -33,14 +33,14 @@ class DynamicEvaluation(Method):
     """A sliding window over a model that learns the text with all of its weights.
 
     Args:
-        step_size: AdamW's learning rate.
+        step_size: AdamW's learning rate; the best of four on the embedded model (results/dynamic-evaluation).
         steps: on each chunk.
     """
 
     name: ClassVar[str] = "dynamic_evaluation"
     summary: ClassVar[str] = "a sliding window; the full weights learn each chunk after it was scored"
 
-    step_size: float = 2e-5
+    step_size: float = 1e-4
     steps: int = 1
 
     def __post_init__(self) -> None:
