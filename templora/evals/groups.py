@@ -116,7 +116,13 @@ def group(results: Iterable[Result]) -> list[Group]:
     for one in found.values():
         if one.cell.source.reads:
             one.base = found.get(one.cell.bare.setting)
-    return list(found.values())
+    return sorted(found.values(), key=_place)
+
+
+def _place(one: Group) -> tuple[Any, ...]:
+    """Where a setting stands in tables: the plain method first, then by name, options and window."""
+    cell = one.cell
+    return cell.method != "sliding_window", cell.method, tuple(cell.options.values()), cell.config.window
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
