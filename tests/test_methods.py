@@ -324,6 +324,9 @@ def test_shuffled_lessons_move_nothing_but_the_chunk() -> None:
         assert found == lesson(tokens, chunk)
     text = bytes(shuffled_sentences(tokenizer, 1)(tokens, chunk)).decode()
     assert all(sentence in text for sentence in ("One fine day.", " Two more!", " Three?", " And the rest"))
+    wrapped = list(b"One fine\nday in\nMay. CHAPTER\n\nTwo more\nof them!")
+    text = bytes(shuffled_sentences(tokenizer, 1)(wrapped, Chunk(0, 0, 0, len(wrapped)))).decode()
+    assert all(part in text for part in ("One fine\nday in\nMay.", " CHAPTER\n\n", "Two more\nof them!"))
 
 
 def test_a_lesson_is_what_is_learnt() -> None:

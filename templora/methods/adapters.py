@@ -39,12 +39,15 @@ def shuffled_sentences(tokenizer: Any, seed: int) -> Lesson:
     """Of each chunk, its sentences in another order: the same words in the same sentences, but no thread."""
 
     def lesson(tokens: Sequence[int], chunk: Chunk) -> list[int]:
-        ids = list(tokens[chunk.middle : chunk.end])
         sentences: list[list[int]] = [[]]
-        for token in ids:
+        read = ""
+        for token in tokens[chunk.middle : chunk.end]:
             sentences[-1].append(token)
-            if any(mark in tokenizer.decode([token]) for mark in ".!?\n。！？"):
+            text = tokenizer.decode([token])
+            # A line may end within a sentence, as in wrapped text; an empty one ends it.
+            if any(mark in text for mark in ".!?。！？") or "\n\n" in read[-1:] + text:
                 sentences.append([])
+            read = text
         random.Random(f"{seed} {chunk.index}").shuffle(sentences)
         return [*tokens[: chunk.middle], *(token for sentence in sentences for token in sentence)]
 
