@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from templora.evals.groups import Group, differing, method_label, recipe_label, told_apart, typical
 from templora.evals.statistics import Bucket, Pair, buckets, change, figures, interval
-from templora.methods.adapters import SOURCES
 
 # Fields that may be swept, in the order of the paper's section on parameters.
 SWEPT = (
@@ -119,10 +118,8 @@ def by_text(groups: Sequence[Group]) -> Table:
 
 
 def _adapter_label(group: Group) -> str:
-    cell = group.cell
-    name = {"none": "no adapter", "own": "own adapter", "other": "adapter of another text (control)"}.get(cell.adapter)
-    name = name or f"{cell.adapter} ({SOURCES[cell.adapter].summary.split(':')[0]})"
-    return f"{name}, {recipe_label(cell.config)}" if cell.source.reads else name
+    source = group.cell.source
+    return f"{source.label}, {recipe_label(group.cell.config)}" if source.reads else source.label
 
 
 def definitions(group: Group) -> Table:

@@ -21,6 +21,7 @@ class AdapterSource:
     """Where an adapter's weights come from.
 
     Args:
+        label: in tables.
         summary: one line for people.
         reads: whether the text is read through an adapter at all.
         learns: whether it learns the text as it is read.
@@ -28,6 +29,7 @@ class AdapterSource:
         lesson: (tokenizer, seed) -> what is learnt of a chunk; None: the chunk.
     """
 
+    label: str
     summary: str
     reads: bool = True
     learns: bool = True
@@ -66,14 +68,27 @@ def shuffled_tokens(tokenizer: Any, seed: int) -> Lesson:
 
 
 SOURCES = {
-    "none": AdapterSource("no adapter: the bare model", reads=False, learns=False),
-    "own": AdapterSource("Temp-LoRA: it learns each chunk of the text after it was scored"),
-    "other": AdapterSource("control: it has learnt another text, and nothing of this one", learns=False, other=True),
-    "other-then-own": AdapterSource("it has learnt another text, and goes on with this one", other=True),
-    "shuffled": AdapterSource(
-        "control: it learns each chunk with its sentences in another order", lesson=shuffled_sentences
+    "none": AdapterSource("no adapter", "no adapter: the bare model", reads=False, learns=False),
+    "own": AdapterSource("own adapter", "Temp-LoRA: it learns each chunk of the text after it was scored"),
+    "other": AdapterSource(
+        "adapter of another text (control)",
+        "control: it has learnt another text, and nothing of this one",
+        learns=False,
+        other=True,
     ),
-    "bag": AdapterSource("control: it learns each chunk with its tokens in another order", lesson=shuffled_tokens),
+    "other-then-own": AdapterSource(
+        "adapter of another text, then own", "it has learnt another text, and goes on with this one", other=True
+    ),
+    "shuffled": AdapterSource(
+        "own, its sentences shuffled (control)",
+        "control: it learns each chunk with its sentences in another order",
+        lesson=shuffled_sentences,
+    ),
+    "bag": AdapterSource(
+        "own, its tokens shuffled (control)",
+        "control: it learns each chunk with its tokens in another order",
+        lesson=shuffled_tokens,
+    ),
 }
 
 
