@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,27 @@ from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import print_out
 from templora.cli.options import config_options, split_config
 from templora.errors import OptionError, TemploraError
+from templora.methods import METHODS
+from templora.methods.adapters import SOURCES
 
 if TYPE_CHECKING:
     from templora.evals.plan import Plan
     from templora.evals.runner import Job
 
-EPILOG = """\b
+
+def _lines(described: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:20}{what}" for name, what in described.items())
+
+
+EPILOG = f"""\b
+Methods, how the context is kept:
+{_lines({name: what for name, (_, what) in METHODS.items()})}
+
+\b
+Adapters, what they have learnt:
+{_lines({name: source.summary for name, source in SOURCES.items()})}
+
+\b
 Examples:
   templora eval --books novels/ --tokens 20000 --out results/mine
   templora eval pg19 --books pg19/ --jobs 2 --out results/pg19

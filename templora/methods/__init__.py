@@ -14,12 +14,13 @@ from templora.errors import OptionError, nearest
 if TYPE_CHECKING:
     from templora.methods.base import Method
 
+# Name: class, and what it does.
 METHODS = {
-    "sliding_window": "SlidingWindow",
-    "attention_sinks": "AttentionSinks",
-    "extended_positions": "ExtendedPositions",
-    "kv_compression": "KvCompression",
-    "dynamic_evaluation": "DynamicEvaluation",
+    "sliding_window": ("SlidingWindow", "the last window of tokens, computed anew for each chunk"),
+    "attention_sinks": ("AttentionSinks", "the first four tokens and the last ones, computed once (StreamingLLM)"),
+    "extended_positions": ("ExtendedPositions", "windows beyond the model's own positions, by rope scaling"),
+    "kv_compression": ("KvCompression", "a longer context, compressed into the window's cache by KVPress"),
+    "dynamic_evaluation": ("DynamicEvaluation", "a sliding window; all weights learn each chunk once it is scored"),
 }
 
 
@@ -31,7 +32,7 @@ def make_method(name: str, **options: Any) -> Method:
     """
     if name not in METHODS:
         raise OptionError("method", f"unknown method {name!r}; {nearest(name, METHODS)}")
-    kind = getattr(importlib.import_module(f"templora.methods.{name}"), METHODS[name])
+    kind = getattr(importlib.import_module(f"templora.methods.{name}"), METHODS[name][0])
     known = {f.name: f for f in dataclasses.fields(kind)}
     for option, value in options.items():
         if option not in known:

@@ -28,7 +28,6 @@ class AttentionSinks(Method):
     """Keeps the first entries for ever, and the cache as it is."""
 
     name: ClassVar[str] = "attention_sinks"
-    summary: ClassVar[str] = "the first four tokens and the last ones, never computed again (StreamingLLM)"
 
     def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
         problem = super().problem(model, config)

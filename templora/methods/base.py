@@ -55,7 +55,6 @@ class Method:
     """How the text before a chunk is kept. Options are fields; their checks are in `__post_init__`."""
 
     name: ClassVar[str] = "sliding_window"
-    summary: ClassVar[str] = "the last window of tokens, computed anew for each chunk"
 
     def options(self) -> dict[str, Any]:
         return asdict(self)

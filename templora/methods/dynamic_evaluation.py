@@ -38,7 +38,6 @@ class DynamicEvaluation(Method):
     """
 
     name: ClassVar[str] = "dynamic_evaluation"
-    summary: ClassVar[str] = "a sliding window; the full weights learn each chunk after it was scored"
 
     step_size: float = 1e-4
     steps: int = 1

@@ -34,7 +34,6 @@ class ExtendedPositions(Method):
     """
 
     name: ClassVar[str] = "extended_positions"
-    summary: ClassVar[str] = "windows beyond the model's own positions, by scaling its rotary embedding"
 
     scaling: str = "yarn"
     factor: float = 2.0

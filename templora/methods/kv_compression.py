@@ -34,7 +34,6 @@ class KvCompression(Method):
     """
 
     name: ClassVar[str] = "kv_compression"
-    summary: ClassVar[str] = "a longer context, compressed into the window's cache by KVPress"
 
     press: str = "KnormPress"
     factor: float = 2.0
