@@ -147,6 +147,12 @@ class Session:
         self._alive()
         return self._adapted, self._base
 
+    @property
+    def learns_as_it_scores(self) -> bool:
+        """Whether the pass that scores a whole chunk is also the first one that learns it."""
+        self._alive()
+        return self._learner.reads and self._memory.rereads and not self._lesson
+
     # Verbs -----------------------------------------------------------------------------------------------------
 
     def absorb(self, text: str) -> None:
@@ -547,8 +553,7 @@ class Session:
         self._reading = None
         chunk, cache = replace(self._open_chunk(), end=len(tokens)), self._adapted.cache
         whole = first == chunk.first_target and chunk.end - chunk.middle == self.config.chunk_size
-        alike = self._learner.reads and self._memory.rereads and not self._lesson
-        if not (whole and alike and cache.served_version == self._served):
+        if not (whole and self.learns_as_it_scores and cache.served_version == self._served):
             return None
         return self._learner.read(tokens, chunk, cache)
 
