@@ -410,7 +410,8 @@ class Session:
             # AdamW's own counts of steps, like the generator's state, belong on the CPU.
             stay = ("generator", "step.")
             device = self._bank.device
-            tensors = {k: t if k.startswith(stay) else t.to(device) for k, t in snapshot.tensors.items()}
+            # Copies, since learning edits an adapter's state in place and the snapshot may be restored again.
+            tensors = {k: t if k.startswith(stay) else t.to(device, copy=True) for k, t in snapshot.tensors.items()}
             fresh = self._bank.state(self._slot)
             shapes = [tensors[name].shape for name in _STATE] if meta["version"] else []
             if meta["tokens"] != len(tokens) or any(shape != fresh.weights.shape for shape in shapes):

@@ -82,6 +82,19 @@ def test_a_snapshot_stays_as_it_was_while_the_session_goes_on() -> None:
         assert all(torch.equal(kept[name], tensor) for name, tensor in taken.tensors.items())
 
 
+def test_a_snapshot_can_be_gone_on_from_twice() -> None:
+    """Learning edits the adapter's state in place: the session's, not the snapshot's."""
+    with tiny_engine().session(config()) as session:
+        scores(session, IDS[:96])
+        taken, tokens = session.snapshot(), list(session.tokens)
+    after = []
+    for _ in range(2):
+        with tiny_engine().session(config()) as session:
+            session.restore(tokens, taken)
+            after.append(scores(session, IDS[96:]))
+    assert after[0] == after[1]
+
+
 def test_what_was_spent_goes_on_too() -> None:
     with tiny_engine().session(config()) as session:
         scores(session, IDS)

@@ -80,7 +80,8 @@ def measure(
     for read, wanted in ((text, cell.text_sha256), (other, cell.other_sha256)):
         if read and wanted and read.sha256 != wanted:
             raise TextError(f"{read.name} has changed since this evaluation was begun; begin it again")
-    missing = cell.made.missing()
+    method = cell.made
+    missing = method.missing()
     if missing:  # not written down: it may be installed next time
         return results.not_applicable(cell, missing)
     progress("loading", 0, 1)
@@ -90,23 +91,22 @@ def measure(
         engine = load(
             cell.model, weights=cell.weights, dtype=cell.dtype, threads=threads, device=device, plan=cell.config
         )
-    method = cell.made
     problem = method.problem(engine.model, cell.config)
     if problem:
         return results.write(folder, cell, results.not_applicable(cell, problem))
     spans = Spans(engine.tokenizer, text.content)
     ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
-    config, weights, notes = cell.config, None, []
+    config, weights, notes, identity = cell.config, None, [], _identity(engine)
     if cell.source.other:
         assert other is not None
-        weights, note = _learn_other(cell, other, folder, engine, progress, stop)
+        weights, note = _learn_other(cell, other, folder, engine, identity, progress, stop)
         notes += [note] if note else []
         config = config if cell.source.learns else replace(config, learning="off")
     lesson = cell.source.lesson(engine.tokenizer, config.seed) if cell.source.lesson else None
     with engine.session(config, method=method, lesson=lesson) as session:
         if weights is not None:
             session.use_adapter(weights)
-        run = _Run(session, folder / f"{cell.key}.part", _identity(engine), stop)
+        run = _Run(session, folder / f"{cell.key}.part", identity, stop)
         opening = len(session.tokens)
         for _ in run.follow(ids, base=config.mixture or not cell.source.reads, adapted=cell.source.reads):
             progress("reading", len(session.tokens), len(ids) + opening)
@@ -169,7 +169,13 @@ def _held(path: Path, identity: list[str]) -> Snapshot | None:
 
 
 def _learn_other(
-    cell: Cell, text: Text, folder: Path, engine: Engine, progress: Progress, stop: Callable[[], bool]
+    cell: Cell,
+    text: Text,
+    folder: Path,
+    engine: Engine,
+    identity: list[str],
+    progress: Progress,
+    stop: Callable[[], bool],
 ) -> tuple[torch.Tensor, str]:
     """An adapter that has learnt the first tokens of another text, kept in the folder for the cells that share it; and
     what is to be noted about it."""
@@ -182,7 +188,6 @@ def _learn_other(
     if len(ids) < cell.config.chunk_size:
         raise TextError(f"{short}, less than a chunk: it teaches nothing")
     note = short if len(ids) < (cell.other_tokens or 0) else ""
-    identity = _identity(engine)
     held = _held(path, identity)
     if held is not None:
         return held.tensors["weights"], note

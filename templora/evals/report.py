@@ -41,9 +41,9 @@ def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
     if not groups:
         raise ResultError("there are no results; run `templora eval` first")
     found = []
-    for model in tables.models(groups):
+    names = tables.models(groups)
+    for model in names:
         own = tables.of_model(groups, model)
-        names = tables.models(groups)
         prefix = f"{model}: " if len(names) > 1 else ""
         alike = sum(_slug(name) == _slug(model) for name in names) > 1
         slug = f"{_slug(model)}-{names.index(model) + 1}" if alike else _slug(model)

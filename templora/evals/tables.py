@@ -212,8 +212,9 @@ def efficiency(groups: Sequence[Group], main: Group) -> Table:
         note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity "
         "against the first row's.",
     )
-    cheaper = [g for g in groups if g.pairs and g is not main and set(differing([main, g])) == {"checkpointing"}]
-    cheaper = [g for g in cheaper if (g.cell.method, g.cell.adapter) == (main.cell.method, main.cell.adapter)]
+    kind = (main.cell.method, main.cell.adapter)
+    alike = [g for g in groups if g.pairs and (g.cell.method, g.cell.adapter) == kind]
+    cheaper = [g for g in alike if differing([main, g]) == ["checkpointing"]]
     rows = [
         main,
         *cheaper,
