@@ -124,6 +124,7 @@ def run(text: Any, tokens: int, threads: str) -> dict[str, Any]:
     ):
         for _ in session.score_ids(ids):
             pass
+    del base[len(chunks) :]  # the last chunk, if it was not full: nothing was learnt from it
     total = math.fsum(math.fsum(nll) for nll in base)
     targets = sum(len(t) for _, t in chunks)
     found = {}
@@ -131,9 +132,9 @@ def run(text: Any, tokens: int, threads: str) -> dict[str, Any]:
     for name, make in HEADS.items():
         head, mixture = make(weight), Mixture()
         alone, mixed = [], []
-        for (hidden, ids), by_base in zip(chunks, base, strict=True):
+        for (hidden, following), by_base in zip(chunks, base, strict=True):
             h = hidden.float()
-            nll = head.nll(h, h @ weight.T, torch.tensor(ids)).tolist()
+            nll = head.nll(h, h @ weight.T, torch.tensor(following)).tolist()
             alone.append(math.fsum(nll))
             mixed.append(math.fsum(mixture.nll(by_base, nll)))
         found[name] = {"adapted_nll": math.fsum(alone), "mixed_nll": math.fsum(mixed)}
