@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -155,6 +155,18 @@ class Session:
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
+    def encode(self, text: str, *, chat: bool = False) -> list[int]:
+        """The ids of a text that is given to this session; with `chat`, of the user's turn in the chat template.
+
+        Raises:
+            OptionError: the model has no chat template.
+            ModelError: model and tokenizer do not belong together.
+        """
+        self._alive()
+        ids = self._encode_chat(text) if chat else encode(self._tokenizer, text, special=False)
+        self._known(ids)
+        return ids
+
     def absorb(self, text: str) -> None:
         """Takes in a given text: learns every full chunk of it, keeps the rest as context."""
         for _ in self.absorb_events(text):
@@ -162,9 +174,11 @@ class Session:
 
     def absorb_events(self, text: str) -> Iterator[Event]:
         """`absorb`, yielding `ChunkLearned` and `Absorbed` as it goes."""
-        yield from self._absorb_ids(self._encode(text))
+        yield from self.absorb_ids(self.encode(text))
 
-    def _absorb_ids(self, ids: list[int]) -> Iterator[Event]:
+    def absorb_ids(self, ids: Sequence[int]) -> Iterator[Event]:
+        """`absorb_events` for a text that is tokens already."""
+        self._known(ids)
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
@@ -189,7 +203,7 @@ class Session:
 
     def score_events(self, text: str) -> Iterator[Event]:
         """`score`, yielding `ChunkScored`, `ChunkLearned` and `Absorbed` as it goes."""
-        yield from self.score_ids(self._encode(text))
+        yield from self.score_ids(self.encode(text))
 
     def score_ids(self, ids: Sequence[int], *, base: bool = True, adapted: bool = True) -> Iterator[Event]:
         """`score_events` for a text that is tokens already.
@@ -199,7 +213,7 @@ class Session:
             base, adapted: whose predictions are wanted. Leaving one out saves its passes; the other's stay the same.
                 The mixture needs both.
         """
-        self._known(list(ids))
+        self._known(ids)
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
@@ -233,6 +247,7 @@ class Session:
         stop_at_end: bool = False,
         chat: bool = False,
         score: bool = False,
+        again: Sequence[int] = (),
     ) -> Iterator[Event]:
         """Absorbs `prompt`, then writes up to `max_new_tokens` tokens, learning each chunk as it fills.
 
@@ -244,6 +259,8 @@ class Session:
                 `min_new_tokens` in transformers' `generate`).
             chat: put the prompt into the model's chat template, as the user's turn.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
+            again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
+                same, so that the random numbers after it are those of that run.
 
         Yields:
             `ChunkLearned` and `Absorbed` for the prompt; then `TokenEvent`s, with a `ChunkLearned` (before it a
@@ -256,7 +273,7 @@ class Session:
         """
         if max_new_tokens < 1:
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
-        yield from self._absorb_ids(self._encode_chat(prompt) if chat else self._encode(prompt))
+        yield from self.absorb_ids(self.encode(prompt, chat=chat))
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         ends = end_ids(self._tokenizer, self._engine.generation_config)
@@ -269,6 +286,8 @@ class Session:
             with self._engine.step():
                 self._alive()
                 token = self._next(sampler)
+                if written < len(again):
+                    token = again[written]
                 if token in ends:
                     reason = "stop"
                 else:
@@ -356,14 +375,11 @@ class Session:
     def snapshot(self, *, copy: bool = True) -> Snapshot:
         """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits.
 
+        An update under way is not waited for: what it reads is part of the snapshot, and `restore` begins it anew.
+
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
-
-        Raises:
-            OptionError: learning is parallel, so that part of it is under way.
         """
-        if self._updates:
-            raise OptionError("learning", "a session that learns in parallel has no snapshots; use cascaded")
         with self._engine.step():
             self._alive()
             state = self._bank.state(self._slot)
@@ -378,6 +394,11 @@ class Session:
                 part = of_cache(held, name)
                 tensors |= part.tensors
                 caches[name] = part.meta
+            under_way = self._updates.chunk if self._updates else None
+            if self._updates and under_way and not self.config.context_gradients:
+                part = of_cache(self._updates.context, "context")
+                tensors |= part.tensors
+                caches["context"] = part.meta
             meta = {
                 "tokens": len(self.tokens),
                 "version": state.version,
@@ -385,6 +406,7 @@ class Session:
                 "memory_version": self._memory.version,
                 "chunk": [self._chunk_index, self._chunk_start],
                 "written": self._written,
+                "under_way": astuple(under_way) if under_way else None,
                 "scored_to": self._scored_to,
                 "mixture": self._mixture.weights,
                 "caches": caches,
@@ -416,6 +438,8 @@ class Session:
             shapes = [tensors[name].shape for name in _STATE] if meta["version"] else []
             if meta["tokens"] != len(tokens) or any(shape != fresh.weights.shape for shape in shapes):
                 raise TextError("the snapshot is of another session: its text or its adapter has another size")
+            if self._updates:
+                self._updates.drop()
             self.tokens = list(tokens)
             self._generator.set_state(tensors["generator"].cpu())
             if meta["version"]:
@@ -430,6 +454,14 @@ class Session:
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
             self.meter.seconds, self.meter.flops = (dict(part) for part in meta["meter"])
+            if self._updates and meta["under_way"]:
+                chunk, cache = Chunk(*meta["under_way"]), self._adapted.cache
+                if "context" in meta["caches"]:
+                    held = meta["caches"]["context"]
+                    cache = WindowCache(len(cache), len(held["versions"]), cache.opening, cache.sinks)
+                    to_cache(cache, "context", Snapshot(tensors, held))
+                lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
+                self._updates.start(lesson, chunk, cache)
 
     def discard(self) -> Receipt:
         """Throws the adapter, its optimiser state and the caches away; the text stays. May be called twice.
@@ -657,27 +689,24 @@ class Session:
         if cache.next_token < chunk.first_target - 1 or cache.served_version != self._served:
             self._memory.prepare(self._adapted, self.tokens[: chunk.first_target], chunk.middle, self._served)
 
-    def _encode(self, text: str) -> list[int]:
-        self._alive()
-        return self._known(encode(self._tokenizer, text, special=False))
-
     def _encode_chat(self, prompt: str) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise OptionError("chat", "this model has no chat template")
         turns = [{"role": "user", "content": prompt}]
-        ids = self._encode(str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
+        text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        ids = encode(self._tokenizer, text, special=False)
         opening = self.tokens[: self._opening]
         # Templates write BOS themselves, and the session has it already.
         return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids
 
-    def _known(self, ids: list[int]) -> list[int]:
+    def _known(self, ids: Sequence[int]) -> None:
+        self._alive()
         known = self._engine.model.vocabulary
         if ids and max(ids) >= known:
             raise ModelError(
                 f"{self._engine.name}: the tokenizer gives ids up to {max(ids)}, the model knows {known}; "
                 "they do not belong together"
             )
-        return ids
 
     def _alive(self) -> None:
         if self._released:

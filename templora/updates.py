@@ -103,6 +103,12 @@ class Updates:
         """The chunk in training."""
         return self._job.chunk if self._job else None
 
+    @property
+    def context(self) -> WindowCache:
+        """The keys and values that the training reads. There must be one."""
+        assert self._job is not None
+        return self._job.context
+
     def start(self, tokens: Sequence[int], chunk: Chunk, context: WindowCache) -> None:
         """Begins to train on `chunk` of `tokens`, from the adapter that serves now.
 

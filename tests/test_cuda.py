@@ -73,7 +73,7 @@ def test_going_on_from_a_file(tmp_path: Path, text: str) -> None:
         with engine.session(small(), method=method) as session:
             expected = [e.adapted_nll for e in session.score_events(text[:192]) if isinstance(e, ChunkScored)]
         with engine.session(small(), method=method) as session:
-            ids = session._encode(text[:192])
+            ids = session.encode(text[:192])
             found = [e.adapted_nll for e in session.score_ids(ids[:96]) if isinstance(e, ChunkScored)]
             session.snapshot().save(tmp_path / "snapshot")
             tokens = session.tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from templora.config import TempLoraConfig
-from templora.errors import OptionError, TextError
+from templora.errors import ModelError, TextError
 from templora.events import ChunkScored
 from templora.methods.attention_sinks import AttentionSinks
 from templora.methods.base import Method
@@ -32,13 +32,17 @@ def scores(session: Session, ids: list[int]) -> list[tuple[float | None, float |
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}])
+@pytest.mark.parametrize("options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}, {"learning": "parallel"}])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_going_on_gives_the_same_bits(
     method: Method, options: dict[str, object], dtype: torch.dtype, tmp_path: Path
 ) -> None:
     """After each of the first chunks, and in the middle of one, through a file and in another engine."""
     settings = config(**options)
+    if method.changes_model and settings.learning == "parallel":
+        with pytest.raises(ModelError, match="cascaded"):
+            tiny_engine().session(settings, method=method)
+        return
     if settings.cache_reuse and not isinstance(method, ExtendedPositions):
         settings = config(**options, window=96)
     with tiny_engine(dtype=dtype).session(settings, method=method) as session:
@@ -60,17 +64,38 @@ def test_going_on_gives_the_same_bits(
         assert session.receipt.discarded
 
 
-def test_writing_goes_on_with_the_same_tokens(tmp_path: Path) -> None:
-    with tiny_engine().session(config()) as session:
+@pytest.mark.parametrize("learning", ["cascaded", "parallel"])
+@pytest.mark.parametrize("cache_reuse", [0, 2])
+def test_writing_goes_on_with_the_same_tokens(learning: str, cache_reuse: int) -> None:
+    settings = config(learning=learning, cache_reuse=cache_reuse, window=96)
+    with tiny_engine().session(settings) as session:
+        session.write("once", max_new_tokens=200)
+        expected = session.tokens
+    for at in (63, 64, 65, 130):
+        with tiny_engine().session(settings) as session:
+            session.write("once", max_new_tokens=at)
+            taken, tokens = session.snapshot(), list(session.tokens)
+        with tiny_engine().session(settings) as session:
+            session.restore(tokens, taken)
+            session.write(max_new_tokens=200 - at)
+            assert session.tokens == expected
+
+
+@pytest.mark.parametrize("learning", ["cascaded", "parallel"])
+def test_what_is_written_again_is_what_goes_on(learning: str) -> None:
+    """Known tokens, written again, leave the session as it was when they were chosen."""
+    settings = config(learning=learning)
+    with tiny_engine().session(settings) as session:
         session.write("once", max_new_tokens=150)
         expected = session.tokens
-    with tiny_engine().session(config()) as session:
-        session.write("once", max_new_tokens=70)
-        taken, tokens = session.snapshot(), list(session.tokens)
-    with tiny_engine().session(config()) as session:
-        session.restore(tokens, taken)
-        session.write(max_new_tokens=80)
+    with tiny_engine().session(settings) as session:
+        list(session.stream("once", max_new_tokens=150, again=expected[4:104]))
         assert session.tokens == expected
+    with tiny_engine().session(settings) as session:  # also if the model would have chosen others
+        other = [(token + 1) % 200 for token in expected[4:104]]
+        list(session.stream("once", max_new_tokens=150, again=other))
+        assert session.tokens[4:104] == other
+        assert session.tokens[104:] != expected[104:]
 
 
 def test_a_snapshot_stays_as_it_was_while_the_session_goes_on() -> None:
@@ -116,8 +141,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         session.restore(tokens, taken)
     with tiny_engine().session(config()) as session, pytest.raises(TextError, match="another session"):
         session.restore(tokens[:-1], taken)
-    with tiny_engine().session(config(learning="parallel")) as session, pytest.raises(OptionError, match="parallel"):
-        session.snapshot()
     (tmp_path / "torn").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     for name in ("torn", "absent"):
         with pytest.raises(TextError, match=name):

@@ -281,7 +281,7 @@ class _Run:
         stopping = self._stop()
         now = time.perf_counter()
         due = self._cost <= _SNAPSHOTS * (now - self._saved)
-        if self._session.config.learning != "parallel" and (stopping or due):
+        if stopping or due:
             taken = self._session.snapshot(copy=False)
             rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
             rows |= {"others": self._others, "done": done}

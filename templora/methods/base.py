@@ -59,6 +59,11 @@ class Method:
     def options(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def changes_model(self) -> bool:
+        """Whether its passes change what others compute, so that no two may run at the same time."""
+        return False
+
     def missing(self) -> str | None:
         """What it needs that is not installed; None if nothing."""
         return None
@@ -67,6 +72,8 @@ class Method:
         """Why this model cannot do it with this config; None if it can."""
         if config.window > self.positions(model):
             return f"the window of {config.window:,} is beyond this model's {self.positions(model):,} positions"
+        if self.changes_model and config.learning == "parallel":
+            return "it changes the model that parallel learning goes through meanwhile; use --learning cascaded"
         return None
 
     def positions(self, model: CausalModel) -> int:

@@ -48,6 +48,10 @@ class DynamicEvaluation(Method):
         if self.steps < 1:
             raise OptionError("steps", f"must be at least 1, not {self.steps}")
 
+    @property
+    def changes_model(self) -> bool:
+        return True
+
     def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
         if len(_matrices(model)) < len(linear_layers(model.module)):
             return "its weights are quantised, so they cannot be trained; use --weights bf16"

@@ -44,6 +44,10 @@ class ExtendedPositions(Method):
         if not 1 < self.factor <= 64:
             raise OptionError("factor", f"must be above 1 and at most 64, not {self.factor}")
 
+    @property
+    def changes_model(self) -> bool:
+        return self.scaling == "dynamic"
+
     def positions(self, model: CausalModel) -> int:
         return int(model.max_positions * self.factor)
 

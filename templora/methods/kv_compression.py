@@ -42,6 +42,10 @@ class KvCompression(Method):
         if not 1 < self.factor <= 64:
             raise OptionError("factor", f"must be above 1 and at most 64, not {self.factor}")
 
+    @property
+    def changes_model(self) -> bool:
+        return True
+
     def missing(self) -> str | None:
         try:
             importlib.import_module("kvpress")
