@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,6 +61,37 @@ def test_an_evaluation_and_its_report(place: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(report, [str(tmp_path / "out"), "--print"], catch_exceptions=False)
     assert "## Perplexity" in done.output
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def children(parent: int) -> set[int]:
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nPPid:\t{parent}\n" in status.read_text():
+                found.add(int(status.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
+def test_workers_go_when_the_evaluation_is_killed(place: Path, tmp_path: Path) -> None:
+    run = templora("eval", *command(place, tmp_path / "out", "--jobs", "2"))
+    deadline = time.monotonic() + 120
+    while len(workers := children(run.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.communicate(timeout=60)
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
 
 
 def test_a_list_of_cells_measures_nothing(place: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from templora.evals.runner import Job, Runner, seconds_left
 FAKE = """
 import json, os, signal, sys, time
 from pathlib import Path
-order = json.loads(sys.stdin.read())
+order = json.loads(sys.stdin.readline())
 folder, cell = Path(order["folder"]), order["cell"]
 say = lambda **line: print(json.dumps(line), flush=True)
 starts = folder / (cell["text"] + ".starts")

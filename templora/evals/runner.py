@@ -118,6 +118,7 @@ class Runner:
                 job.result = results.find(self._folder, job.cell)
                 if job.result is not None:
                     job.state, job.reason = job.result["status"], job.result.get("reason", "")
+                    (self._folder / f"{job.cell.key}.part").unlink(missing_ok=True)  # a kill came between the two
             try:
                 self._loop()
             finally:
@@ -175,13 +176,15 @@ class Runner:
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(OSError):  # it may be gone already
-            process.stdin.write(order)
-            process.stdin.close()
+            process.stdin.write(order + "\n")
+            process.stdin.flush()
         with process.stdout:
             for line in process.stdout:
                 with contextlib.suppress(ValueError):  # cut short by a kill
                     self._said.put((job, json.loads(line)))
         process.wait()
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # open until now: its end would end the worker
         self._said.put((job, None))
 
     def _take(self, job: Job, line: dict[str, Any] | None) -> None:

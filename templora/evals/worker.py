@@ -2,7 +2,8 @@
 
     python -m templora.evals.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, "device": …}
 
-Each line of output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"status": …} or
+The order is one line; when standard input ends after it, whoever gave it is gone, and so is the worker. Each line of
+output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"status": …} or
 {"error": …}. A process of its own has a peak memory of its own, and whatever kills it kills one cell alone.
 """
 
@@ -12,15 +13,23 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
+
+
+def _leave_with_the_runner() -> None:
+    """A worker that went on alone would write into a folder where others work by then."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def main() -> int:
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
-    order = json.loads(sys.stdin.read())
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_the_runner, daemon=True).start()
 
     def say(**line: Any) -> None:
         try:
