@@ -28,9 +28,12 @@ _HOMES = {
     "OptionError": "errors",
     "Receipt": "session",
     "SamplingParams": "sampling",
+    "SavedSession": "store.saved",
     "Score": "session",
     "Session": "session",
     "SessionClosed": "errors",
+    "SessionStore": "store.store",
+    "StoreError": "errors",
     "TempLoraConfig": "config",
     "TemploraError": "errors",
     "TextError": "errors",
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         ModelError as ModelError,
         OptionError as OptionError,
         SessionClosed as SessionClosed,
+        StoreError as StoreError,
         TemploraError as TemploraError,
         TextError as TextError,
     )
@@ -75,3 +79,5 @@ if TYPE_CHECKING:
     from templora.recipes import recipe as recipe
     from templora.sampling import SamplingParams as SamplingParams
     from templora.session import Receipt as Receipt, Score as Score, Session as Session
+    from templora.store.saved import SavedSession as SavedSession
+    from templora.store.store import SessionStore as SessionStore

@@ -30,6 +30,7 @@ from templora.rates import learning_rate_for
 from templora.recipes import recipe
 from templora.session import Lesson, Receipt, Session
 from templora.targets import Target, choose_targets
+from templora.text import end_ids
 from templora.threads import governor, threads
 from templora.updates import worker
 
@@ -128,6 +129,11 @@ class Engine:
         if config.learning_rate is None:
             config = replace(config, learning_rate=self.learning_rate(config))
         return Session(self, config, method, lesson)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Every token that ends a text for this model."""
+        return end_ids(self.tokenizer, self.generation_config)
 
     def learning_rate(self, config: TempLoraConfig) -> float:
         """The rate that suits this model and the layers that `config` adapts (`templora.rates`)."""

@@ -5,6 +5,7 @@
     │   └── ConfigError  ... of a TempLoraConfig
     ├── ModelError       a model that cannot be found, read or run
     ├── TextError        a text that cannot be read or written, or holds nothing
+    ├── StoreError       a session on disk that cannot be read, written or had; names it, or its file
     └── SessionClosed    a verb called on a discarded session
 
 Library code knows nothing of exit codes; the command line turns every one of these into one line and exit code 2.
@@ -44,6 +45,10 @@ class ModelError(TemploraError):
 
 class TextError(TemploraError):
     """A text could not be read or written, or holds nothing."""
+
+
+class StoreError(TemploraError):
+    """A session on disk could not be read or written, or is somebody else's just now."""
 
 
 class SessionClosed(TemploraError):

@@ -36,7 +36,7 @@ from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
 from templora.sampling import Sampler, SamplingParams
 from templora.snapshot import Snapshot, of_cache, to_cache
-from templora.text import TextStream, decode, encode, end_ids, opening_ids
+from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
 
@@ -136,6 +136,17 @@ class Session:
     def text(self) -> str:
         """Everything given and written so far."""
         return decode(self._tokenizer, self.tokens)
+
+    @property
+    def open_tokens(self) -> int:
+        """Tokens of the open chunk, which are not learnt yet."""
+        return len(self.tokens) - self._chunk_start
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """About as many as `snapshot` holds."""
+        self._alive()
+        return len(_STATE) * 4 * self._adapted.adapter.weights + self._adapted.cache.bytes
 
     @property
     def closed(self) -> bool:
@@ -248,6 +259,7 @@ class Session:
         chat: bool = False,
         score: bool = False,
         again: Sequence[int] = (),
+        going_on: bool = False,
     ) -> Iterator[Event]:
         """Absorbs `prompt`, then writes up to `max_new_tokens` tokens, learning each chunk as it fills.
 
@@ -261,6 +273,7 @@ class Session:
             score: also say how likely the base finds what is written, for one more pass over each chunk.
             again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
                 same, so that the random numbers after it are those of that run.
+            going_on: it is the rest of a call that was left: `score` then takes in what that one wrote.
 
         Yields:
             `ChunkLearned` and `Absorbed` for the prompt; then `TokenEvent`s, with a `ChunkLearned` (before it a
@@ -276,10 +289,11 @@ class Session:
         yield from self.absorb_ids(self.encode(prompt, chat=chat))
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
-        ends = end_ids(self._tokenizer, self._engine.generation_config)
+        ends = self._engine.end_ids
         sampler = Sampler(sampling or SamplingParams(), [] if stop_at_end else ends, self._generator)
         text = TextStream(self._tokenizer, self.tokens[-4:])
-        self._scored_to = len(self.tokens)
+        if not going_on:
+            self._scored_to = len(self.tokens)
         reason: FinishReason = "length"
         written = 0
         while written < max_new_tokens and reason == "length":
@@ -352,6 +366,12 @@ class Session:
             self._alive()
             self._settle()
             self._begin_from(load_adapter(Path(folder), self._bank.layout, self.config.alpha))
+
+    def reseed(self, seed: int) -> None:
+        """Random numbers of sampling begin anew, from this seed."""
+        with self._engine.step():
+            self._alive()
+            self._generator.manual_seed(seed)
 
     def use_adapter(self, weights: torch.Tensor) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`)."""

@@ -27,8 +27,12 @@ class Snapshot:
     tensors: Mapping[str, torch.Tensor]
     meta: Mapping[str, Any]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, durable: bool = False) -> None:
         """Writes it as safetensors, so that a reader sees all of it or the old one.
+
+        Args:
+            path: of the file.
+            durable: also after a loss of power.
 
         Raises:
             TextError: it cannot be written.
@@ -42,6 +46,9 @@ class Snapshot:
             os.close(handle)
             tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
             save_file(tensors, beside, {"templora": json.dumps(self.meta)})
+            if durable:
+                with open(beside, "rb") as file:
+                    os.fsync(file.fileno())
             os.replace(beside, path)
         except (OSError, SafetensorError) as error:
             if beside:

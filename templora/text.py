@@ -82,3 +82,31 @@ class TextStream:
         rest = decode(self._tokenizer, self._ids)[len(self._shown) :]
         self._ids, self._shown = [], ""
         return rest
+
+
+def text_pieces(tokenizer: Any, before: Sequence[int], ids: Sequence[int], cuts: Sequence[int]) -> list[str]:
+    """The text of `ids`, cut where the tokens are; joined, the pieces are the text that `ids` add.
+
+    A character that is spread over tokens on both sides of a cut belongs to the piece that completes it.
+
+    Args:
+        tokenizer: whose ids they are.
+        before: ids of the text before them; the last few are looked at.
+        ids: what is to be cut.
+        cuts: where, each from 1 to below the number of ids.
+    """
+    edge = list(before[-4:])
+    known, pieces = decode(tokenizer, edge), []
+    for start, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+        edge += ids[start:end]
+        text = decode(tokenizer, edge)
+        # What is cut off is shown with the next piece; at the very end there is none.
+        broken = len(text) - len(text.rstrip("\ufffd")) if end < len(ids) else 0
+        pieces.append(text[len(known) : len(text) - broken])
+        if not broken:
+            edge = edge[-4:]
+            known = decode(tokenizer, edge)
+        else:
+            edge = edge[-8:]
+            known = decode(tokenizer, edge).rstrip("\ufffd")
+    return pieces

@@ -26,7 +26,7 @@ ORDER = [
     ["updates", "methods", "snapshot"],
     ["session"],
     ["engine"],
-    ["loading", "report", "testing"],
+    ["loading", "report", "store", "testing"],
     ["plots", "shapes"],
     ["bench", "evals"],
     ["cli"],

@@ -20,6 +20,14 @@ from templora.testing import tiny_engine
 
 IDS = list(range(1, 200)) * 2
 METHODS = [Method(), AttentionSinks(), DynamicEvaluation(step_size=1e-3), ExtendedPositions("dynamic", 2.0)]
+OPTIONS = [
+    {},
+    {"cache_reuse": 2},
+    {"dropout": 0.1, "epochs": 2},
+    {"learning": "off"},
+    {"learning": "parallel"},
+    {"learning": "parallel", "context_gradients": True},
+]
 
 
 def config(**options: object) -> TempLoraConfig:
@@ -32,7 +40,9 @@ def scores(session: Session, ids: list[int]) -> list[tuple[float | None, float |
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}, {"learning": "parallel"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}, {"learning": "parallel"}]
+)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_going_on_gives_the_same_bits(
     method: Method, options: dict[str, object], dtype: torch.dtype, tmp_path: Path

@@ -1,0 +1,189 @@
+"""`History`: what the records of a log say of a text. Knows neither models nor files.
+
+    kind       ids   what it says
+    begin            which model and config
+    given      yes   text that was given, at most to the end of a chunk; `scored` if predictions were asked for
+    write            the model is to write on, with these arguments, ...
+    token      yes   ... wrote this, ...
+    end              ... and stopped: `length`, `stop` (an end-of-text token was drawn), or `left` by the caller
+    close            the open chunk is learnt though it is not full
+    adapter          the adapter was replaced by the one in this file
+    seed             random numbers begin anew
+    learned, scored  what became of a chunk: the fields of the event
+    snapshot         all of the session but its tokens is in this file
+    rewind           of what came before, only the first tokens count
+
+Positions count tokens from the start of the text, its opening (BOS) included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from templora.store.log import Record
+
+_OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
+_OF_BEGINNING = ("begin", "adapter", "seed")
+# What the data of each kind must have.
+_FIELDS: dict[str, dict[str, type]] = {
+    "begin": {"model": dict, "config": dict, "opening": list},
+    "given": {"text": str},
+    "write": {"max_new_tokens": int, "stop_at_end": bool, "score": bool, "sampling": dict},
+    "token": {"text": str},
+    "end": {"reason": str, "text": str},
+    "close": {},
+    "adapter": {"file": str, "sha256": str},
+    "seed": {"seed": int},
+    "learned": {"index": int, "end": int, "committed": bool, "version": int},
+    "scored": {"end": int},
+    "snapshot": {"file": str, "sha256": str, "tokens": int, "until": int},
+    "rewind": {"to": int},
+}
+_VERBS = ("given", "write", "close", "adapter", "seed")
+
+
+@dataclass
+class Act:
+    """Something that was asked of the session.
+
+    Args:
+        kind: given, write, close, adapter or seed.
+        seq: of the record that began it.
+        start: position of its first token.
+        data: of that record.
+        ids: tokens given or written.
+        ended: seq of the record by which it ended; None: it is to go on.
+        reason: why a write ended.
+    """
+
+    kind: str
+    seq: int
+    start: int
+    data: Mapping[str, Any]
+    ids: list[int] = field(default_factory=list)
+    ended: int | None = None
+    reason: str = ""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+
+class History:
+    """What counts of a log whose records are added one by one.
+
+    Attributes:
+        records: those that count, in order; what was written in a chunk, one token a record, is in one piece.
+        opening: tokens before every text.
+        acts: what was asked for, in order.
+        tokens: the whole text.
+        chunks: position at which each finished chunk ends.
+        snapshots: records of those that are of this text.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.opening: list[int] = []
+        self._size = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self.acts: list[Act] = []
+        self.tokens = list(self.opening)
+        self.chunks: list[int] = []
+        self.snapshots: list[Record] = []
+
+    @property
+    def begin(self) -> Mapping[str, Any]:
+        """Which model and config."""
+        return self.records[0].data
+
+    def add(self, record: Record) -> None:
+        """Takes in the next record.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        _check(record)
+        if (record.kind == "begin") == bool(self.records):
+            raise ValueError(f"record {record.seq}: a session begins once")
+        if record.kind == "rewind":
+            kept = self._first(record.data["to"])
+            self.records = []
+            self._forget()
+            for known in kept:
+                self._take(known)
+        self._take(record)
+
+    @property
+    def text(self) -> str:
+        """What was given and written, as it was shown."""
+        return "".join(record.data.get("text", "") for record in self.records)
+
+    @property
+    def pending(self) -> Act | None:
+        """The write that was under way, if it was neither finished nor left."""
+        last = self.acts[-1] if self.acts else None
+        return last if last and last.kind == "write" and last.ended is None else None
+
+    def first(self, chunks: int) -> list[Record]:
+        """The records of the first chunks alone."""
+        return self._first(self.position(chunks))
+
+    def position(self, chunks: int) -> int:
+        """Where the first `chunks` chunks end."""
+        return self.chunks[chunks - 1] if chunks else len(self.opening)
+
+    def _first(self, position: int) -> list[Record]:
+        """The records of the first tokens, up to the moment when the chunk that ends there was learnt."""
+        at = len(self.opening)
+        of_chunk = _OF_CHUNK if position > at else _OF_BEGINNING
+        for i, record in enumerate(self.records):
+            at += len(record.ids)
+            if at > position or (at == position and not record.ids and record.kind not in of_chunk):
+                return self.records[:i]
+        return list(self.records)
+
+    def _take(self, record: Record) -> None:
+        kind, data = record.kind, record.data
+        if kind == "begin":
+            self.opening, self._size = list(data["opening"]), data["config"]["chunk_size"]
+            self.tokens = list(self.opening)
+        if kind in (*_VERBS, "end", "rewind") and (pending := self.pending):
+            pending.ended = record.seq
+            pending.reason = data["reason"] if kind == "end" else "left"
+        if kind in _VERBS:
+            ended = None if kind == "write" else record.seq
+            self.acts.append(Act(kind, record.seq, len(self.tokens), data, list(record.ids), ended))
+        elif kind == "token":
+            if not self.pending:
+                raise ValueError(f"record {record.seq}: nothing was to be written")
+            self.acts[-1].ids += record.ids
+        elif kind == "snapshot":
+            self.snapshots.append(record)
+        last = self.records[-1] if self.records else None
+        if last and kind == last.kind == "token" and len(self.tokens) not in self.chunks[-1:]:
+            data = {"text": last.data["text"] + data["text"]}
+            self.records[-1] = Record(last.seq, kind, [*last.ids, *record.ids], data)
+        else:
+            self.records.append(record)
+        self.tokens += record.ids
+        begun = self.chunks[-1] if self.chunks else 0
+        if kind == "close" and len(self.tokens) > begun:
+            self.chunks.append(len(self.tokens))
+        while len(self.tokens) - (self.chunks[-1] if self.chunks else 0) >= self._size:
+            self.chunks.append((self.chunks[-1] if self.chunks else 0) + self._size)
+
+
+def _check(record: Record) -> None:
+    """Raises ValueError if a record is none that we write."""
+    fields = _FIELDS.get(record.kind)
+    if fields is None or not isinstance(record.data, dict):
+        raise ValueError(f"record {record.seq}: unknown kind {record.kind!r}")
+    wrong = [name for name, kind in fields.items() if type(record.data.get(name)) is not kind]
+    file = record.data.get("file", "")
+    if wrong or min(record.ids, default=0) < 0 or file != PurePath(file).name:
+        raise ValueError(f"record {record.seq}: {record.kind} cannot be that")

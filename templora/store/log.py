@@ -1,0 +1,244 @@
+"""`Log`: all that happened to a text, in order, in a file that is only appended to.
+
+    seq │ kind     │ ids        │ data                  │ check
+    ────┼──────────┼────────────┼───────────────────────┼──────────────────────────────
+      0 │ begin    │            │ {"model": ..., ...}   │ hash of this row
+      1 │ given    │ 12 508 ... │ {"text": "Once ..."}  │ hash of the last check and this row
+      2 │ write    │            │ {"max_new_tokens": 9} │ ...
+
+An SQLite database with a write-ahead log: a row is there or it is not, whenever the process is killed. Checks are
+chained, so a row that was changed, dropped or taken from elsewhere is found when it is read. What the rows mean is not
+known here.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from templora.errors import StoreError
+from templora.uninterrupted import uninterrupted
+
+FORMAT = 1
+_APPLICATION = 0x74706C72  # "tplr", in the file's header
+_TABLE = (
+    "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ids BLOB NOT NULL, data TEXT NOT NULL, "
+    '"check" BLOB NOT NULL)'
+)
+_MOST_BYTES = 1 << 28  # of one value: no text that a session is given at once is as long
+_CHECK_BYTES = 8
+_LIMIT_LENGTH, _LIMIT_ATTACHED = 0, 7  # SQLite's numbers
+
+
+class Record(NamedTuple):
+    """One row.
+
+    Args:
+        seq: its number, from 0 without gaps.
+        kind: what happened.
+        ids: tokens that came with it.
+        data: what else there is to say, as JSON can hold it.
+    """
+
+    seq: int
+    kind: str
+    ids: Sequence[int]
+    data: Mapping[str, Any]
+
+
+New: TypeAlias = tuple[str, Sequence[int], Mapping[str, Any]]  # kind, ids, data of a record that is to be
+
+
+class Log:
+    """A log that is open. Made by `create` and `open`; a context manager that closes it.
+
+    Args:
+        path: of the database, for errors.
+        connection: to it.
+
+    Attributes:
+        length: records that it holds.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.length = 0
+        self._connection = connection
+        self._last = b""
+
+    @classmethod
+    def create(cls, path: Path) -> Log:
+        """A log without records, in a new file that only the user can read.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        with _told(path):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            connection = _connect(path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute(_TABLE)
+        return cls(path, connection)
+
+    @classmethod
+    def open(cls, path: Path, take: Callable[[Record], None] = lambda record: None) -> Log:
+        """Reads a log, checks every record of it, and hands each to `take`.
+
+        Raises:
+            StoreError: missing, damaged, or of a later version.
+        """
+        with _told(path):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise StoreError(f"{path}: is not a plain file")
+            log = cls(path, _connect(path))
+            try:
+                _check_header(path, log._connection)
+                for row in log._connection.execute("SELECT * FROM records ORDER BY seq"):
+                    take(log._checked(row))
+            except BaseException:
+                log.close()
+                raise
+        return log
+
+    def _checked(self, row: tuple[Any, ...]) -> Record:
+        """The record of the row that comes next."""
+        seq, kind, ids, data, check = row
+        types = [type(value) for value in row]
+        if types != [int, str, bytes, str, bytes] or seq != self.length or _check(self._last, row[:4]) != check:
+            raise StoreError(f"{self.path}: is damaged at record {self.length}")
+        self.length, self._last = seq + 1, check
+        return Record(seq, kind, _from_bytes(ids), json.loads(data))
+
+    def append(
+        self, kind: str, ids: Sequence[int] = (), data: Mapping[str, Any] | None = None, *, durable: bool = False
+    ) -> Record:
+        """Adds a record. When this returns, a kill of the process does not lose it.
+
+        Args:
+            kind, ids, data: of the record.
+            durable: nor does a loss of power; takes some milliseconds.
+
+        Raises:
+            StoreError: it could not be written (the disk may be full), and is not there.
+        """
+        return self.extend([(kind, ids, data or {})], durable=durable)[0]
+
+    def extend(self, new: Iterable[New], *, durable: bool = False) -> list[Record]:
+        """`append` for several records: all of them are added, or none."""
+        records, rows, last = [], [], self._last
+        for seq, (kind, ids, data) in enumerate(new, self.length):
+            row = (seq, kind, _to_bytes(ids), json.dumps(data))
+            last = _check(last, row)
+            records.append(Record(seq, kind, tuple(ids), data))
+            rows.append((*row, last))
+        with uninterrupted(), _told(self.path):
+            # Without FULL a commit is handed to the system, which outlives us; with it, it is on the disk.
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self.length, self._last = self.length + len(rows), last
+        return records
+
+    def close(self) -> None:
+        """Folds the write-ahead log into the file. May be called twice."""
+        # What cannot be folded now is folded when it is opened next.
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        # A schema in a file that came from elsewhere is data, and nothing in it is to be run.
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = NORMAL", "mmap_size = 0"):
+            connection.execute(f"PRAGMA {pragma}")
+        limit: Any = getattr(connection, "setlimit", None)  # Python 3.11
+        if limit:
+            limit(_LIMIT_LENGTH, _MOST_BYTES)
+            limit(_LIMIT_ATTACHED, 0)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_header(path: Path, connection: sqlite3.Connection) -> None:
+    def number(pragma: str) -> int:
+        return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+    if number("application_id") != _APPLICATION:
+        raise StoreError(f"{path}: is not a session's log")
+    version = number("user_version")
+    if version > FORMAT:
+        raise StoreError(f"{path}: was written by a later templora (format {version}; this one reads {FORMAT})")
+    # A view in the table's place could make us compute for ever.
+    if connection.execute("SELECT type, sql FROM sqlite_schema").fetchall() != [("table", _TABLE)]:
+        raise StoreError(f"{path}: is damaged: its table is not ours")
+
+
+def _check(last: bytes, row: tuple[Any, ...]) -> bytes:
+    seq, kind, ids, data = row
+    digest = hashlib.blake2b(last, digest_size=_CHECK_BYTES)
+    for part in (str(seq).encode(), kind.encode(), ids, data.encode()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _to_bytes(ids: Sequence[int]) -> bytes:
+    return _little(array.array("i", ids)).tobytes()
+
+
+def _from_bytes(raw: bytes) -> tuple[int, ...]:
+    ids = array.array("i")
+    ids.frombytes(raw)
+    return tuple(_little(ids))
+
+
+def _little(ids: array.array[int]) -> array.array[int]:
+    """Four bytes an id, the lowest first, on every machine."""
+    assert ids.itemsize == 4
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns what SQLite and the system raise into errors that name the file."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: is missing") from error
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{path}: {error}") from error
+    except (sqlite3.Error, ValueError, OverflowError, RecursionError) as error:
+        raise StoreError(f"{path}: is damaged: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error

@@ -1,0 +1,438 @@
+"""`SavedSession`: a session whose every step is in a log before anybody sees it.
+
+    verb ─► log: what is asked ─► session ─► event ─► log: token, update ─► caller
+                                                 └─ now and then, between two chunks: a snapshot
+
+What a killed process leaves is gone on from as a run of the same program would: the last snapshot is restored, and what
+the log has after it is done again, its tokens known. On the same machine the session is then what it was, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import ModelError, StoreError, TextError
+from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
+from templora.sampling import SamplingParams
+from templora.snapshot import Snapshot
+from templora.store.history import Act, History
+from templora.store.keeping import to_drop
+from templora.store.log import Log, New, Record
+from templora.text import text_pieces
+
+if TYPE_CHECKING:
+    from templora.engine import Engine
+    from templora.session import Session
+
+FILES = "files"  # of a session's folder: snapshots and adapters
+# Most of the time that snapshots may take.
+_SHARE = 0.02
+# Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
+_SLOWEST = 2e8
+
+Progress = Callable[[int, int], None]  # tokens done, of how many
+
+
+class SavedSession:
+    """One text on disk, in use. Made by `SessionStore`; a context manager that leaves it there.
+
+    Args:
+        name: of the session.
+        folder: where it is; the caller holds it.
+        log, history: open, and what it says.
+        engine: with the model that it began with.
+        keep: most snapshots to keep.
+        progress: told, while what came after the last snapshot is done again.
+
+    Attributes:
+        notes: what the user should know about how it was opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        log: Log,
+        history: History,
+        engine: Engine,
+        *,
+        keep: int = 3,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        from templora.config import TempLoraConfig
+
+        self.name, self.folder = name, folder
+        self.notes: list[str] = []
+        self._log, self._engine, self._keep = log, engine, keep
+        self.history = history
+        begin = history.begin
+        if begin["model"]["fingerprint"] != engine.model.fingerprint():
+            raise ModelError(
+                f"session {name!r} began with another model, or other weights: {begin['model']['name']} "
+                f"({begin['model']['fingerprint'][:12]}), not {engine.name} ({engine.model.fingerprint()[:12]})"
+            )
+        self._on_close: Callable[[], None] = lambda: None
+        self._pending: Iterator[Event] | None = None
+        # What became of chunks, by where they end.
+        reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
+        self._chunks: dict[tuple[str, int], Any] = {(r.kind, r.data["end"]): r.data for r in reports}
+        self._cost, self._since = 0.0, time.perf_counter()
+        self.session: Session = engine.session(TempLoraConfig.from_dict(begin["config"]))
+        try:
+            self._sweep()
+            self._go_on(progress)
+        except BaseException:
+            self.session.discard()
+            raise
+
+    # What a caller may ask -------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """Everything given and written so far, as it was shown."""
+        return self.history.text
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.session.tokens
+
+    @property
+    def pending(self) -> int:
+        """Tokens that a write which was cut short has still to write."""
+        act = self.history.pending
+        return act.data["max_new_tokens"] - len(act.ids) if act else 0
+
+    # Verbs -----------------------------------------------------------------------------------------------------
+
+    def absorb(self, text: str) -> None:
+        """As `Session.absorb`."""
+        for _ in self.absorb_events(text):
+            pass
+
+    def absorb_events(self, text: str) -> Iterator[Event]:
+        """As `Session.absorb_events`."""
+        ids = self.session.encode(text)
+        self._ask(self._given(ids))
+        yield from self._follow(self.session.absorb_ids(ids))
+
+    def write(self, prompt: str = "", **how: Any) -> str:
+        """As `Session.write`."""
+        return "".join(e.text for e in self.stream(prompt, **how) if isinstance(e, TokenEvent | Finished))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 256,
+        sampling: SamplingParams | None = None,
+        stop_at_end: bool = False,
+        chat: bool = False,
+        score: bool = False,
+    ) -> Iterator[Event]:
+        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
+        ids = self.session.encode(prompt, chat=chat)
+        sampling = sampling or SamplingParams()
+        if not self.session.tokens and not ids:
+            raise TextError("there is nothing to go on from: give a prompt")
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
+        self._ask([*self._given(ids), ("write", (), {**how, "sampling": asdict(sampling)})])
+        yield from self._follow(self.session.absorb_ids(ids))
+        yield from self._follow(self.session.stream("", sampling=sampling, **how))
+
+    def resume(self) -> Iterator[Event]:
+        """Goes on with a write that was cut short; yields nothing if there is none."""
+        self._catch_up()
+        events, self._pending = self._pending, None
+        act = self.history.pending
+        if act is None:
+            return
+        left = act.data["max_new_tokens"] - len(act.ids)
+        yield from self._follow(events or (self._stream(act, left) if left else self._finish()))
+
+    def _finish(self) -> Iterator[Event]:
+        """The end of a write whose last token is there."""
+        yield from self.session.absorb_ids([])
+        yield Finished(0, "length")
+
+    def close_chunk(self) -> None:
+        """As `Session.close_chunk`."""
+        self._ask([("close", (), {})])
+        for event in self._follow(self._close_chunk()):
+            del event
+
+    def load_adapter(self, folder: str | os.PathLike[str]) -> None:
+        """As `Session.load_adapter`; a copy of it stays with the session."""
+        self.session.load_adapter(folder)
+        name = f"adapter-{self._log.length:08d}.safetensors"
+        path = self._files() / name
+        Snapshot({"weights": self.session.adapter_weights()}, {}).save(path, durable=True)
+        self._ask([("adapter", (), {"file": name, "sha256": sha256(path)})])
+
+    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+        """As `Session.save_adapter`."""
+        self.session.save_adapter(path)
+
+    def reseed(self, seed: int) -> None:
+        """Random numbers begin anew, from this seed: after a rewind, so that another text comes."""
+        self._ask([("seed", (), {"seed": seed})])
+        self.session.reseed(seed)
+
+    def snapshot(self) -> None:
+        """Makes a snapshot now, so that going on from here takes no time."""
+        self._make_snapshot()
+
+    def close(self) -> None:
+        """Leaves the session on disk, and forgets its adapter here. May be called twice."""
+        if not self.session.closed:
+            self._snapshot_if_worth_it()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._pending = None
+        try:
+            self.session.discard()
+        finally:
+            self._log.close()
+            self._on_close()
+
+    def on_close(self, what: Callable[[], None]) -> None:
+        """What is to be done when it is closed, besides."""
+        self._on_close = what
+
+    def __enter__(self) -> SavedSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # what the session is in the middle of is done again when it is opened next
+            self._leave()
+
+    # The log ---------------------------------------------------------------------------------------------------
+
+    def _ask(self, records: Sequence[New]) -> None:
+        """Logs what the session is about to do. A write that was cut short is left as it is."""
+        self._catch_up()
+        self._pending = None
+        self._note(records)
+
+    def _note(self, records: Sequence[New], *, durable: bool = False) -> None:
+        for record in self._log.extend(records, durable=durable):
+            self.history.add(record)
+
+    def _given(self, ids: Sequence[int]) -> list[New]:
+        """A given text as records, each within a chunk, so that the log can be cut between any two chunks."""
+        size = self.session.config.chunk_size
+        first = size - self.session.open_tokens % size
+        cuts = range(first, len(ids), size)
+        texts = text_pieces(self._engine.tokenizer, self.session.tokens, ids, cuts)
+        starts = [0, *cuts]
+        return [
+            ("given", ids[start:end], {"text": text})
+            for start, end, text in zip(starts, [*cuts, len(ids)], texts, strict=True)
+            if end > start
+        ]
+
+    def _follow(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Passes on events that are new, each when it is in the log."""
+        with contextlib.closing(events):  # type: ignore[type-var]
+            for event in events:
+                if not self._record(event):
+                    continue
+                yield event
+                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens:
+                    self._snapshot_if_due()
+
+    def _record(self, event: Event) -> bool:
+        """Puts an event into the log; False if it is there already."""
+        if isinstance(event, TokenEvent):
+            known = len(self.history.tokens)
+            if event.index >= known:
+                self._note_tokens(event.index + 1, event.text)
+            return event.index >= known
+        if isinstance(event, Finished):
+            self._note([("end", (), {"reason": event.reason, "text": event.text})])
+        elif isinstance(event, ChunkLearned | ChunkScored):
+            kind = "learned" if isinstance(event, ChunkLearned) else "scored"
+            before = self._chunks.get((kind, event.end))
+            if before is not None:
+                if isinstance(event, ChunkLearned) and event.loss != before["loss"]:
+                    self._differs(event.index)
+                return False
+            data = self._chunks[kind, event.end] = asdict(event)
+            self._note([(kind, (), data)], durable=kind == "learned")
+        return True
+
+    def _note_tokens(self, end: int, text: str | None = None) -> None:
+        """Logs what was written up to `end`; `text` is that of the last token."""
+        known, tokens = len(self.history.tokens), self.session.tokens
+        if text is None or end > known + 1:  # whoever waited for the token before was interrupted
+            text = "".join(text_pieces(self._engine.tokenizer, tokens[:known], tokens[known:end], ()))
+        self._note([("token", tokens[known:end], {"text": text})])
+
+    def _catch_up(self) -> None:
+        """Log and session say the same again, where the caller of a verb was interrupted between the two."""
+        here, known = len(self.session.tokens), len(self.history.tokens)
+        if here > known:
+            self._note_tokens(here)
+        for event in self.session.absorb_ids(self.history.tokens[here:]) if here < known else ():
+            self._record(event)
+
+    def _differs(self, chunk: int) -> None:
+        if not any("not learnt as before" in note for note in self.notes):
+            why = "another machine, number of threads or version of torch"
+            self.notes.append(f"chunk {chunk} was not learnt as before ({why}?): what follows may differ")
+
+    def _close_chunk(self) -> Iterator[Event]:
+        learned = self.session.close_chunk()
+        if learned:
+            yield learned
+
+    # Snapshots -------------------------------------------------------------------------------------------------
+
+    @property
+    def _expected_cost(self) -> float:
+        """Seconds that a snapshot takes."""
+        return self._cost or self.session.snapshot_bytes / _SLOWEST
+
+    def _snapshot_if_due(self, until: int | None = None) -> None:
+        if self._expected_cost <= _SHARE * (time.perf_counter() - self._since):
+            with contextlib.suppress(StoreError, TextError):  # no room, perhaps: going on will only take longer
+                self._make_snapshot(until)
+
+    def _snapshot_if_worth_it(self) -> None:
+        """At the end: if opening the session without it would take longer than making it."""
+        known = self.history.snapshots[-1].data["tokens"] if self.history.snapshots else 0
+        same = len(self.session.tokens) == len(self.history.tokens)
+        if same and len(self.session.tokens) > known and time.perf_counter() - self._since > self._expected_cost:
+            with contextlib.suppress(StoreError, TextError):
+                self._make_snapshot()
+
+    def _make_snapshot(self, until: int | None = None) -> None:
+        """Makes a snapshot, which holds what the records up to the one numbered `until` say; all, without it."""
+        began = time.perf_counter()
+        folder, seq = self._files(), self._log.length
+        path = folder / f"{seq:08d}.safetensors"
+        self.session.snapshot(copy=False).save(path, durable=True)
+        data = {"file": path.name, "sha256": sha256(path), "tokens": len(self.session.tokens)}
+        self._note([("snapshot", (), data | {"until": seq if until is None else until})], durable=True)
+        held = [r for r in self.history.snapshots if (folder / r.data["file"]).exists()]
+        for name in to_drop([(r.data["file"], r.data["tokens"]) for r in held], self._keep):
+            (folder / name).unlink(missing_ok=True)
+        self._since = time.perf_counter()
+        self._cost = self._since - began
+
+    def _files(self) -> Path:
+        folder = self.folder / FILES
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def _sweep(self) -> None:
+        """Deletes files that no record is of: their process was killed before it could say so."""
+        known = {r.data["file"] for r in self.history.records if "file" in r.data}
+        for path in self._files().iterdir():
+            if path.name not in known:
+                path.unlink(missing_ok=True)
+
+    # Going on --------------------------------------------------------------------------------------------------
+
+    def _go_on(self, progress: Progress) -> None:
+        """Makes the session what the log says it is."""
+        history = self.history
+        at, until = len(history.opening), 0
+        for record in reversed(history.snapshots):
+            held = self._held(record)
+            if held is not None:
+                at, until = record.data["tokens"], record.data["until"]
+                self.session.restore(history.tokens[:at], held)
+                break
+        for act in history.acts:
+            if act.end < at or (act.end == at and act.ended is not None and act.ended <= until):
+                continue
+            for event in self._again(act, at):
+                if not isinstance(event, Finished):
+                    self._record(event)
+                progress(len(self.session.tokens) - at, len(history.tokens) - at)
+                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens:
+                    self._snapshot_if_due(act.seq)
+        if self._pending is None:
+            for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet
+                self._record(event)
+
+    def _again(self, act: Act, at: int) -> Iterator[Event]:
+        """Does once more what is after token `at` of an act."""
+        session, known = self.session, act.ids[max(0, at - act.start) :]
+        if act.kind == "given":
+            yield from session.absorb_ids(known)
+        elif act.kind == "close":
+            yield from self._close_chunk()
+        elif act.kind == "seed":
+            session.reseed(act.data["seed"])
+        elif act.kind == "adapter":
+            session.use_adapter(self._read(act.data).tensors["weights"])
+        else:
+            yield from self._write_again(act, known)
+
+    def _write_again(self, act: Act, known: list[int]) -> Iterator[Event]:
+        left = act.data["max_new_tokens"] - (len(act.ids) - len(known))
+        whole = act.reason in ("stop", "length")
+        if act.reason == "stop":  # the end was drawn too
+            known = [*known, self._engine.end_ids[0]]
+        if left <= 0 or not (whole or known):
+            return
+        events, written = self._stream(act, left, known), 0
+        for event in events:
+            yield event
+            written += isinstance(event, TokenEvent)
+            if written == len(known) and not whole:
+                break
+        if act.ended is None:
+            self._pending = events
+
+    def _stream(self, act: Act, left: int, known: Sequence[int] = ()) -> Iterator[Event]:
+        """What is left of a write."""
+        how = {key: act.data[key] for key in ("stop_at_end", "score")}
+        how["going_on"] = len(self.session.tokens) > act.start
+        sampling = SamplingParams(**act.data["sampling"])
+        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
+
+    def _held(self, record: Record) -> Snapshot | None:
+        """The snapshot of a record, if it is kept and whole."""
+        try:
+            return self._read(record.data)
+        except FileNotFoundError:
+            return None
+        except (StoreError, TextError, OSError) as error:
+            self.notes.append(f"{error}; an older snapshot is gone on from")
+            return None
+
+    def _read(self, data: Mapping[str, Any]) -> Snapshot:
+        """A file of the session, if it is the one that was written.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it is another one.
+        """
+        path = self.folder / FILES / Path(data["file"]).name
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise StoreError(f"{path}: is not a plain file")
+        if sha256(path) != data["sha256"]:
+            raise StoreError(f"{path}: is damaged")
+        return Snapshot.load(path)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

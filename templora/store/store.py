@@ -1,0 +1,413 @@
+"""`SessionStore`: the folder that sessions are kept in.
+
+    sessions/                 0700, as everything in it
+      novel/
+        log.sqlite            what happened: log.py
+        files/                snapshots, and adapters that were loaded
+        lock                  held while somebody uses it
+      .new-…, .gone-…         being made, being deleted: left by a kill, and cleaned up by whoever comes next
+
+A session appears and disappears by one renaming of its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import StoreError, TemploraError, nearest
+from templora.store.history import History
+from templora.store.log import Log, New
+from templora.store.saved import FILES, Progress, SavedSession
+
+if TYPE_CHECKING:
+    from templora.config import TempLoraConfig
+    from templora.engine import Engine
+
+_LOG, _LOCK = "log.sqlite", "lock"
+_NEW, _GONE = ".new-", ".gone-"
+_NAME = re.compile(r"\w[\w.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What there is to know of a session without its model.
+
+    Args:
+        name, folder: where it is.
+        model: name of its model.
+        tokens, chunks: of the text.
+        learnt: chunks that changed the adapter.
+        pending: tokens that a write which was cut short has still to write.
+        snapshots: how many are kept.
+        bytes: on disk; what forks share counts for each.
+        used: when it was last written to, in seconds since 1970.
+        holder: who uses it now; empty if nobody does.
+        problem: why it cannot be read; empty if it can.
+    """
+
+    name: str
+    folder: Path
+    model: str = ""
+    tokens: int = 0
+    chunks: int = 0
+    learnt: int = 0
+    pending: int = 0
+    snapshots: int = 0
+    bytes: int = 0
+    used: float = 0.0
+    holder: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """What is left of a session on disk.
+
+    Args:
+        name: of the session.
+        gone: whether nothing of it is there any more.
+        files: how many there were.
+        bytes: how much that was.
+        text: where its text was put, if that was wanted.
+    """
+
+    name: str
+    gone: bool
+    files: int
+    bytes: int
+    text: Path | None
+
+
+def default_folder() -> Path:
+    """Where sessions are kept: `$TEMPLORA_SESSIONS`, else beside the user's other data."""
+    if given := os.environ.get("TEMPLORA_SESSIONS"):
+        return Path(given)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "templora" / "sessions"
+
+
+class SessionStore:
+    """Sessions on disk, by name.
+
+    Args:
+        folder: where they are; `default_folder()` without one. Made when the first one is.
+
+    Raises:
+        StoreError: from every verb, for a name that cannot be one, a session that is not there, is damaged or in use,
+            or a folder that cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else default_folder()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _NAME.fullmatch(name) is not None and (self.folder / name).is_dir()
+
+    def names(self) -> list[str]:
+        """Of all sessions."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and _is_folder(p))
+
+    def list(self) -> list[SessionInfo]:
+        """All sessions, those that cannot be read among them."""
+        return [self._info(name) for name in self.names()]
+
+    def show(self, name: str) -> SessionInfo:
+        """One session."""
+        return self._info(self._folder(name).name)
+
+    def history(self, name: str) -> History:
+        """What its log says."""
+        log, history = _opened(self._folder(name))
+        log.close()
+        return history
+
+    def create(
+        self,
+        name: str,
+        engine: Engine,
+        config: TempLoraConfig | None = None,
+        *,
+        source: Mapping[str, Any] | None = None,
+        keep: int = 3,
+    ) -> SavedSession:
+        """Begins a text.
+
+        Args:
+            name: letters, digits, `.`, `-` and `_`, up to 100.
+            engine: its model.
+            config: as for `Engine.session`.
+            source: how the model was loaded, for who opens the session next.
+            keep: most snapshots to keep.
+        """
+        self._free(name)
+        with engine.session(config) as session:  # finds out whether it can be one
+            opening, settings = list(session.tokens), session.config
+            fingerprint = engine.model.fingerprint()
+        model = {"name": engine.name, "fingerprint": fingerprint, **(source or {})}
+        begin = {"model": model, "config": settings.to_dict(), "opening": opening, "versions": engine.versions()}
+        self._make(name, lambda folder: _write(folder, [("begin", (), begin)]))
+        return self.open(name, engine, keep=keep)
+
+    def open(self, name: str, engine: Engine, *, keep: int = 3, progress: Progress = lambda *_: None) -> SavedSession:
+        """Goes on with a text. Arguments as for `create`; `progress` as for `SavedSession`.
+
+        Raises:
+            ModelError: it began with another model.
+        """
+        folder = self._folder(name)
+        with contextlib.ExitStack() as held:
+            held.enter_context(_hold(folder))
+            log, history = _opened(folder)
+            held.enter_context(log)
+            try:
+                saved = SavedSession(name, folder, log, history, engine, keep=keep, progress=progress)
+            except TemploraError:
+                raise
+            except (LookupError, TypeError, ValueError) as error:
+                raise StoreError(f"{log.path}: is damaged: its records make no sense: {error}") from error
+            saved.on_close(held.pop_all().close)
+        return saved
+
+    def fork(self, name: str, new: str, chunks: int | None = None) -> SessionInfo:
+        """Another session with the same beginning: its first `chunks` chunks, or everything.
+
+        The files that both have in common are on disk once, where the file system allows it.
+        """
+        self._free(new)
+        folder = self._folder(name)
+        history = self.history(name)
+        records: list[New] = [record[1:] for record in history.records]
+        if chunks is not None:
+            records = [record[1:] for record in history.first(_known(history, name, chunks))]
+            records.append(("rewind", (), {"to": history.position(chunks)}))  # a write under way ends there
+
+        def fill(made: Path) -> None:
+            kept = []
+            for kind, ids, data in records:
+                if "file" in data:
+                    (made / FILES).mkdir(mode=0o700, exist_ok=True)
+                    try:
+                        _link(folder / FILES / data["file"], made / FILES / data["file"])
+                    except FileNotFoundError:
+                        continue  # a snapshot that is kept no more
+                kept.append((kind, ids, data))
+            _write(made, kept)
+
+        self._make(new, fill)
+        return self.show(new)
+
+    def rewind(self, name: str, chunks: int) -> SessionInfo:
+        """Back to where the first `chunks` chunks had been learnt: text, adapter and optimiser together.
+
+        What came after stays in the log until the session is discarded, but counts no more; `fork` first to keep it.
+        """
+        folder = self._folder(name)
+        with _hold(folder):
+            log, history = _opened(folder)
+            with log:
+                position = history.position(_known(history, name, chunks))
+                log.append("rewind", (), {"to": position}, durable=True)
+        return self.show(name)
+
+    def discard(self, name: str, *, keep_text: str | os.PathLike[str] | None = None) -> Discarded:
+        """Deletes a session: log, snapshots, everything.
+
+        Args:
+            keep_text: file to put the text into first.
+        """
+        folder = self._folder(name)
+        if keep_text is not None:
+            try:
+                Path(keep_text).write_bytes(self.history(name).text.encode())
+            except OSError as error:
+                raise StoreError(f"{keep_text}: cannot be written: {error.strerror}") from error
+        with _hold(folder):
+            files = [p for p in folder.rglob("*") if p.is_file()]
+            size = sum(p.lstat().st_size for p in files)
+            gone = folder.with_name(f"{_GONE}{name}-{time.time_ns()}")
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        left = gone.exists() or folder.exists()
+        return Discarded(name, not left, len(files), size, Path(keep_text) if keep_text is not None else None)
+
+    # Folders ---------------------------------------------------------------------------------------------------
+
+    def _folder(self, name: str) -> Path:
+        """Of a session that is there."""
+        _check(name)
+        folder = self.folder / name
+        if not _is_folder(folder):
+            known = self.names()
+            raise StoreError(
+                f"there is no session {name!r}; " + (nearest(name, known) if known else f"none is in {self.folder}")
+            )
+        return folder
+
+    def _free(self, name: str) -> None:
+        _check(name)
+        if os.path.lexists(self.folder / name):
+            raise StoreError(f"there is a session {name!r} already")
+
+    def _make(self, name: str, fill: Callable[[Path], None]) -> None:
+        """A session's folder, which is there when `fill` has filled it."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._tidy()
+            made = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
+            try:
+                with _hold(made):
+                    fill(made)
+                    made.rename(self.folder / name)
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
+        except OSError as error:
+            taken = error.errno in (17, 39)  # somebody made one of that name meanwhile
+            problem = f"there is a session {name!r} already" if taken else f"cannot be written: {error.strerror}"
+            raise StoreError(f"{self.folder}: {problem}") from error
+
+    def _tidy(self) -> None:
+        """Deletes what a kill left half made or half deleted."""
+        for path in self.folder.iterdir():
+            if path.name.startswith((_NEW, _GONE)) and _is_folder(path) and not _holder(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _info(self, name: str) -> SessionInfo:
+        folder = self.folder / name
+        files = [p.lstat() for p in folder.rglob("*") if not p.is_dir()]
+        size = sum(s.st_size for s in files)
+        used = max((s.st_mtime for s in files), default=0.0)
+        holder = _holder(folder)
+        try:
+            history = self.history(name)
+        except StoreError as error:
+            return SessionInfo(name, folder, bytes=size, used=used, holder=holder, problem=str(error))
+        pending = history.pending
+        return SessionInfo(
+            name,
+            folder,
+            model=history.begin["model"]["name"],
+            tokens=len(history.tokens),
+            chunks=len(history.chunks),
+            learnt=sum(r.data["committed"] for r in history.records if r.kind == "learned"),
+            pending=pending.data["max_new_tokens"] - len(pending.ids) if pending else 0,
+            snapshots=sum((folder / FILES / Path(r.data["file"]).name).exists() for r in history.snapshots),
+            bytes=size,
+            used=used,
+            holder=holder,
+        )
+
+
+def _check(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r} cannot be a session's name: letters, digits, '.', '-' and '_', the first a letter or digit, "
+            "at most 100"
+        )
+
+
+def _is_folder(path: Path) -> bool:
+    """Not a link to one: a session's files are in the store, and nowhere else."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISDIR(path.lstat().st_mode)
+    return False
+
+
+def _opened(folder: Path) -> tuple[Log, History]:
+    """A session's log, and what it says.
+
+    Raises:
+        StoreError: it cannot be read, or says what cannot be.
+    """
+    path, history = folder / _LOG, History()
+    try:
+        log = Log.open(path, history.add)
+        if not history.records:
+            log.close()
+            raise ValueError("there are none")
+    except (LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: is damaged: its records make no sense: {error}") from error
+    return log, history
+
+
+def _known(history: History, name: str, chunks: int) -> int:
+    if not 0 <= chunks <= len(history.chunks):
+        raise StoreError(f"session {name!r} has {len(history.chunks)} finished chunks; there is no chunk {chunks}")
+    return chunks
+
+
+def _write(folder: Path, records: Sequence[New]) -> None:
+    with Log.create(folder / _LOG) as log:
+        log.extend(records, durable=True)
+
+
+def _link(file: Path, to: Path) -> None:
+    try:
+        os.link(file, to, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(file, to, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Inside, the session is ours alone."""
+    import fcntl
+
+    path = folder / _LOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"session {folder.name!r} is in use by {_holder(folder)}") from None
+        except OSError:
+            pass  # a file system without locks
+        if not path.exists():  # discarded between the two
+            raise StoreError(f"there is no session {folder.name!r} any more")
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(folder: Path) -> str:
+    """Who holds a session, in words; empty if nobody does."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            who = json.loads(os.read(handle, 1000))
+            here = who["host"] == os.uname().nodename
+            return f"process {int(who['pid'])}" + ("" if here else f" on {who['host']}")
+        except (ValueError, KeyError, TypeError):
+            return "another process"
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
+    return ""
