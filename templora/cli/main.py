@@ -19,6 +19,7 @@ from templora.errors import OptionError, TemploraError, nearest
 
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
+    "sessions": "List texts that stay on disk; resume, fork, rewind, export and discard them.",
     "score": "Score texts with and without the temporary adapter.",
     "eval": "Evaluate methods and models on whole texts, into a folder of results.",
     "report": "Make tables, plots and a page of an evaluation's results.",

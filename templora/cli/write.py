@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -34,6 +35,14 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @click.option("--prompt-file", metavar="FILE", help="read it from a file (.txt, .gz, .xz; - = standard input)")
 @click.option("--tokens", default=1000, show_default=True, type=int, help="how many tokens to write")
 @click.option("--out", metavar="FILE", help="also append the text to this file, on disk after each chunk")
+@click.option("--session", metavar="NAME", help="keep the text on disk under this name, or go on with the one there is")
+@click.option(
+    "--sessions",
+    metavar="DIR",
+    help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
+)
+@click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
+@click.option("--reseed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="random numbers of it begin anew")
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
 @sampling_options
@@ -53,23 +62,37 @@ def write(**arguments: Any) -> None:
     sampling = SamplingParams(**{k: options.pop(k) for k in fields})
     if options["tokens"] < 1:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
+    kept = None
+    if options["session"] is not None:
+        from templora.cli.kept import Kept
+
+        kept = Kept(options, given)
     run = Run(given, options, [options["prompt_file"]] if options["prompt_file"] else [])
-    prompt = _prompt(options)
+    prompt = _prompt(options, needed=not (kept and kept.begun))
     with run.console:
         engine, config = run.load()
         out = TextFile(run.outputs["out"]) if "out" in run.outputs else None
         text = TextReport("written")
         run.texts.append(text)
         written: list[int] = []
-        with engine.session(config) as session:
-            events = session.stream(
-                prompt,
-                max_new_tokens=options["tokens"],
-                sampling=sampling,
-                stop_at_end=options["stop_at_end"],
-                chat=options["chat"],
-                score="report" in run.outputs or "plot" in run.outputs,
-            )
+        how = {
+            "max_new_tokens": options["tokens"],
+            "sampling": sampling,
+            "stop_at_end": options["stop_at_end"],
+            "chat": options["chat"],
+            "score": "report" in run.outputs or "plot" in run.outputs,
+        }
+        with contextlib.ExitStack() as stack:
+            if kept:
+                saved = stack.enter_context(kept.open(run, engine, config))
+                session = saved.session
+                if options["reseed"] is not None:
+                    saved.reseed(options["reseed"])
+                wanted, events = kept.stream(saved, prompt, how)
+                run.notes.append(f"the session is kept: templora sessions resume {kept.name}, or discard {kept.name}")
+            else:
+                session = stack.enter_context(engine.session(config))
+                wanted, events = options["tokens"], session.stream(prompt, **how)
 
             def show(event: Event) -> None:
                 text.add(event)
@@ -85,9 +108,11 @@ def write(**arguments: Any) -> None:
                     run.console.chunk(f"\nchunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
                     if not event.committed:
                         run.notes.append(f"chunk {event.index} was {learned_text(event)}")
-                _show_progress(event, run, len(written), options["tokens"])
+                _show_progress(event, run, len(written), wanted)
 
             run.follow(events, show)
+            if kept:
+                run.notes += [note for note in saved.notes if note not in run.notes]
             if out:
                 out.close()
         text.finish(session, engine.tokenizer)
@@ -103,7 +128,7 @@ def write(**arguments: Any) -> None:
         run.finish(engine, len(written), extra)
 
 
-def _prompt(options: dict[str, Any]) -> str:
+def _prompt(options: dict[str, Any], needed: bool) -> str:
     if options["prompt"] is not None and options["prompt_file"] is not None:
         raise OptionError("prompt", "give either --prompt or --prompt-file, not both")
     if options["prompt"] is not None:
@@ -117,6 +142,8 @@ def _prompt(options: dict[str, Any]) -> str:
         return prompt
     if options["prompt_file"] is not None:
         return read_text(options["prompt_file"])
+    if not needed:
+        return ""
     if sys.stdin is None or sys.stdin.isatty():
         nothing = "there is nothing to go on from: give --prompt, --prompt-file, or text on standard input"
         raise OptionError("prompt", nothing)

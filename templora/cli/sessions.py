@@ -1,0 +1,188 @@
+"""`templora sessions`: the texts that stay on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from templora.cli.files import check_outputs, print_out
+from templora.errors import OptionError, TextError
+
+EPILOG = """\b
+Examples:
+  templora write --session novel --prompt-file chapter-1.txt --tokens 50000     begin one
+  templora sessions resume novel                                                go on, after a kill or a night
+  templora sessions fork novel darker --chunk 40                                another end, from chunk 40 on
+  templora sessions rewind novel --chunk 40                                     away with what came after
+  templora sessions resume novel --tokens 9000 --reseed 7                       and on, with other random numbers
+  templora sessions export novel --text novel.txt --adapter novel-adapter/
+  templora sessions discard novel --keep-text novel.txt
+
+A session's folder holds its text, snapshots of its adapter, and all that happened, readable by you alone. Whatever
+kills the process, nothing that was shown is lost.
+"""
+
+_STORE = click.option(
+    "--sessions",
+    metavar="DIR",
+    help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
+_CHUNKS = click.IntRange(min=0)
+
+
+@click.group(epilog=EPILOG)
+def sessions() -> None:
+    """List texts that stay on disk, go on with them, branch, rewind, export and discard them."""
+
+
+@sessions.command("list")
+@_STORE
+@_JSON
+def list_(sessions: str | None, as_json: bool) -> None:
+    """List all sessions."""
+    store = _store(sessions)
+    infos = store.list()
+    if as_json:
+        print_out(json.dumps([_plain(info) for info in infos], indent=1) + "\n")
+        return
+    if not infos:
+        print_out(f"no sessions in {store.folder}; templora write --session NAME begins one\n")
+    for info in infos:
+        print_out(_line(info) + "\n")
+
+
+@sessions.command()
+@click.argument("name")
+@_STORE
+@_JSON
+def show(name: str, sessions: str | None, as_json: bool) -> None:
+    """Show one session: its model, length, chunks, and the end of its text."""
+    store = _store(sessions)
+    info = store.show(name)
+    if info.problem:
+        raise TextError(info.problem)
+    history = store.history(name)
+    document = _plain(info) | {"model": history.begin["model"], "config": history.begin["config"]}
+    document["chunk_ends"] = history.chunks
+    if as_json:
+        print_out(json.dumps(document | {"text": history.text}, indent=1, ensure_ascii=False) + "\n")
+        return
+    rows = [
+        ("model", info.model),
+        ("tokens", f"{info.tokens:,} in {info.chunks} chunks and an open one, {info.learnt} of them learnt"),
+        ("to be written", f"{info.pending:,} tokens of a write that was cut short" if info.pending else "nothing"),
+        ("snapshots", str(info.snapshots)),
+        ("on disk", f"{info.bytes / 1e6:.1f} MB in {info.folder}"),
+        ("last used", time.strftime("%Y-%m-%d %H:%M", time.localtime(info.used))),
+        ("in use by", info.holder or "nobody"),
+        ("ends with", "… " + " ".join(history.text[-300:].split())),
+    ]
+    print_out("".join(f"{name:<15}{value}\n" for name, value in rows))
+
+
+@sessions.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("name")
+@click.pass_context
+def resume(context: click.Context, name: str) -> None:
+    """Go on with a session: `templora write --session NAME`, whose other options are taken too."""
+    from templora.cli.write import write
+
+    with write.make_context("templora write", ["--session", name, *context.args], parent=context.parent) as made:
+        _store(made.params["sessions"]).show(name)  # else it would begin one
+        write.invoke(made)
+
+
+@sessions.command()
+@click.argument("name")
+@click.argument("new")
+@click.option("--chunk", metavar="N", type=_CHUNKS, help="how many of its chunks; without it, everything")
+@_STORE
+def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
+    """Make another session, NEW, with the beginning of NAME: its first --chunk chunks, or everything."""
+    print_out(_line(_store(sessions).fork(name, new, chunk)) + "\n")
+
+
+@sessions.command()
+@click.argument("name")
+@click.option("--chunk", metavar="N", required=True, type=_CHUNKS, help="how many chunks are to stay")
+@_STORE
+def rewind(name: str, chunk: int, sessions: str | None) -> None:
+    """Go back to where the first --chunk chunks were learnt: text, adapter and optimiser together.
+
+    What came after counts no more; `fork` first to keep it. The same text comes again unless `write` is given another
+    --reseed.
+    """
+    print_out(_line(_store(sessions).rewind(name, chunk)) + "\n")
+
+
+@sessions.command()
+@click.argument("name")
+@click.option("--text", metavar="FILE", help="write the text there; - for standard output")
+@click.option("--adapter", metavar="DIR", help="write the adapter there, in PEFT's format, or to a .gguf file")
+@_STORE
+def export(name: str, text: str | None, adapter: str | None, sessions: str | None) -> None:
+    """Take the text or the adapter out of a session."""
+    if text is None and adapter is None:
+        raise OptionError("text", "say what to export: --text FILE, --adapter DIR")
+    store = _store(sessions)
+    history = store.history(name)
+    if text == "-":
+        print_out(history.text)
+    elif text is not None:
+        path = check_outputs({"text": text}, [])["text"]
+        try:
+            path.write_bytes(history.text.encode("utf-8", "replace"))
+        except OSError as error:
+            raise TextError(f"{path}: cannot be written: {error.strerror}") from error
+    if adapter is not None:
+        with store.open(name, _load(history.begin["model"])) as saved:
+            saved.save_adapter(Path(adapter))
+
+
+@sessions.command()
+@click.argument("name")
+@click.option("--keep-text", metavar="FILE", help="put the text there first")
+@_STORE
+def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
+    """Delete a session: text, adapter, optimiser, snapshots and log."""
+    if keep_text is not None:
+        check_outputs({"keep_text": keep_text}, [])
+    found = _store(sessions).discard(name, keep_text=keep_text)
+    kept = f", its text is in {found.text}" if found.text else ""
+    if not found.gone:
+        raise TextError(f"session {name!r} could not be deleted altogether")
+    print_out(f"session {name} is gone: {found.files} files, {found.bytes / 1e6:.1f} MB{kept}\n")
+
+
+def _store(folder: str | None) -> Any:
+    from templora.store.store import SessionStore
+
+    return SessionStore(folder)
+
+
+def _load(model: dict[str, Any]) -> Any:
+    from templora.loading import load
+
+    how = {k: model[k] for k in ("dtype", "weights", "trust_remote_code") if k in model}
+    return load(model.get("model", model["name"]), **how)
+
+
+def _line(info: Any) -> str:
+    if info.problem:
+        return f"{info.name}: CANNOT BE READ: {info.problem}"
+    about = [f"{info.tokens:,} tokens", f"{info.chunks} chunks", info.model, f"{info.bytes / 1e6:.1f} MB"]
+    if info.pending:
+        about.append(f"{info.pending:,} tokens still to be written")
+    if info.holder:
+        about.append(f"in use by {info.holder}")
+    return f"{info.name}: {', '.join(about)}"
+
+
+def _plain(info: Any) -> dict[str, Any]:
+    return asdict(info) | {"folder": str(info.folder)}
