@@ -22,6 +22,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from templora.ourselves import command
+
 _LINE = 8  # bytes of an element of the buffer that is read
 
 
@@ -135,9 +137,13 @@ def measure_apart(
         "sizes": sizes,
     }
     # A session of its own: Ctrl-C is for this process, which ends the other one.
-    command = [sys.executable, "-m", "templora.ceilings"]
     done = subprocess.run(
-        command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
+        command("templora.ceilings"),
+        input=json.dumps(asked),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        start_new_session=True,
     )
     return Ceilings(**json.loads(done.stdout))
 

@@ -98,7 +98,8 @@ class TempLoraConfig:
         0.01, "an update that moves the adapter's weights by more than this (root mean square) is rolled back", positive
     )
     mixture: bool = option(
-        True, "predict given texts with base and adapter together, weighted by their past: never worse than the base"
+        True,
+        "predict given texts with base and adapter together, weighted by their past: hardly ever worse than the base",
     )
     max_repetition: float = option(
         0.5, "a written chunk in which more than this share of 4-grams repeat is not learnt", within(0, 1.0001)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from templora.errors import ModelError, OptionError
+from templora.ourselves import command
 from templora.resident import peak_resident_bytes
 
 INSTALL = "pip install xllamacpp"
@@ -62,9 +63,9 @@ class LlamaCpp:
     """
 
     def __init__(self, model: Path, window: int, threads: int, lora: Path | None = None) -> None:
-        command = [sys.executable, "-m", "templora.llama_cpp", str(model), str(window), str(threads)]
+        arguments = [str(model), str(window), str(threads), *([str(lora)] if lora else [])]
         self._process = subprocess.Popen(
-            command + ([str(lora)] if lora else []),
+            [*command("templora.llama_cpp"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -94,6 +94,15 @@ def test_workers_go_when_the_evaluation_is_killed(place: Path, tmp_path: Path) -
     assert not any(map(alive, workers))
 
 
+def test_it_runs_beside_a_folder_of_its_own_name(place: Path, tmp_path: Path) -> None:
+    """The folder that a checkout lies in, for one."""
+    (tmp_path / "templora").mkdir()
+    script = str(Path(sys.executable).with_name("templora"))
+    arguments = command(place, tmp_path / "out", "--texts", "book0", "--adapters", "none", "--quiet")
+    done = subprocess.run([script, "eval", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_list_of_cells_measures_nothing(place: Path, tmp_path: Path) -> None:
     done = invoke("pg19", *command(place, tmp_path / "out", "--list"))
     assert done.output.count("missing") == 8

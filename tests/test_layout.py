@@ -14,7 +14,7 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors", "allocator", "kernels", "uninterrupted"],
+    ["errors", "allocator", "kernels", "ourselves", "uninterrupted"],
     ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files"],
     ["quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],

@@ -45,7 +45,10 @@ def sessions() -> None:
 @_STORE
 @_JSON
 def list_(sessions: str | None, as_json: bool) -> None:
-    """List all sessions."""
+    """List all sessions.
+
+    How long each is, its model, what is still to be written, and who uses it now.
+    """
     store = _store(sessions)
     infos = store.list()
     if as_json:
@@ -62,7 +65,10 @@ def list_(sessions: str | None, as_json: bool) -> None:
 @_STORE
 @_JSON
 def show(name: str, sessions: str | None, as_json: bool) -> None:
-    """Show one session: its model, length, chunks, and the end of its text."""
+    """Show one session.
+
+    Its model, length and chunks, what is still to be written, and the end of its text; with --json all of its text.
+    """
     store = _store(sessions)
     info = store.show(name)
     if info.problem:
@@ -90,7 +96,11 @@ def show(name: str, sessions: str | None, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_context
 def resume(context: click.Context, name: str) -> None:
-    """Go on with a session: `templora write --session NAME`, whose other options are taken too."""
+    """Go on with a session.
+
+    A write that was cut short is brought to its end; else --tokens more are written. The same as `templora write
+    --session NAME`, whose other options are taken too.
+    """
     from templora.cli.write import write
 
     with write.make_context("templora write", ["--session", name, *context.args], parent=context.parent) as made:
@@ -104,7 +114,10 @@ def resume(context: click.Context, name: str) -> None:
 @click.option("--chunk", metavar="N", type=_CHUNKS, help="how many of its chunks; without it, everything")
 @_STORE
 def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
-    """Make another session, NEW, with the beginning of NAME: its first --chunk chunks, or everything."""
+    """Branch a session.
+
+    NEW is another session with the beginning of NAME: its first --chunk chunks, or everything.
+    """
     print_out(_line(_store(sessions).fork(name, new, chunk)) + "\n")
 
 
@@ -113,10 +126,10 @@ def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
 @click.option("--chunk", metavar="N", required=True, type=_CHUNKS, help="how many chunks are to stay")
 @_STORE
 def rewind(name: str, chunk: int, sessions: str | None) -> None:
-    """Go back to where the first --chunk chunks were learnt: text, adapter and optimiser together.
+    """Go back in a session.
 
-    What came after counts no more; `fork` first to keep it. The same text comes again unless `write` is given another
-    --reseed.
+    To where its first --chunk chunks were learnt: text, adapter and optimiser together. What came after counts no
+    more; `fork` first to keep it. The same text comes again, unless --reseed is given when it is gone on with.
     """
     print_out(_line(_store(sessions).rewind(name, chunk)) + "\n")
 
@@ -127,7 +140,7 @@ def rewind(name: str, chunk: int, sessions: str | None) -> None:
 @click.option("--adapter", metavar="DIR", help="write the adapter there, in PEFT's format, or to a .gguf file")
 @_STORE
 def export(name: str, text: str | None, adapter: str | None, sessions: str | None) -> None:
-    """Take the text or the adapter out of a session."""
+    """Take out text or adapter."""
     if text is None and adapter is None:
         raise OptionError("text", "say what to export: --text FILE, --adapter DIR")
     store = _store(sessions)
@@ -150,7 +163,10 @@ def export(name: str, text: str | None, adapter: str | None, sessions: str | Non
 @click.option("--keep-text", metavar="FILE", help="put the text there first")
 @_STORE
 def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
-    """Delete a session: text, adapter, optimiser, snapshots and log."""
+    """Delete a session.
+
+    Text, adapter, optimiser, snapshots and log; says whether they are gone.
+    """
     if keep_text is not None:
         check_outputs({"keep_text": keep_text}, [])
     found = _store(sessions).discard(name, keep_text=keep_text)

@@ -73,7 +73,9 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
         in_sweeps = {id(g) for s in swept for _, g in s.points} - {id(main)}
         shown = [g for g in same if id(g) not in in_sweeps and g.results]
         with_adapter = [g for g in shown if g.pairs]
-        found.append(Section("Memory or manner", "", [tables.adapters(shown), tables.by_text(with_adapter)]))
+        others = any(g.cell.adapter not in ("none", "own") for g in shown)
+        title, text = ("Memory or manner", "") if others else ("The adapter", _NO_CONTROL)
+        found.append(Section(title, text, [tables.adapters(shown), tables.by_text(with_adapter)]))
     # Other chunks and caches are a matter of sweeps, not of methods.
     usual = [g for g in groups if main is None or _sizes(g) == _sizes(main)]
     both = tables.with_and_without(usual)
@@ -87,9 +89,10 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
     if main is not None:
         whole = [g for g in usual if set(main.results) <= set(g.results)]
         bare = [g for g in whole if not g.cell.source.reads]
+        plots = []
         if any(g.cell.config.window != main.cell.config.window for g in bare):
-            plot = (f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))
-            found.append(Section("What it costs", "", [tables.efficiency(whole, main)], [plot]))
+            plots = [(f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))]
+        found.append(Section("What it costs", "", [tables.efficiency(whole, main)], plots))
         if swept:
             plots = [(f"{slug}-{s.option}", f"Sensitivity: {s.option}", pictures.sweep(s)) for s in swept]
             found.append(Section("Sensitivity", "", [s.table() for s in swept], plots))
@@ -99,18 +102,31 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
     return found
 
 
+# Of fewer texts than this, a bootstrap over texts says little.
+_FEW = 5
+_NO_CONTROL = (
+    "How much of this is memory of the text, and how much the manner of its kind? `--adapters none,own,other` tells: "
+    "it adds an adapter that has learnt another text of the folder."
+)
+
+
 def _sizes(group: Group) -> tuple[int, int]:
     return group.cell.config.chunk_size, group.cell.config.cache_reuse
 
 
 def headline(main: Group) -> str:
-    """One sentence on the main setting."""
+    """What was found of the main setting."""
+    few_texts = len(main.pairs) < _FEW
     word = "lower" if (main.change or 0) < 0 else "HIGHER"
     sure = f", 95 % interval{tables.between(main.interval)}" if main.interval else ""
+    few = (
+        " With so few texts the interval is little more than the range of their figures." if sure and few_texts else ""
+    )
+    together = " and the base together make" if main.cell.config.mixture else " makes"
+    how = f"{method_label(main.cell)}, recipe {recipe_label(main.cell.config)}; paired bootstrap over texts"
     return (
-        f"Over {len(main.pairs)} texts and {sum(p.tokens for p in main.pairs):,} tokens, the temporary adapter makes "
-        f"the perplexity of {main.cell.model} {word}: {percent(main.change)}{sure} ({method_label(main.cell)}, recipe "
-        f"{recipe_label(main.cell.config)}; paired bootstrap over texts)."
+        f"Over {len(main.pairs)} texts and {sum(p.tokens for p in main.pairs):,} tokens, the temporary "
+        f"adapter{together} the perplexity of {main.cell.model} {word}: {percent(main.change)}{sure} ({how}).{few}"
     )
 
 

@@ -12,7 +12,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import IO, Any
 from templora.errors import TextError
 from templora.evals import results
 from templora.evals.cell import Cell
+from templora.ourselves import command
 from templora.threads import cores_here
 
 # Times a worker is started for one cell.
@@ -86,7 +86,7 @@ class Runner:
         stopping: asked often; if it says so, workers are told to stop and what they have is kept.
     """
 
-    worker: Sequence[str] = (sys.executable, "-m", "templora.evals.worker")
+    worker: Sequence[str] = command("templora.evals.worker")
 
     def __init__(
         self,

@@ -148,8 +148,13 @@ def adapters(groups: Sequence[Group]) -> Table:
     table = Table(
         "What the adapter has learnt",
         ["", "texts", "perplexity", "change", "learning TFLOP", "all TFLOP"],
-        note="TFLOP are per 1,000 tokens read; what it took to learn another text is not among them. What an adapter "
-        "of another text gains is manner, not memory.",
+        note="TFLOP are per 1,000 tokens read."
+        + (
+            " What it took to learn another text is not among them. What an adapter of another text gains is manner, "
+            "not memory."
+            if any(g.cell.source.other for g in groups)
+            else ""
+        ),
     )
     for g, name in zip(groups, told_apart(groups, _adapter_label), strict=True):
         table.rows.append([
@@ -205,9 +210,10 @@ def _gigabytes(value: float) -> str:
 
 
 def efficiency(groups: Sequence[Group], main: Group) -> Table:
-    """A short window with the adapter beside longer ones without."""
+    """A short window with the adapter beside longer ones without, or the same one."""
+    longer = any(g.cell.config.window > main.cell.config.window for g in groups)
     table = Table(
-        "A short window with the adapter against longer ones without",
+        "A short window with the adapter against longer ones without" if longer else "With the adapter, and without",
         ["", "perplexity", "against it", "TFLOP", "seconds", "peak memory", "keys and values"],
         note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity "
         "against the first row's.",
