@@ -158,9 +158,8 @@ def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]
             stopping=stopping,
         )
         known = sum((folder / f"{cell.key}.json").exists() for cell in cells)
-        console.line(
-            f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, {known} of them measured before; results go to {folder}"
-        )
+        many = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        console.line(f"{many}, {known} measured before; results go to {folder}")
         jobs = runner.run()
         if options["as_json"]:
             document = [{"cell": j.cell.key, "state": j.state, "reason": j.reason} for j in jobs]
