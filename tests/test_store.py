@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from templora.config import TempLoraConfig
-from templora.errors import ModelError, StoreError, TextError
+from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, Finished, TokenEvent
 from templora.sampling import SamplingParams
 from templora.store import saved as saved_module
@@ -331,6 +332,10 @@ def test_what_cannot_be_asked_leaves_no_trace(store: SessionStore) -> None:
     with store.create("novel", tiny_engine(), config()) as saved:
         with pytest.raises(TextError, match="prompt"):
             saved.write()
+        for wrong in (0, -5):
+            with pytest.raises(OptionError, match="max_new_tokens"):
+                saved.write(TEXT, max_new_tokens=wrong)
+        assert saved.tokens == []
         saved.write(TEXT, max_new_tokens=5)
         tokens = saved.tokens
     with store.open("novel", tiny_engine()) as saved:
@@ -392,6 +397,8 @@ def test_a_caller_who_is_interrupted_and_goes_on_has_what_the_log_has(
         assert len(tokens) == 202 + len("The end")
         # But for what was half a character when the writing was left.
         assert text.replace("\ufffd", "") == tiny_engine().tokenizer.decode(tokens).replace("\ufffd", "")
+        ends = set(accumulate(len(record.ids) for record in saved.history.records))
+        assert set(saved.history.chunks) <= ends, "no record goes beyond a chunk"
     for file in (store.folder / "novel" / "files").iterdir():
         file.unlink()
     with store.open("novel", tiny_engine()) as saved:

@@ -91,6 +91,13 @@ def model_options(command: Command) -> Command:
     return command
 
 
+sessions_option = click.option(
+    "--sessions",
+    metavar="DIR",
+    help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
+)
+
+
 def output_options(command: Command) -> Command:
     """Adds the options that say what a run leaves behind."""
     for decorate in reversed(

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from templora.cli.files import check_outputs, print_out
+from templora.cli.options import sessions_option
 from templora.errors import OptionError, TextError
 
 EPILOG = """\b
@@ -27,11 +28,6 @@ A session's folder holds its text, snapshots of its adapter, and all that happen
 kills the process, nothing that was shown is lost.
 """
 
-_STORE = click.option(
-    "--sessions",
-    metavar="DIR",
-    help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
 _CHUNKS = click.IntRange(min=0)
 
@@ -42,7 +38,7 @@ def sessions() -> None:
 
 
 @sessions.command("list")
-@_STORE
+@sessions_option
 @_JSON
 def list_(sessions: str | None, as_json: bool) -> None:
     """List all sessions.
@@ -62,7 +58,7 @@ def list_(sessions: str | None, as_json: bool) -> None:
 
 @sessions.command()
 @click.argument("name")
-@_STORE
+@sessions_option
 @_JSON
 def show(name: str, sessions: str | None, as_json: bool) -> None:
     """Show one session.
@@ -112,7 +108,7 @@ def resume(context: click.Context, name: str) -> None:
 @click.argument("name")
 @click.argument("new")
 @click.option("--chunk", metavar="N", type=_CHUNKS, help="how many of its chunks; without it, everything")
-@_STORE
+@sessions_option
 def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
     """Branch a session.
 
@@ -124,7 +120,7 @@ def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
 @sessions.command()
 @click.argument("name")
 @click.option("--chunk", metavar="N", required=True, type=_CHUNKS, help="how many chunks are to stay")
-@_STORE
+@sessions_option
 def rewind(name: str, chunk: int, sessions: str | None) -> None:
     """Go back in a session.
 
@@ -138,7 +134,7 @@ def rewind(name: str, chunk: int, sessions: str | None) -> None:
 @click.argument("name")
 @click.option("--text", metavar="FILE", help="write the text there; - for standard output")
 @click.option("--adapter", metavar="DIR", help="write the adapter there, in PEFT's format, or to a .gguf file")
-@_STORE
+@sessions_option
 def export(name: str, text: str | None, adapter: str | None, sessions: str | None) -> None:
     """Take out text or adapter."""
     if text is None and adapter is None:
@@ -161,7 +157,7 @@ def export(name: str, text: str | None, adapter: str | None, sessions: str | Non
 @sessions.command()
 @click.argument("name")
 @click.option("--keep-text", metavar="FILE", help="put the text there first")
-@_STORE
+@sessions_option
 def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
     """Delete a session.
 

@@ -10,7 +10,14 @@ import click
 
 from templora.cli.console import bar, clock, learned_text
 from templora.cli.files import TextFile, print_out
-from templora.cli.options import config_options, model_options, output_options, sampling_options, split_config
+from templora.cli.options import (
+    config_options,
+    model_options,
+    output_options,
+    sampling_options,
+    sessions_option,
+    split_config,
+)
 from templora.cli.run import Run
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, Event, Finished, TokenEvent
@@ -36,11 +43,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @click.option("--tokens", default=1000, show_default=True, type=int, help="how many tokens to write")
 @click.option("--out", metavar="FILE", help="also append the text to this file, on disk after each chunk")
 @click.option("--session", metavar="NAME", help="keep the text on disk under this name, or go on with the one there is")
-@click.option(
-    "--sessions",
-    metavar="DIR",
-    help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
-)
+@sessions_option
 @click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
 @click.option("--reseed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="random numbers of it begin anew")
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
@@ -62,6 +65,8 @@ def write(**arguments: Any) -> None:
     sampling = SamplingParams(**{k: options.pop(k) for k in fields})
     if options["tokens"] < 1:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
+    if options["reseed"] is not None and options["session"] is None:
+        raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
     kept = None
     if options["session"] is not None:
         from templora.cli.kept import Kept

@@ -2,7 +2,7 @@
 
     kind       ids   what it says
     begin            which model and config
-    given      yes   text that was given, at most to the end of a chunk; `scored` if predictions were asked for
+    given      yes   text that was given, at most to the end of a chunk
     write            the model is to write on, with these arguments, ...
     token      yes   ... wrote this, ...
     end              ... and stopped: `length`, `stop` (an end-of-text token was drawn), or `left` by the caller
@@ -70,6 +70,11 @@ class Act:
     @property
     def end(self) -> int:
         return self.start + len(self.ids)
+
+    @property
+    def left(self) -> int:
+        """Tokens that a write has still to write."""
+        return int(self.data["max_new_tokens"]) - len(self.ids)
 
 
 class History:

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import ModelError, StoreError, TextError
+from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.sampling import SamplingParams
 from templora.snapshot import Snapshot
@@ -108,7 +108,7 @@ class SavedSession:
     def pending(self) -> int:
         """Tokens that a write which was cut short has still to write."""
         act = self.history.pending
-        return act.data["max_new_tokens"] - len(act.ids) if act else 0
+        return act.left if act else 0
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
@@ -138,6 +138,8 @@ class SavedSession:
         score: bool = False,
     ) -> Iterator[Event]:
         """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
+        if max_new_tokens < 1:  # before it is in the log
+            raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
         ids = self.session.encode(prompt, chat=chat)
         sampling = sampling or SamplingParams()
         if not self.session.tokens and not ids:
@@ -154,8 +156,7 @@ class SavedSession:
         act = self.history.pending
         if act is None:
             return
-        left = act.data["max_new_tokens"] - len(act.ids)
-        yield from self._follow(events or (self._stream(act, left) if left else self._finish()))
+        yield from self._follow(events or (self._stream(act, act.left) if act.left else self._finish()))
 
     def _finish(self) -> Iterator[Event]:
         """The end of a write whose last token is there."""
@@ -170,6 +171,7 @@ class SavedSession:
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """As `Session.load_adapter`; a copy of it stays with the session."""
+        self._catch_up()
         self.session.load_adapter(folder)
         name = f"adapter-{self._log.length:08d}.safetensors"
         path = self._files() / name
@@ -230,6 +232,7 @@ class SavedSession:
 
     def _given(self, ids: Sequence[int]) -> list[New]:
         """A given text as records, each within a chunk, so that the log can be cut between any two chunks."""
+        self._catch_up()  # where the open chunk ends depends on it
         size = self.session.config.chunk_size
         first = size - self.session.open_tokens % size
         cuts = range(first, len(ids), size)
@@ -382,7 +385,7 @@ class SavedSession:
             yield from self._write_again(act, known)
 
     def _write_again(self, act: Act, known: list[int]) -> Iterator[Event]:
-        left = act.data["max_new_tokens"] - (len(act.ids) - len(known))
+        left = act.left + len(known)
         whole = act.reason in ("stop", "length")
         if act.reason == "stop":  # the end was drawn too
             known = [*known, self._engine.end_ids[0]]

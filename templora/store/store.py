@@ -13,6 +13,7 @@ A session appears and disappears by one renaming of its folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -111,7 +112,7 @@ class SessionStore:
         self.folder = Path(folder) if folder is not None else default_folder()
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _NAME.fullmatch(name) is not None and (self.folder / name).is_dir()
+        return isinstance(name, str) and _NAME.fullmatch(name) is not None and _is_folder(self.folder / name)
 
     def names(self) -> list[str]:
         """Of all sessions."""
@@ -274,7 +275,7 @@ class SessionStore:
                 shutil.rmtree(made, ignore_errors=True)
                 raise
         except OSError as error:
-            taken = error.errno in (17, 39)  # somebody made one of that name meanwhile
+            taken = error.errno in (errno.EEXIST, errno.ENOTEMPTY)  # somebody made one of that name meanwhile
             problem = f"there is a session {name!r} already" if taken else f"cannot be written: {error.strerror}"
             raise StoreError(f"{self.folder}: {problem}") from error
 
@@ -302,7 +303,7 @@ class SessionStore:
             tokens=len(history.tokens),
             chunks=len(history.chunks),
             learnt=sum(r.data["committed"] for r in history.records if r.kind == "learned"),
-            pending=pending.data["max_new_tokens"] - len(pending.ids) if pending else 0,
+            pending=pending.left if pending else 0,
             snapshots=sum((folder / FILES / Path(r.data["file"]).name).exists() for r in history.snapshots),
             bytes=size,
             used=used,
