@@ -44,7 +44,7 @@ WORK: list[tuple[str, Any, tuple[str, ...]]] = [
     ("norms and gates", fused._RMSNorm, ("forward", "backward")),
     ("norms and gates", fused._Gated, ("forward", "backward")),
     ("head and cross-entropy", CausalModel, ("nll", "nll_gradient")),
-    ("optimiser", optimizer.Staged, ("write_weights", "change", "commit")),
+    ("optimiser", optimizer.Staged, ("change", "commit")),
     ("optimiser", optimizer.Step, ("clipped",)),
 ]
 

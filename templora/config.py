@@ -19,9 +19,12 @@ from templora.errors import ConfigError, nearest
 LEARNING_MODES = ("cascaded", "parallel", "off")
 
 
-def option(default: Any, help: str, check: Callable[[Any], str | None] | None = None) -> Any:
-    """A config field with its help text and its check; a check returns what is wrong, or None."""
-    return field(default=default, metadata={"help": help, "check": check})
+def option(default: Any, help: str, check: Callable[[Any], str | None] | None = None, **before: Any) -> Any:
+    """A config field with its help text and its check; a check returns what is wrong, or None.
+
+    `before` is the value that does what was done before there was this field, if that is not as old as the others.
+    """
+    return field(default=default, metadata={"help": help, "check": check, **before})
 
 
 def at_least(low: float) -> Callable[[Any], str | None]:
@@ -97,12 +100,36 @@ class TempLoraConfig:
     max_update: float = option(
         0.01, "an update that moves the adapter's weights by more than this (root mean square) is rolled back", positive
     )
+    probe_tokens: int = option(
+        16,
+        "tokens of earlier text, and of the base's own predictions, that each update is tried on; 0 = it is not",
+        at_least(0),
+        before=0,
+    )
+    probe_tolerance: float = option(
+        0.2,
+        "an update that makes either of the two less likely by more than this, in nats a token, is rolled back",
+        positive,
+        before=0.2,
+    )
+    patience: int = option(
+        3, "updates rolled back in a row after which learning pauses; 0 = never", at_least(0), before=0
+    )
+    pause: int = option(8, "chunks that learning pauses for, before it tries again", at_least(1), before=8)
     mixture: bool = option(
         True,
         "predict given texts with base and adapter together, weighted by their past: hardly ever worse than the base",
     )
     max_repetition: float = option(
-        0.5, "a written chunk in which more than this share of 4-grams repeat is not learnt", within(0, 1.0001)
+        0.5,
+        "a written chunk in which more than this share of 4-grams repeat is not learnt (a given one: 0.95); 1 = off",
+        within(0, 1.0001),
+    )
+    min_entropy: float = option(
+        0.3,
+        "a written chunk is not learnt if the entropy of its predictions fell below this share of the usual; 0 = off",
+        within(0, 1),
+        before=0.0,
     )
     cache_reuse: int = option(
         0, "chunks a KV cache computed under older adapters may live on; 0 = recompute after each", at_least(0)
@@ -185,6 +212,21 @@ class TempLoraConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
         return dataclasses.asdict(self) | {"target_modules": list(self.target_modules)}
+
+    @classmethod
+    def before(cls) -> dict[str, Any]:
+        """What fields that are younger than others were, in effect, when they were not there."""
+        return {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if "before" in f.metadata}
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> TempLoraConfig:
+        """The config that `to_dict` made these of, in this version or an earlier one, which had fewer fields."""
+        return cls.from_dict({**cls.before(), **values})
+
+    def as_before(self) -> dict[str, Any]:
+        """`to_dict`, without the fields that say no more than what was done before there were these fields."""
+        before = self.before()
+        return {name: value for name, value in self.to_dict().items() if name not in before or value != before[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TempLoraConfig:

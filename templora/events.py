@@ -58,6 +58,8 @@ class ChunkLearned:
         grad_norm: L2 norm of the last step's gradient before clipping.
         update: root mean square of the change of the adapter's weights.
         seconds: time taken.
+        drift, forgetting: nats a token by which the update makes the base's own predictions, and the text before the
+            chunk, less likely (`templora.probe`); None if that was not tried.
     """
 
     index: int
@@ -70,6 +72,8 @@ class ChunkLearned:
     grad_norm: float | None = None
     update: float | None = None
     seconds: float = 0.0
+    drift: float | None = None
+    forgetting: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from templora.config import TempLoraConfig
 from templora.metering import Cost, Meter
 from templora.model import CausalModel
 from templora.optimizer import Staged, Step
+from templora.probe import Probe
 from templora.threads import governor
 from templora.uninterrupted import uninterrupted
 
@@ -40,6 +41,8 @@ class Update:
         loss: mean NLL at the first step, nats a token.
         grad_norm: L2 norm of the last gradient, before clipping.
         change: root mean square of the change of the weights, 0 if it never got that far.
+        drift: nats a token by which the base's own predictions became less likely; None if it was not tried on them.
+        forgetting: nats a token by which the text before the chunk did; None likewise.
     """
 
     committed: bool
@@ -47,6 +50,8 @@ class Update:
     loss: float
     grad_norm: float
     change: float
+    drift: float | None = None
+    forgetting: float | None = None
 
 
 @dataclass
@@ -86,14 +91,24 @@ class Learner:
         model, bank, slot: whose adapter learns what.
         config: the optimiser's settings and the bounds an update must keep.
         meter: where FLOPs are counted.
+        probe: what an update is tried on; None: nothing.
     """
 
-    def __init__(self, model: CausalModel, bank: AdapterBank, slot: int, config: TempLoraConfig, meter: Meter) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        bank: AdapterBank,
+        slot: int,
+        config: TempLoraConfig,
+        meter: Meter,
+        probe: Probe | None = None,
+    ) -> None:
         self._model = model
         self._bank = bank
         self._slot = slot
         self._config = config
         self._meter = meter
+        self._probe = probe
 
     @property
     def reads(self) -> bool:
@@ -188,12 +203,43 @@ class Learner:
             if not math.isfinite(step.norm):
                 return None, Update(False, f"the gradient is not finite ({step.norm})", loss, step.norm, 0.0)
             steps.append(step)
-        moved = staged.change()
-        # Written so that a change that is not a number fails too.
-        if not moved <= config.max_update:
-            reason = f"the update is too large ({moved:.3g} root mean square, max_update is {config.max_update:g})"
-            return None, Update(False, reason, loss, step.norm, moved)
-        return staged, Update(True, "", loss, step.norm, moved)
+        update = self._judged(Update(True, "", loss, step.norm, 0.0), staged, copy, tokens[: chunk.middle], check)
+        return staged if update.committed else None, update
+
+    def _judged(
+        self,
+        update: Update,
+        staged: Staged,
+        copy: _TrainingCopy,
+        before: Sequence[int],
+        check: Callable[[], object],
+    ) -> Update:
+        """`update` with what is found when it is tried, `before` being the text before the chunk."""
+        config, probe = self._config, self._probe
+        change = copy.take(staged) if probe else staged.change()
+        update = replace(update, change=change)
+        # Bounds are written so that what is not a number fails them too.
+        if not change <= config.max_update:
+            reason = f"the update is too large ({change:.3g} root mean square, max_update is {config.max_update:g})"
+            return replace(update, committed=False, reason=reason)
+        if probe is None:
+            return update
+
+        def read(weights: torch.Tensor) -> tuple[float, float]:
+            with self._bank.through(Route(self._bank.layout.views(weights), config.scaling, check=check)):
+                return probe.read(before[-len(probe.drawn) :], self._bank.layout.weights, self._meter)
+
+        was, now = read(self._bank.serving_weights(self._slot)), read(copy.weights)
+        drift, forgetting = now[0] - was[0], now[1] - was[1]
+        update = replace(update, drift=drift, forgetting=forgetting)
+        for rise, of in ((drift, "the base's own predictions"), (forgetting, "the text before it")):
+            if not rise <= config.probe_tolerance:
+                reason = (
+                    f"the update makes {of} less likely, by {rise:.2f} nats a token; probe_tolerance is "
+                    f"{config.probe_tolerance:g}"
+                )
+                return replace(update, committed=False, reason=reason)
+        return update
 
     def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> float:
         """One forward and backward pass along the thread's route; returns the mean NLL."""
@@ -237,20 +283,21 @@ class _TrainingCopy:
 
     def __init__(self, bank: AdapterBank, slot: int) -> None:
         self._layout = bank.layout
-        self._weights = bank.serving_weights(slot)
+        self.weights = bank.serving_weights(slot)
         self._own = False
         self._gradient: torch.Tensor | None = None
 
-    def take(self, staged: Staged) -> None:
-        """Goes on with the weights as they are after the steps so far."""
+    def take(self, staged: Staged) -> float:
+        """Goes on with the weights as they are after the steps so far; returns by how much these changed them (root
+        mean square)."""
         if not self._own:
-            self._weights, self._own = torch.empty_like(self._weights), True
-        staged.write_weights(self._weights)
+            self.weights, self._own = torch.empty_like(self.weights), True
+        return staged.change(self.weights)
 
     def route(self, config: TempLoraConfig, seed: int, check: Callable[[], object]) -> Route:
         """A route whose backward pass leaves its gradient here; `check` is called at each target, both ways."""
-        self._gradient = torch.zeros_like(self._weights)
-        pairs, gradients = self._layout.views(self._weights), self._layout.views(self._gradient)
+        self._gradient = torch.zeros_like(self.weights)
+        pairs, gradients = self._layout.views(self.weights), self._layout.views(self._gradient)
         return Route(pairs, config.scaling, config.dropout, seed, check, gradients)
 
     def take_gradient(self) -> torch.Tensor:

@@ -64,20 +64,18 @@ class Staged:
     def weights(self) -> torch.Tensor:
         """The weights as they will be, fp32 [weights], in memory of their own."""
         weights = torch.empty_like(self.state.weights)
-        self.write_weights(weights)
+        self.change(weights)
         return weights
 
     @torch.no_grad()
-    def write_weights(self, out: torch.Tensor) -> None:
-        """Writes the weights as they will be to `out` [weights], of any dtype."""
-        for part, weights, _, _ in self._blocks():
-            out[part] = weights
-
-    @torch.no_grad()
-    def change(self) -> float:
-        """Root mean square of the change of the weights."""
-        weights = self.state.weights
-        squares = sum(float((w - weights[part]).square_().sum()) for part, w, _, _ in self._blocks())
+    def change(self, out: torch.Tensor | None = None) -> float:
+        """Root mean square of the change of the weights; writes them, as they will be, to `out` [weights], of any
+        dtype."""
+        weights, squares = self.state.weights, 0.0
+        for part, w, _, _ in self._blocks():
+            if out is not None:
+                out[part] = w
+            squares += float((w - weights[part]).square_().sum())
         return math.sqrt(squares / len(weights))
 
     @torch.no_grad()

@@ -36,6 +36,11 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
         overall = (report.get(key) or {}).get("perplexity")
         label = f"{_NAMES[key]}: {overall:.2f} over all" if overall is not None else _NAMES[key]
         curve.plot(where, _running(rows, f"{key}_nll"), "-", color=colour, label=label)
+    if not rows:  # nothing was scored; what was learnt had a loss
+        rows = [c | {"targets": 1} for c in report["chunks"] if c.get("loss") is not None]
+        where = [c["start"] + c["tokens"] / 2 for c in rows]
+        values = [math.exp(min(700.0, c["loss"])) for c in rows]
+        curve.plot(where, values, ".-", color=_ADAPTED, label="adapted: each chunk when it was learnt")
     curve.set(xlabel="position in the text (tokens)", ylabel="perplexity", title=title)
     rejected = [c for c in report["chunks"] if c.get("reason")]
     if rejected:
@@ -51,7 +56,7 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
         curve.legend(title="dots: each chunk; line: so far")
     left = 0.0
     for name, colour in _PHASES:
-        seconds = report["seconds"][name]
+        seconds = report["seconds"].get(name)  # a session's log knows some of them
         if seconds:
             time.barh([0], [seconds], left=left, color=colour, label=f"{name} {seconds:.1f} s")
             left += seconds

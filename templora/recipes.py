@@ -28,6 +28,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train_context": 3072,
         "context_gradients": True,
         "mixture": False,
+        "probe_tokens": 0,
+        "patience": 0,
+        "min_entropy": 0.0,
     },
 }
 

@@ -55,6 +55,7 @@ class TextReport:
             row = self._row(event.start, event.end)
             row |= {"committed": event.committed, "version": event.version, "reason": event.reason}
             row |= {"loss": event.loss, "grad_norm": event.grad_norm, "update": event.update}
+            row |= {"drift": event.drift, "forgetting": event.forgetting}
             row["seconds"] += event.seconds
             self.committed += event.committed
             self.rejected += not event.committed
@@ -74,13 +75,19 @@ class TextReport:
         """What this run predicts with: the mixture if there is one, else the adapter."""
         return self.mixed if self.mixed.tokens else self.adapted
 
+    @property
+    def predicted(self) -> list[tuple[int, int]]:
+        """What was scored, as [start, end) of the text's tokens."""
+        ends = [(c["start"] + c["tokens"], c["targets"]) for c in self.chunks if "targets" in c]
+        return [(end - targets, end) for end, targets in ends]
+
     def finish(self, session: Session, tokenizer: Any) -> None:
         """Once the session is over: measures the text that was predicted."""
         self.session = session
-        spans = [
-            (c["start"] + c["tokens"] - c["targets"], c["start"] + c["tokens"]) for c in self.chunks if "targets" in c
-        ]
-        text = decode(tokenizer, [i for start, end in spans for i in session.tokens[start:end]])
+        self.measure(decode(tokenizer, [i for start, end in self.predicted for i in session.tokens[start:end]]))
+
+    def measure(self, text: str) -> None:
+        """Counts words and bytes of the text that was predicted."""
         self.words, self.utf8_bytes = len(text.split()), len(text.encode())
 
     def to_dict(self) -> dict[str, Any]:

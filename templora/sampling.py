@@ -124,6 +124,16 @@ class Sampler:
         return int(left[drawn])
 
 
+def entropy(logits: torch.Tensor) -> float:
+    """Entropy of what a model predicts, in nats, before any filter; logits [vocabulary]."""
+    with _one_thread(logits.device):
+        # What is 60 nats less likely than the likeliest has no part in it, and −inf would give 0 · −inf.
+        below = (logits - logits.max()).clamp_(min=-60.0)
+        weights = below.exp()
+        total = weights.sum()
+        return float(total.log() - weights.dot(below) / total)
+
+
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
     """Work this small gains nothing from torch's threads, which would then spin on the cores that decoding needs."""

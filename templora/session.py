@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from templora import guards
 from templora.adapters import AdapterState
 from templora.cache import WindowCache
 from templora.chunks import Chunk
@@ -28,13 +29,15 @@ from templora.decoding import Adapter, Decoder
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.gguf_adapter import save_gguf_adapter
+from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
 from templora.methods.base import Method
-from templora.metrics import Likelihood, repeated
+from templora.metrics import Likelihood
 from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
-from templora.sampling import Sampler, SamplingParams
+from templora.probe import PASSAGE, Probe
+from templora.sampling import Sampler, SamplingParams, entropy
 from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
@@ -47,8 +50,6 @@ if TYPE_CHECKING:
 Lesson: TypeAlias = Callable[[Sequence[int], Chunk], Sequence[int]]
 
 _STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
-# Fewer written tokens than this say nothing about repetition.
-_FEWEST_TO_JUDGE = 16
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Session:
         self.tokens: list[int] = opening
         self._chunk_start = 0
         self._chunk_index = 0
-        self._written: list[tuple[int, int]] = []  # spans of the open chunk that the model wrote itself
+        self._written, self._brake, self._patience = Written(), Brake(), Patience()
         self._scored_to = 0
         self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
@@ -115,13 +116,14 @@ class Session:
         self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
         self._memory = method.begin(engine.model, config, self._opening)
         self._lesson = lesson
-        self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter)
+        probe = self._probe()
+        self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter, probe)
         self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
         self._updates: Updates | None = None
         if config.learning == "parallel":
             executor = engine.executor()
-            self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor)
+            self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor, probe)
         self._learned: deque[ChunkLearned] = deque()  # not yet yielded
 
     # What a caller may ask -------------------------------------------------------------------------------------
@@ -299,13 +301,13 @@ class Session:
         while written < max_new_tokens and reason == "length":
             with self._engine.step():
                 self._alive()
-                token = self._next(sampler)
+                token, entropy = self._next(sampler)
                 if written < len(again):
                     token = again[written]
                 if token in ends:
                     reason = "stop"
                 else:
-                    self._append_written(token)
+                    self._append_written(token, entropy)
             if reason == "length":
                 yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
                 written += 1
@@ -425,7 +427,7 @@ class Session:
                 "steps": state.steps,
                 "memory_version": self._memory.version,
                 "chunk": [self._chunk_index, self._chunk_start],
-                "written": self._written,
+                "guards": guards.to_json(self._written, self._brake, self._patience),
                 "under_way": astuple(under_way) if under_way else None,
                 "scored_to": self._scored_to,
                 "mixture": self._mixture.weights,
@@ -468,7 +470,7 @@ class Session:
                 self._bank.commit(self._slot, state)
             self._memory.restore(tensors, meta["memory_version"])
             self._chunk_index, self._chunk_start = meta["chunk"]
-            self._written = [(first, last) for first, last in meta["written"]]
+            self._written, self._brake, self._patience = guards.from_json(meta["guards"])
             self._scored_to, self._reading = meta["scored_to"], None
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
@@ -536,6 +538,19 @@ class Session:
         while self._learned:
             yield self._learned.popleft()
 
+    def _probe(self) -> Probe | None:
+        """What updates are tried on."""
+        config, model = self.config, self._engine.model
+        tokens = min(config.probe_tokens, (config.window - self._opening) // 2)
+        if config.learning == "off" or not tokens:
+            return None
+        known = [i for i in encode(self._tokenizer, PASSAGE, special=False) if i < model.vocabulary]
+        if not known:
+            return None
+        passage = (known * (tokens // len(known) + 1))[:tokens]
+        with self._engine.step(), self.meter.phase("learn"):
+            return Probe.draw(model, self.tokens, passage, self.meter)
+
     def _prepare(self, *decoders: Decoder) -> None:
         for decoder in decoders:
             self._memory.prepare(decoder, self.tokens, self._chunk_start, self._served)
@@ -545,20 +560,18 @@ class Session:
         """What caches must have been computed under: it grows when the adapter changes, or the model itself."""
         return self.version + self._memory.version
 
-    def _next(self, sampler: Sampler) -> int:
+    def _next(self, sampler: Sampler) -> tuple[int, float]:
+        """The token that comes next, and the entropy of what it was chosen from."""
         self._prepare(self._adapted)
         self._adapted.ready()
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
-            return sampler(logits, self.tokens[-self.config.window :])
+            token = sampler(logits, self.tokens[-self.config.window :])
+            return token, entropy(logits) if self.config.min_entropy else 0.0
 
-    def _append_written(self, token: int) -> None:
-        at = len(self.tokens)
+    def _append_written(self, token: int, entropy: float) -> None:
+        self._written.append(len(self.tokens), entropy)
         self.tokens.append(token)
-        if self._written and self._written[-1][1] == at:
-            self._written[-1] = (self._written[-1][0], at + 1)
-        else:
-            self._written.append((at, at + 1))
 
     def _score_written(self) -> ChunkScored | None:
         """What was written since the last score, read once more by base and adapter alike, in one pass each.
@@ -633,30 +646,32 @@ class Session:
 
     def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
-        written = [self.tokens[i] for first, last in self._written for i in range(first, last)]
-        before = self._chunk_index, self._chunk_start, self._written, self.version
-        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, []
+        before = self._chunk_index, self._chunk_start, self._written, self._brake, self.version
+        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, Written()
         try:
             if self.config.learning == "off" or not chunk.targets:
                 return
-            share = repeated(written) if len(written) >= _FEWEST_TO_JUDGE else 0.0
-            if share > self.config.max_repetition:
-                reason = (
-                    f"repetitive: {share:.0%} of its 4-grams repeat, max_repetition is {self.config.max_repetition:g}"
-                )
+            lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
+            reason = self._patience.problem
+            if reason:
+                self._patience = self._patience.skipped()
+            else:
+                what = lesson[chunk.middle : chunk.end]
+                reason = self._brake.problem(self.config, self.tokens, before[2], what)
+            if reason:
                 self._learned.append(ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason))
                 return
-            self._learn(chunk, reading)
+            self._brake = self._brake.passed(before[2])
+            self._learn(chunk, lesson, reading)
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
-            if self.version == before[3] and not under_way:  # interrupted before: it is still to be learnt
-                self._chunk_index, self._chunk_start, self._written = before[:3]
+            if self.version == before[-1] and not under_way:  # interrupted before: it is still to be learnt
+                self._chunk_index, self._chunk_start, self._written, self._brake = before[:-1]
             raise
 
-    def _learn(self, chunk: Chunk, reading: Reading | None) -> None:
+    def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None) -> None:
         began = time.perf_counter()
         cache = self._adapted.cache
-        lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
         if self._updates:
             if not self.config.context_gradients:
                 # The token before the chunk is an input of the training, as in `Learner`.
@@ -686,6 +701,10 @@ class Session:
                 self._report(*done)
 
     def _report(self, chunk: Chunk, update: Update, seconds: float) -> None:
+        self._patience = self._patience.after(update.committed, self.config)
+        reason = update.reason
+        if self._patience.paused:
+            reason += f". {self._patience.rolled_back} in a row were: learning pauses for {self.config.pause} chunks"
         self._learned.append(
             ChunkLearned(
                 index=chunk.index,
@@ -693,10 +712,12 @@ class Session:
                 end=chunk.end,
                 committed=update.committed,
                 version=self.version,
-                reason=update.reason,
+                reason=reason,
                 loss=update.loss,
                 grad_norm=update.grad_norm,
                 update=update.change,
+                drift=update.drift,
+                forgetting=update.forgetting,
                 seconds=seconds,
             )
         )

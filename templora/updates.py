@@ -29,6 +29,7 @@ from templora.learning import Learner, Update
 from templora.metering import Meter
 from templora.model import CausalModel
 from templora.optimizer import Staged
+from templora.probe import Probe
 from templora.threads import governor
 
 Result = tuple[Staged | None, Update]
@@ -76,6 +77,7 @@ class Updates:
         model, bank, slot, config: as for `Learner`.
         meter: the session's, which takes over what a training has spent when it is settled.
         executor: where to train.
+        probe: as for `Learner`.
     """
 
     def __init__(
@@ -86,12 +88,13 @@ class Updates:
         config: TempLoraConfig,
         meter: Meter,
         executor: Executor,
+        probe: Probe | None = None,
     ) -> None:
         self._bank = bank
         self._slot = slot
         self._session_meter = meter
         self._meter = Meter(model.device)
-        self._learner = Learner(model, bank, slot, config, self._meter)
+        self._learner = Learner(model, bank, slot, config, self._meter, probe)
         self._executor = executor
         self._device = model.device
         cuda = model.device.type == "cuda"

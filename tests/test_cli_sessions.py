@@ -128,3 +128,74 @@ def test_the_second_is_told_who_is_first(write: Callable[..., Result], store: Se
         process.kill()
     assert store.show("novel").holder == ""
     assert write("--tokens", 1, new=False).exit_code == 0
+
+
+def test_a_sessions_report_and_plot_are_of_all_its_runs(write: Callable[..., Result], tmp_path: Path) -> None:
+    """Two writes of which the first was scored; the figures of that one are those that its own report has."""
+    report = tmp_path / "first.json"
+    assert write("--tokens", 100, "--report", report).exit_code == 0
+    first = json.loads(report.read_text())
+    one = json.loads(ask("export", "novel", "--report", "-").output)
+    for key in ("tokens", "prompt_tokens", "committed", "rejected", "base", "adapted", "words", "repetition", "config"):
+        assert one.get(key) == first.get(key, one.get(key)), key
+    assert one["base"]["nll"] > 0
+    assert [c.get("loss") for c in one["chunks"]] == [c.get("loss") for c in first["chunks"]]
+    assert one["model"]["sha256"] == first["model"]["sha256"]
+    assert write("--tokens", 50, new=False).exit_code == 0
+    done = ask("export", "novel", "--report", tmp_path / "all.json", "--plot", tmp_path / "all.png")
+    assert done.exit_code == 0
+    both = json.loads((tmp_path / "all.json").read_text())
+    assert both["tokens"] == 150
+    assert (
+        len(both["chunks"]) == len(one["chunks"]) + 2
+    )  # the open chunk counts when it was scored and when it was full
+    assert both["base"] == one["base"]
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_scores_shows_what_was_learnt(write: Callable[..., Result], tmp_path: Path) -> None:
+    assert write("--tokens", 100).exit_code == 0
+    assert ask("export", "novel", "--plot", tmp_path / "all.png").exit_code == 0
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(ask("export", "novel", "--report", "-").output)["base"]["perplexity"] is None
+
+
+def test_an_exported_adapter_is_a_starting_point(
+    write: Callable[..., Result], store: SessionStore, model: Path, tmp_path: Path
+) -> None:
+    """For another session and for a run that leaves nothing; a session goes on with it after it was left."""
+    adapter = tmp_path / "adapter"
+    assert write("--tokens", 100).exit_code == 0
+    assert ask("export", "novel", "--adapter", adapter).exit_code == 0
+    begin = ["--model", str(model), *SMALL, "--prompt", PROMPT, "--quiet", "--tokens", "40", "--temperature", "0"]
+
+    def run(*more: object) -> Result:
+        return CliRunner().invoke(write_command, [*begin, *map(str, more)], catch_exceptions=True)
+
+    fresh, started, kept = run(), run("--adapter", adapter), run("--adapter", adapter, "--session", "second")
+    assert fresh.exit_code == started.exit_code == kept.exit_code == 0
+    assert kept.output == started.output != fresh.output
+    assert run("--session", "second", "--tokens", 5).exit_code == 0  # the adapter is in its files
+    again = run("--adapter", adapter, "--session", "second")
+    assert isinstance(again.exception, OptionError)
+    assert "has begun already" in str(again.exception)
+    nowhere = run("--adapter", tmp_path)
+    assert isinstance(nowhere.exception, OptionError)
+    assert "no adapter_config.json" in str(nowhere.exception)
+    wrong = run("--adapter", adapter, "--session", "third", "--rank", 8)
+    assert "set rank=4" in str(wrong.exception)
+    assert "third" not in store
+
+
+def test_scoring_can_start_from_an_adapter(write: Callable[..., Result], model: Path, tmp_path: Path) -> None:
+    from templora.cli.score import score
+
+    assert write("--tokens", 100).exit_code == 0
+    assert ask("export", "novel", "--adapter", tmp_path / "adapter").exit_code == 0
+    (tmp_path / "text.txt").write_text(PROMPT)
+    found = []
+    for more in ([], ["--adapter", str(tmp_path / "adapter")]):
+        given = [str(tmp_path / "text.txt"), "--model", str(model), *SMALL[:-2], "--json", "--quiet", *more]
+        found.append(json.loads(CliRunner().invoke(score, given).output))
+    assert found[0]["base"] == found[1]["base"]
+    assert found[0]["adapted"] != found[1]["adapted"]

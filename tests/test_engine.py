@@ -208,7 +208,7 @@ def test_the_brake_counts_only_what_was_written(engine: Engine, own: bool) -> No
     with engine.session(small(max_repetition=0.3)) as session:
         session.absorb("7" * (15 if own else 16))
         for _ in range(16 if own else 15):
-            session._append_written(9)
+            session._append_written(9, 1.0)
         learned = session.close_chunk()
         assert learned is not None
         assert learned.committed != own

@@ -226,7 +226,7 @@ def test_paper_context_is_the_last_train_context_tokens_after_the_opening(
     read: list[list[int]] = []
     real = engine.model.hidden
     monkeypatch.setattr(engine.model, "hidden", lambda ids, *more: read.append(ids) or real(ids, *more))
-    with engine.session(small(context_gradients=True, train_context=16)) as session:
+    with engine.session(small(context_gradients=True, train_context=16, probe_tokens=0)) as session:
         session._learner.learn(IDS, Chunk(2, 0, 64, 96), session._adapted.cache)
     assert read == [IDS[:sinks] + IDS[48 + sinks : 95]]
 
@@ -407,7 +407,7 @@ def test_a_model_in_train_mode_is_read_in_eval_mode(text: str) -> None:
 
 
 def test_an_exploding_rate_is_rolled_back_and_the_run_goes_on(engine: Engine, text: str) -> None:
-    with engine.session(small(learning_rate=1e6)) as session:
+    with engine.session(small(learning_rate=1e6, patience=0)) as session:
         before = session._bank.state(session._slot)
         kept = [x.clone() for x in (before.weights, before.exp_avg, before.exp_avg_sq)]
         events = learned(session, text[:200])

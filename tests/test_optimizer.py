@@ -91,7 +91,7 @@ def test_nothing_changes_before_it_is_committed_and_nothing_twice(block: int) ->
 def test_weights_in_another_dtype_are_those_rounded(block: int) -> None:
     staged = Staged(state(), [Step.clipped(random(seed=s).bfloat16(), 1.0) for s in (3, 4)], small())
     out = torch.empty(SIZE, dtype=torch.bfloat16)
-    staged.write_weights(out)
+    staged.change(out)
     assert torch.equal(out, staged.weights.bfloat16())
 
 

@@ -170,7 +170,7 @@ def test_a_chunk_under_the_brake_comes_after_the_one_in_training(engine: Engine,
     with engine.session(parallel(max_repetition=0.3)) as session:
         session.absorb(text[:32])
         for _ in range(32):
-            session._append_written(9)
+            session._append_written(9, 1.0)
         events = [e for e in session.absorb_events(text[:40]) if isinstance(e, ChunkLearned)]
     assert [(e.index, e.committed, e.version) for e in events] == [(0, True, 1), (1, False, 1)]
 

@@ -42,14 +42,17 @@ class Kept:
             self._take_over(options, given)
 
     def _take_over(self, options: dict[str, Any], given: dict[str, Any]) -> None:
-        begin = self.store.history(self.name).begin
+        history = self.store.history(self.name)
+        if options["adapter"] is not None and any(act.kind != "adapter" for act in history.acts):
+            raise OptionError("adapter", f"session {self.name!r} has begun already, with an adapter of its own")
+        begin = history.begin
         context = click.get_current_context()
         for option in _LOADING:
             if context.get_parameter_source(option) == ParameterSource.DEFAULT and option in begin["model"]:
                 options[option] = begin["model"][option]
-        config = TempLoraConfig.from_dict(begin["config"])
+        config = TempLoraConfig.stored(begin["config"])
         for option, value in given.items():
-            if getattr(TempLoraConfig.from_dict(begin["config"] | {option: value}), option) != getattr(config, option):
+            if getattr(TempLoraConfig.stored(begin["config"] | {option: value}), option) != getattr(config, option):
                 raise OptionError(option, f"session {self.name!r} began with {getattr(config, option)}, and keeps that")
         given.update(begin["config"])
 
@@ -58,15 +61,28 @@ class Kept:
         options = self._options
         if not self.begun:
             source = {option: options[option] for option in _LOADING}
-            return self.store.create(self.name, engine, config, source=source, keep=options["keep"])
-        run.console.chunk(f"going on with session {self.name} …")
+            saved = self.store.create(self.name, engine, config, source=source, keep=options["keep"])
+        else:
+            run.console.chunk(f"going on with session {self.name} …")
 
-        def progress(done: int, total: int) -> None:
-            run.console.status(f"{bar(done, total)} doing again what came after the last snapshot: {done:,}/{total:,}")
+            def progress(done: int, total: int) -> None:
+                again = "doing again what came after the last snapshot"
+                run.console.status(f"{bar(done, total)} {again}: {done:,}/{total:,}")
 
-        saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
-        run.notes += saved.notes
+            saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
+            run.notes += saved.notes
+        if options["adapter"] is not None:
+            self._start_from(saved, options["adapter"])
         return saved
+
+    def _start_from(self, saved: SavedSession, adapter: str) -> None:
+        try:
+            saved.load_adapter(adapter)
+        except BaseException:
+            saved.close()
+            if not self.begun:
+                self.store.discard(self.name)
+            raise
 
     def stream(self, saved: SavedSession, prompt: str, how: dict[str, Any]) -> tuple[int, Iterator[Event]]:
         """How many tokens are to be written, and the events of writing them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,6 +97,17 @@ sessions_option = click.option(
     metavar="DIR",
     help="folder of sessions  [default: $TEMPLORA_SESSIONS, else ~/.local/share/templora/sessions]",
 )
+
+
+adapter_option = click.option(
+    "--adapter", metavar="DIR", help="start from this adapter, in PEFT's format, instead of a fresh one"
+)
+
+
+def check_adapter(folder: str | None) -> None:
+    """Finds out early whether there may be one."""
+    if folder is not None and not (Path(folder) / "adapter_config.json").is_file():
+        raise OptionError("adapter", f"there is no adapter in PEFT's format in {folder}: no adapter_config.json")
 
 
 def output_options(command: Command) -> Command:

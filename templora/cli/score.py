@@ -8,7 +8,14 @@ import click
 
 from templora.cli.console import bar, clock, learned_text
 from templora.cli.exits import stop_signals
-from templora.cli.options import config_options, model_options, output_options, split_config
+from templora.cli.options import (
+    adapter_option,
+    check_adapter,
+    config_options,
+    model_options,
+    output_options,
+    split_config,
+)
 from templora.cli.run import Run
 from templora.config import TempLoraConfig
 from templora.errors import OptionError
@@ -30,6 +37,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--tokens", type=int, help="only the first N tokens of each text")
+@adapter_option
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON on standard output")
 @model_options
 @output_options
@@ -44,6 +52,7 @@ def score(**arguments: Any) -> None:
     most = options["tokens"]
     if most is not None and most < 2:
         raise OptionError("tokens", f"must be at least 2, not {most}")
+    check_adapter(options["adapter"])
     run = Run(given, options, list(options["files"]))
     contents = [(name, read_text(name)) for name in options["files"]]
     with run.console:
@@ -60,6 +69,8 @@ def score(**arguments: Any) -> None:
                 _show(event, run, text, total, config)
 
             with engine.session(config) as session:
+                if options["adapter"] is not None:
+                    session.load_adapter(options["adapter"])
                 run.follow(session.score_ids(ids), show)
             text.finish(session, engine.tokenizer)
             if run.stopped or stop_signals.received is not None:

@@ -13,6 +13,7 @@ import click
 from templora.cli.files import check_outputs, print_out
 from templora.cli.options import sessions_option
 from templora.errors import OptionError, TextError
+from templora.report import to_json, write_json
 
 EPILOG = """\b
 Examples:
@@ -21,7 +22,7 @@ Examples:
   templora sessions fork novel darker --chunk 40                                another end, from chunk 40 on
   templora sessions rewind novel --chunk 40                                     away with what came after
   templora sessions resume novel --tokens 9000 --reseed 7                       and on, with other random numbers
-  templora sessions export novel --text novel.txt --adapter novel-adapter/
+  templora sessions export novel --text novel.txt --adapter novel-adapter/ --report novel.json --plot novel.png
   templora sessions discard novel --keep-text novel.txt
 
 A session's folder holds its text, snapshots of its adapter, and all that happened, readable by you alone. Whatever
@@ -134,13 +135,33 @@ def rewind(name: str, chunk: int, sessions: str | None) -> None:
 @click.argument("name")
 @click.option("--text", metavar="FILE", help="write the text there; - for standard output")
 @click.option("--adapter", metavar="DIR", help="write the adapter there, in PEFT's format, or to a .gguf file")
+@click.option(
+    "--report", metavar="FILE", help="write the figures of all its runs there, as JSON; - for standard output"
+)
+@click.option("--plot", metavar="FILE", help="draw them into this PNG")
 @sessions_option
-def export(name: str, text: str | None, adapter: str | None, sessions: str | None) -> None:
-    """Take out text or adapter."""
-    if text is None and adapter is None:
-        raise OptionError("text", "say what to export: --text FILE, --adapter DIR")
-    store = _store(sessions)
+def export(
+    name: str, text: str | None, adapter: str | None, report: str | None, plot: str | None, sessions: str | None
+) -> None:
+    """Take out text, adapter, report or plot.
+
+    Perplexities are of what was written with --report or --plot, which take one more pass over each chunk. An adapter
+    can be started from again: templora write --adapter DIR.
+    """
+    if text is None and adapter is None and report is None and plot is None:
+        raise OptionError("text", "say what to export: --text FILE, --adapter DIR, --report FILE, --plot FILE")
+    wanted = {"report": report if report != "-" else None, "plot": plot}
+    store, outputs = _store(sessions), check_outputs(wanted, [])
     history = store.history(name)
+    document = store.report(name) if report is not None or plot is not None else {}
+    if report == "-":
+        print_out(to_json(document) + "\n")
+    elif report is not None:
+        write_json(outputs["report"], document)
+    if plot is not None:
+        from templora.plots import plot_report
+
+        plot_report(document, outputs["plot"], f"{name} · {document['model']['name']} · {len(history.tokens):,} tokens")
     if text == "-":
         print_out(history.text)
     elif text is not None:

@@ -11,6 +11,8 @@ import click
 from templora.cli.console import bar, clock, learned_text
 from templora.cli.files import TextFile, print_out
 from templora.cli.options import (
+    adapter_option,
+    check_adapter,
     config_options,
     model_options,
     output_options,
@@ -46,6 +48,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @sessions_option
 @click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
 @click.option("--reseed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="random numbers of it begin anew")
+@adapter_option
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
 @sampling_options
@@ -67,6 +70,7 @@ def write(**arguments: Any) -> None:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
     if options["reseed"] is not None and options["session"] is None:
         raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
+    check_adapter(options["adapter"])
     kept = None
     if options["session"] is not None:
         from templora.cli.kept import Kept
@@ -97,6 +101,8 @@ def write(**arguments: Any) -> None:
                 run.notes.append(f"the session is kept: templora sessions resume {kept.name}, or discard {kept.name}")
             else:
                 session = stack.enter_context(engine.session(config))
+                if options["adapter"] is not None:
+                    session.load_adapter(options["adapter"])
                 wanted, events = options["tokens"], session.stream(prompt, **how)
 
             def show(event: Event) -> None:

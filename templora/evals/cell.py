@@ -58,7 +58,7 @@ class Cell:
             kept = {name: getattr(self.config, name) for name in _READING}
             # Nothing reads the adapter; the smallest there is takes no memory that would count as the base's.
             small: dict[str, Any] = {"rank": 1, "alpha": 1.0, "learning": "off", "mixture": False}
-            object.__setattr__(self, "config", TempLoraConfig(**small, **kept))
+            object.__setattr__(self, "config", TempLoraConfig.stored(small | kept))
         if not source.other:
             for name in ("other", "other_sha256", "other_tokens"):
                 object.__setattr__(self, name, None)
@@ -79,11 +79,12 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return values | {"config": self.config.to_dict(), "options": dict(self.options)}
+        # So that what was measured in an earlier version keeps its name.
+        return values | {"config": self.config.as_before(), "options": dict(self.options)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
-        return cls(**{**values, "config": TempLoraConfig.from_dict(values["config"])})
+        return cls(**{**values, "config": TempLoraConfig.stored(values["config"])})
 
     @cached_property
     def key(self) -> str:

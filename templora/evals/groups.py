@@ -169,10 +169,8 @@ def recipe_label(config: TempLoraConfig) -> str:
         wanted = recipe(
             name, None, window=config.window, chunk_size=config.chunk_size, mixture=config.mixture
         ).to_dict()
-        mine = config.to_dict()
-        odd = [
-            f"{key} {_value(mine[key])}" for key in wanted if mine[key] != wanted[key] and key not in ("train_context",)
-        ]
+        mine = config.as_before()  # of what was not there when it was measured, nothing is said
+        odd = [f"{key} {_value(mine[key])}" for key in mine if mine[key] != wanted[key] and key != "train_context"]
         label = name + (f" with {', '.join(odd)}" if odd else "")
         if best is None or len(odd) < best[0]:
             best = len(odd), label

@@ -130,7 +130,8 @@ def read(path: Path) -> dict[str, Any]:
             "again"
         )
     try:
-        unsaid = sorted(f.name for f in fields(TempLoraConfig) if f.name not in result["cell"]["config"])
+        said = TempLoraConfig.before() | result["cell"]["config"]
+        unsaid = sorted(f.name for f in fields(TempLoraConfig) if f.name not in said)
         if unsaid:  # their defaults may have been others
             raise ValueError(f"its config says nothing of {', '.join(unsaid)}")
         cell = Cell.from_dict(result["cell"])

@@ -34,6 +34,7 @@ _TABLE = (
     "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ids BLOB NOT NULL, data TEXT NOT NULL, "
     '"check" BLOB NOT NULL)'
 )
+_INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
 _MOST_BYTES = 1 << 28  # of one value: no text that a session is given at once is as long
 _CHECK_BYTES = 8
 _LIMIT_LENGTH, _LIMIT_ATTACHED = 0, 7  # SQLite's numbers
@@ -74,6 +75,7 @@ class Log:
         self.length = 0
         self._connection = connection
         self._last = b""
+        self._durable = False  # as `_connect` sets it
 
     @classmethod
     def create(cls, path: Path) -> Log:
@@ -143,18 +145,27 @@ class Log:
             records.append(Record(seq, kind, tuple(ids), data))
             rows.append((*row, last))
         with uninterrupted(), _told(self.path):
-            # Without FULL a commit is handed to the system, which outlives us; with it, it is on the disk.
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            if durable != self._durable:
+                # Without FULL a commit is handed to the system, which outlives us; with it, it is on the disk.
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            if len(rows) == 1:  # a token, as a rule: a transaction by itself
+                self._connection.execute(_INSERT, rows[0])
+            else:
+                self._insert(rows)
             self.length, self._last = self.length + len(rows), last
         return records
+
+    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """All of these rows, or none."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.executemany(_INSERT, rows)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         """Folds the write-ahead log into the file. May be called twice."""

@@ -85,7 +85,7 @@ class SavedSession:
         reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
         self._chunks: dict[tuple[str, int], Any] = {(r.kind, r.data["end"]): r.data for r in reports}
         self._cost, self._since = 0.0, time.perf_counter()
-        self.session: Session = engine.session(TempLoraConfig.from_dict(begin["config"]))
+        self.session: Session = engine.session(TempLoraConfig.stored(begin["config"]))
         try:
             self._sweep()
             self._go_on(progress)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import StoreError, TemploraError, nearest
+from templora.store.account import account
 from templora.store.history import History
 from templora.store.log import Log, New
 from templora.store.saved import FILES, Progress, SavedSession
@@ -134,6 +135,14 @@ class SessionStore:
         log.close()
         return history
 
+    def report(self, name: str) -> dict[str, Any]:
+        """The report of the whole session (`templora.store.account`)."""
+        history = self.history(name)
+        try:
+            return account(history)
+        except (KeyError, TypeError, ValueError) as error:  # its check is right, and yet no version wrote it
+            raise StoreError(f"{self.folder / name}: its log makes no report: {error!r}") from error
+
     def create(
         self,
         name: str,
@@ -219,8 +228,8 @@ class SessionStore:
             log, history = _opened(folder)
             with log:
                 position = history.position(_known(history, name, chunks))
-                log.append("rewind", (), {"to": position}, durable=True)
-        return self.show(name)
+                history.add(log.append("rewind", (), {"to": position}, durable=True))
+        return self._told(name, history)
 
     def discard(self, name: str, *, keep_text: str | os.PathLike[str] | None = None) -> Discarded:
         """Deletes a session: log, snapshots, everything.
@@ -286,16 +295,20 @@ class SessionStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _info(self, name: str) -> SessionInfo:
+        try:
+            return self._told(name, self.history(name))
+        except StoreError as error:
+            return SessionInfo(name, self.folder / name, **self._seen(name), problem=str(error))
+
+    def _seen(self, name: str) -> dict[str, Any]:
+        """What can be said of a folder without reading its log."""
         folder = self.folder / name
         files = [p.lstat() for p in folder.rglob("*") if not p.is_dir()]
-        size = sum(s.st_size for s in files)
         used = max((s.st_mtime for s in files), default=0.0)
-        holder = _holder(folder)
-        try:
-            history = self.history(name)
-        except StoreError as error:
-            return SessionInfo(name, folder, bytes=size, used=used, holder=holder, problem=str(error))
-        pending = history.pending
+        return {"bytes": sum(s.st_size for s in files), "used": used, "holder": _holder(folder)}
+
+    def _told(self, name: str, history: History) -> SessionInfo:
+        folder, pending = self.folder / name, history.pending
         return SessionInfo(
             name,
             folder,
@@ -305,9 +318,7 @@ class SessionStore:
             learnt=sum(r.data["committed"] for r in history.records if r.kind == "learned"),
             pending=pending.left if pending else 0,
             snapshots=sum((folder / FILES / Path(r.data["file"]).name).exists() for r in history.snapshots),
-            bytes=size,
-            used=used,
-            holder=holder,
+            **self._seen(name),
         )
 
 
