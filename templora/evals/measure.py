@@ -274,6 +274,7 @@ class _Run:
             row = next(r for r in reversed(self.rows) if r["start"] + r["tokens"] == event.end)
             row |= {"committed": event.committed, "reason": event.reason, "loss": event.loss}
             row |= {"grad_norm": event.grad_norm, "update": event.update}
+            row |= {"drift": event.drift, "forgetting": event.forgetting}
             row["seconds"] += event.seconds
 
     def _keep(self, done: int) -> None:
