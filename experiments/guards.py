@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Do the guards keep poison out? What is written after poisoned updates, with the guards and without them.
 
-    experiments/guards.py --books FOLDER [--text 1684] [--seeds 1 2 3 4 5]
+    experiments/guards.py --books FOLDER [--text 1684] [--seeds 1 2 3]
 
-Each run reads 2,048 tokens of a book, learning it, and writes 1,024 more. The poison:
+Each run reads 2,048 tokens of a book, learning it, and writes 512 more. The poison:
 
     nothing      none
     nan          the gradient of the last chunk before writing is not a number
@@ -41,7 +41,7 @@ from templora.text import encode
 RESULTS = Path(__file__).parent.parent / "results" / "guards"
 POISONS = {"nothing": 1, "nan": 1, "word": 1, "words": 1, "rate x 10": 10, "rate x 30": 30}
 OFF: dict[str, Any] = {"probe_tokens": 0, "patience": 0, "max_repetition": 1.0, "min_entropy": 0.0, "max_update": 1e9}
-READ, WRITTEN = 2048, 1024
+READ, WRITTEN = 2048, 512
 
 
 def run(engine: Engine, ids: Sequence[int], poison: str, guarded: bool, seed: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", required=True, help="folder of texts")
     parser.add_argument("--text", default="1684", help="which one")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     a = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     engine = templora.load()

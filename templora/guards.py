@@ -66,7 +66,7 @@ class Brake:
         for ids, most in ((own, config.max_repetition), (lesson, max(_DEGENERATE, config.max_repetition))):
             share = repeated(ids) if len(ids) >= _FEWEST_TO_JUDGE else 0.0
             if share > most:
-                return f"repetitive: {share:.0%} of its 4-grams repeat, max_repetition is {config.max_repetition:g}"
+                return f"repetitive: {share:.0%} of its 4-grams repeat, and at most {most:.0%} may (max_repetition)"
         if self.tokens and len(own) >= _FEWEST_TO_JUDGE:
             now, usual = written.entropy / len(own), self.entropy / self.tokens
             if now < config.min_entropy * usual:

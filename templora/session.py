@@ -109,14 +109,19 @@ class Session:
         self._scored_to = 0
         self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
+        self._lesson = lesson
         self._bank, self._slot = engine.adapter_slot(self, config)
+        try:
+            probe = self._probe()
+            self._memory = method.begin(engine.model, config, self._opening)
+        except BaseException:  # out of memory, say: leave the model as it was
+            with engine.lock:
+                engine.release(self, self._bank, self._slot)
+            raise
         adapter = Adapter(self._bank, self._slot, config.scaling)
         self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, engine.new_step)
         base = Adapter(self._bank, None, config.scaling)
         self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
-        self._memory = method.begin(engine.model, config, self._opening)
-        self._lesson = lesson
-        probe = self._probe()
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter, probe)
         self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
@@ -390,7 +395,7 @@ class Session:
             return self._bank.state(self._slot).weights.clone()
 
     def _begin_from(self, weights: torch.Tensor) -> None:
-        self._reading = None
+        self._reading, self._patience = None, Patience()
         state = AdapterState.fresh(weights.to(self._bank.device))
         self._bank.commit(self._slot, replace(state, version=self.version + 1))
 

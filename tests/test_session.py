@@ -38,11 +38,14 @@ def test_chat_opens_with_one_bos() -> None:
         assert session.tokens[:8] == [257, *b"[hello]"]
 
 
-def test_a_session_that_could_not_begin_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["adapters.first_weights", "session.Probe.draw", "methods.base.Method.begin"])
+def test_a_session_that_could_not_begin_leaves_nothing(
+    where: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.model.module.train()
     trace = Trace.of(engine.model.module)
     with monkeypatch.context() as patch:
-        patch.setattr("templora.adapters.first_weights", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(f"templora.{where}", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             engine.session(small())
     assert Trace.of(engine.model.module) == trace
