@@ -109,8 +109,8 @@ class Patience:
         return f"learning is paused ({self.paused} chunks to go): {self.rolled_back} updates in a row were rolled back"
 
     def skipped(self) -> Patience:
-        """One chunk later."""
-        return replace(self, paused=self.paused - 1)
+        """One chunk later, which was not learnt."""
+        return replace(self, paused=max(0, self.paused - 1))
 
 
 def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any]:

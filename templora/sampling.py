@@ -124,7 +124,7 @@ class Sampler:
         return int(left[drawn])
 
 
-def entropy(logits: torch.Tensor) -> float:
+def entropy_of(logits: torch.Tensor) -> float:
     """Entropy of what a model predicts, in nats, before any filter; logits [vocabulary]."""
     with _one_thread(logits.device):
         # What is 60 nats less likely than the likeliest has no part in it, and −inf would give 0 · −inf.

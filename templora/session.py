@@ -37,7 +37,7 @@ from templora.metrics import Likelihood
 from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
 from templora.probe import PASSAGE, Probe
-from templora.sampling import Sampler, SamplingParams, entropy
+from templora.sampling import Sampler, SamplingParams, entropy_of
 from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
@@ -306,13 +306,13 @@ class Session:
         while written < max_new_tokens and reason == "length":
             with self._engine.step():
                 self._alive()
-                token, entropy = self._next(sampler)
+                token, nats = self._next(sampler)
                 if written < len(again):
                     token = again[written]
                 if token in ends:
                     reason = "stop"
                 else:
-                    self._append_written(token, entropy)
+                    self._append_written(token, nats)
             if reason == "length":
                 yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
                 written += 1
@@ -572,7 +572,7 @@ class Session:
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
             token = sampler(logits, self.tokens[-self.config.window :])
-            return token, entropy(logits) if self.config.min_entropy else 0.0
+            return token, entropy_of(logits) if self.config.min_entropy else 0.0
 
     def _append_written(self, token: int, entropy: float) -> None:
         self._written.append(len(self.tokens), entropy)
@@ -651,27 +651,28 @@ class Session:
 
     def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
-        before = self._chunk_index, self._chunk_start, self._written, self._brake, self.version
+        before, reported = (self._chunk_index, self._chunk_start, self._written, self._brake), len(self._learned)
+        written = self._written
         self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, Written()
         try:
             if self.config.learning == "off" or not chunk.targets:
                 return
             lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
-            reason = self._patience.problem
+            reason = self._patience.problem or self._brake.problem(
+                self.config, self.tokens, written, lesson[chunk.middle : chunk.end]
+            )
             if reason:
-                self._patience = self._patience.skipped()
-            else:
-                what = lesson[chunk.middle : chunk.end]
-                reason = self._brake.problem(self.config, self.tokens, before[2], what)
-            if reason:
-                self._learned.append(ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason))
+                with uninterrupted():
+                    self._patience = self._patience.skipped()
+                    skipped = ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason)
+                    self._learned.append(skipped)
                 return
-            self._brake = self._brake.passed(before[2])
+            self._brake = self._brake.passed(written)
             self._learn(chunk, lesson, reading)
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
-            if self.version == before[-1] and not under_way:  # interrupted before: it is still to be learnt
-                self._chunk_index, self._chunk_start, self._written, self._brake = before[:-1]
+            if len(self._learned) == reported and not under_way:  # interrupted before: it is still to be learnt
+                self._chunk_index, self._chunk_start, self._written, self._brake = before
             raise
 
     def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None) -> None:

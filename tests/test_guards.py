@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from templora import ChunkLearned, SamplingParams, TempLoraConfig
 from templora.engine import Engine
 from templora.guards import Brake, Patience, Written, from_json, to_json
 from templora.probe import Probe
-from templora.sampling import entropy
+from templora.sampling import entropy_of
 from templora.session import Session
 from templora.snapshot import Snapshot
 from templora.testing import tiny_engine
@@ -148,6 +149,26 @@ def test_learning_pauses_after_repeated_rejections_and_tries_again(
     assert events[7].loss is None  # not even tried
 
 
+def test_a_rejection_that_is_interrupted_is_reported_once(
+    engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while it was being reported: it counts, and the chunk is not tried again."""
+    readings(monkeypatch, [(1.0, 0.0)] * 2)
+    real = Session._report
+
+    def report(self: Session, *what: Any) -> None:
+        real(self, *what)
+        signal.raise_signal(signal.SIGINT)
+
+    with engine.session(small(patience=3)) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "_report", report)
+            with pytest.raises(KeyboardInterrupt):
+                session.absorb(text[:32])
+        assert session._patience == Patience(1)
+        assert [e.index for e in learned(session, text[32:96])] == [0, 1, 2]
+
+
 def test_without_patience_every_chunk_is_tried(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     readings(monkeypatch, [(1.0, 0.0)] * 9)
     with engine.session(small(patience=0)) as session:
@@ -237,8 +258,8 @@ def test_entropy(banned: bool) -> None:
     if banned:
         logits[::3] = -math.inf
     plain = torch.distributions.Categorical(logits=logits.double().clamp(min=-1e9)).entropy().item()
-    assert entropy(logits) == pytest.approx(plain, rel=1e-5)
-    assert entropy(torch.tensor([100.0, -math.inf])) < 1e-20
+    assert entropy_of(logits) == pytest.approx(plain, rel=1e-5)
+    assert entropy_of(torch.tensor([100.0, -math.inf])) < 1e-20
 
 
 def test_guards_survive_json() -> None:
