@@ -126,7 +126,7 @@ class TempLoraConfig:
         within(0, 1.0001),
     )
     min_entropy: float = option(
-        0.3,
+        0.7,
         "a written chunk is not learnt if the entropy of its predictions fell below this share of the usual; 0 = off",
         within(0, 1),
         before=0.0,
