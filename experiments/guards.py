@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     a = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    engine = templora.load()
+    engine = templora.load(threads=os.cpu_count())  # always as many, so that equal runs are equal to the bit
     (book,) = find_texts(a.books, [a.text])
     ids = encode(engine.tokenizer, book.content[: READ * 8], special=False)[:READ]
     print("| | guards | base perplexity | repeated 4-grams | distinct-2 | compression | learnt | not learnt |")
