@@ -101,16 +101,16 @@ class TempLoraConfig:
         0.01, "an update that moves the adapter's weights by more than this (root mean square) is rolled back", positive
     )
     probe_tokens: int = option(
-        16,
+        32,
         "tokens of earlier text, and of the base's own predictions, that each update is tried on; 0 = it is not",
         at_least(0),
         before=0,
     )
     probe_tolerance: float = option(
-        0.2,
+        0.1,
         "an update that makes either of the two less likely by more than this, in nats a token, is rolled back",
         positive,
-        before=0.2,
+        before=0.1,
     )
     patience: int = option(
         3, "updates rolled back in a row after which learning pauses; 0 = never", at_least(0), before=0

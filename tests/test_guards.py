@@ -110,7 +110,7 @@ def test_drift_is_measured_against_what_the_base_predicts(engine: Engine) -> Non
 def test_either_half_of_the_probe_is_enough(
     rise: tuple[float, float], said: str, engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readings(monkeypatch, [(0.0, 0.0), rise, (0.19, 0.19)])
+    readings(monkeypatch, [(0.0, 0.0), rise, (0.09, 0.09)])
     with engine.session(small()) as session:
         events = learned(session, text[:96])
     assert [e.committed for e in events] == [True, False, True]
