@@ -95,7 +95,9 @@ def test_figures_of_a_model(bos: bool) -> None:
     shape, adapter = engine.model.shape, 4 * 2 * (4 * 32 + 2 * 48 + 3 * 80)
     # The token before the chunk is an input, and the last of the context.
     # The first step goes on from the pass that scored the chunk, in which the head's gradient was taken too.
-    first = shape.backward(32, 63, 0, adapter)
+    # Then the update is tried: the text before and the base's predictions, 32 each, as it is and as it was.
+    tried = 2 * shape.forward(63 + bos, 0, 63, adapter)
+    first = shape.backward(32, 63, 0, adapter) + tried
     learn = figures["learn a chunk, 1 epoch"]
     assert learn.work == first
     again = shape.forward(32, 63, 32, adapter) + shape.backward(32, 63, 32, adapter)

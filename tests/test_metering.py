@@ -71,7 +71,10 @@ def test_a_session_counts_each_phase(engine: Engine, text: str) -> None:
             "decode": 0,
             # The scoring pass is the first half of learning; the head's gradient, taken at once, is for learning.
             "score": shape.forward(31, 0, 31, 0) + shape.forward(31, 0, 31, adapter),
-            "learn": shape.backward(31, 0, 31, adapter),
+            # What the update is tried on: drawn from the base, then read as the adapter was and as it is.
+            "learn": shape.backward(31, 0, 31, adapter)
+            + shape.forward(32, 0, 32, 0)
+            + 2 * shape.forward(32, 0, 32, adapter),
             "cache": 0,
         }
         session.write(max_new_tokens=2)
