@@ -336,7 +336,7 @@ def test_a_lesson_is_what_is_learnt() -> None:
     def lesson(tokens: Any, chunk: Chunk) -> list[int]:
         return [*tokens[: chunk.middle], *[65] * (chunk.end - chunk.middle)]
 
-    with engine.session(config(learning_rate=0.03), lesson=lesson) as session:
+    with engine.session(config(learning_rate=0.03, max_repetition=1.0), lesson=lesson) as session:
         first = session.score("it was the best of times, it was the worst of times. " * 6)
         again = session.score("A" * 64)
     assert again.adapted.nll < 0.95 * again.base.nll
