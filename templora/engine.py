@@ -144,9 +144,13 @@ class Engine:
         return self._rates[targets]
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Inside, the model is the caller's alone, and so are the cores there are."""
-        with self.lock, governor.step(self.threads):
+    def step(self, beside: bool = False) -> Iterator[None]:
+        """Inside, the model is the caller's alone, and so are the cores there are.
+
+        Args:
+            beside: whether the caller also trains in the background.
+        """
+        with self.lock, governor.step(self.threads, beside):
             yield
 
     def executor(self) -> Executor:

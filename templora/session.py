@@ -13,6 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -200,7 +201,7 @@ class Session:
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
-            with self._engine.step():
+            with self._step():
                 self._alive()
                 piece = ids[done : done + self._room()]
                 self.tokens.extend(piece)
@@ -235,7 +236,7 @@ class Session:
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
-            with self._engine.step():
+            with self._step():
                 self._alive()
                 piece = list(ids[done : done + self._room()])
                 scored = self._append_scored(piece, base, adapted)
@@ -304,7 +305,7 @@ class Session:
         reason: FinishReason = "length"
         written = 0
         while written < max_new_tokens and reason == "length":
-            with self._engine.step():
+            with self._step():
                 self._alive()
                 token, nats = self._next(sampler)
                 if written < len(again):
@@ -318,7 +319,7 @@ class Session:
                 written += 1
             full = self._room() == 0
             if score and (full or written == max_new_tokens or reason == "stop"):
-                with self._engine.step():
+                with self._step():
                     self._alive()
                     scored = self._score_written()
                 if scored:
@@ -334,11 +335,11 @@ class Session:
         """
         known = len(self._learned)
         self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             self._close()
         self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             self._settle()
         return self._learned.pop() if len(self._learned) > known else None
@@ -352,7 +353,7 @@ class Session:
             path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
         """
         self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             staged = self._updates.staged() if self._updates else None
             weights, layout = (staged or self._bank.state(self._slot)).weights, self._bank.layout
@@ -369,28 +370,28 @@ class Session:
             ModelError: unreadable, or of another shape than this session's.
         """
         self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             self._settle()
             self._begin_from(load_adapter(Path(folder), self._bank.layout, self.config.alpha))
 
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""
-        with self._engine.step():
+        with self._step():
             self._alive()
             self._generator.manual_seed(seed)
 
     def use_adapter(self, weights: torch.Tensor) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`)."""
         self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             self._settle()
             self._begin_from(weights)
 
     def adapter_weights(self) -> torch.Tensor:
         """A copy of the adapter as it serves: fp32 [weights], in the layout of `AdapterBank`."""
-        with self._engine.step():
+        with self._step():
             self._alive()
             return self._bank.state(self._slot).weights.clone()
 
@@ -407,7 +408,7 @@ class Session:
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
         """
-        with self._engine.step():
+        with self._step():
             self._alive()
             state = self._bank.state(self._slot)
             tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
@@ -454,7 +455,7 @@ class Session:
             TextError: it is not of such a session.
         """
         meta = snapshot.meta
-        with self._engine.step():
+        with self._step():
             self._alive()
             # AdamW's own counts of steps, like the generator's state, belong on the CPU.
             stay = ("generator", "step.")
@@ -532,11 +533,11 @@ class Session:
         Verbs begin with it too: a chunk may have filled up just before a caller stopped listening.
         """
         if self._updates and self._room() == 0:
-            with self._engine.step():
+            with self._step():
                 self._alive()
                 self._prepare_context(self._open_chunk())  # beside the training of the chunk before
             self._wait()
-        with self._engine.step():
+        with self._step():
             self._alive()
             if self._room() == 0:
                 self._close()
@@ -553,7 +554,7 @@ class Session:
         if not known:
             return None
         passage = (known * (tokens // len(known) + 1))[:tokens]
-        with self._engine.step(), self.meter.phase("learn"):
+        with self._step(), self.meter.phase("learn"):
             return Probe.draw(model, self.tokens, passage, self.meter)
 
     def _prepare(self, *decoders: Decoder) -> None:
@@ -754,6 +755,9 @@ class Session:
                 f"{self._engine.name}: the tokenizer gives ids up to {max(ids)}, the model knows {known}; "
                 "they do not belong together"
             )
+
+    def _step(self) -> AbstractContextManager[None]:
+        return self._engine.step(beside=self.config.learning == "parallel")
 
     def _alive(self) -> None:
         if self._released:

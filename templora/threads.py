@@ -9,6 +9,10 @@ would only be as much slower as there are cores missing. So we look, a few times
 and use that many threads. What we leave idle counts as available, so the number rises again when the other program
 ends. On Linux, from /proc/stat; elsewhere the user's number is used as it is.
 
+On a CPU with AMX the bits of torch's bf16 matrix products depend on the number of threads (docs/log.md), and what a
+session writes must not depend on the moment. There torch's own threads keep their number, whatever else is going on:
+all, or half beside a job in the background; only the compiled kernels, with the same bits for any number, follow.
+
 How many threads torch uses is a setting of each calling thread. A thread has ours while it is inside `Governor.step`
 and its own again outside, so the user's code between two steps sees what the user set.
 """
@@ -43,6 +47,13 @@ def idle_seconds(stat: str, cpus: set[int], ticks: int) -> float:
         if name != "cpu" and int(name[3:]) in cpus:
             total += int(fields[3]) + int(fields[4])
     return total / ticks
+
+
+def bits_depend_on_threads() -> bool:
+    """Whether torch computes other bits with another number of threads: with AMX, if oneDNN may use it."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return has_amx and (allowed in ("DEFAULT", "ALL") or "AMX" in allowed)
 
 
 def cores_here() -> int:
@@ -107,6 +118,7 @@ class _Here(threading.local):
     wanted = 0  # 0 outside
     fixed = False
     background = False
+    steady = 0  # torch's threads, where their number must not depend on the moment; 0: it may
     applied = 0
 
 
@@ -114,23 +126,34 @@ class Governor:
     """Divides the cores there are between the threads that compute.
 
     A job in the background (parallel learning) gets half of them, and all while its session waits for it.
+
+    Args:
+        cores: what there is.
+        steady: keep the number of torch's threads; without it, where bits depend on it.
     """
 
-    def __init__(self, cores: Cores | None = None) -> None:
+    def __init__(self, cores: Cores | None = None, steady: bool | None = None) -> None:
         self._cores = cores or Cores()
+        self._steady = bits_depend_on_threads() if steady is None else steady
         self._here = _Here()
         self._lock = threading.Lock()
         self._jobs = 0
         self._waiting = 0
 
     @contextmanager
-    def step(self, fixed: int | None = None) -> Iterator[None]:
-        """Inside, the calling thread computes with `fixed` threads, or with as many as there are cores for."""
+    def step(self, fixed: int | None = None, beside: bool = False) -> Iterator[None]:
+        """Inside, the calling thread computes with `fixed` threads, or with as many as there are cores for.
+
+        Args:
+            fixed: how many.
+            beside: whether jobs of this session may run at the same time.
+        """
         if self._here.wanted:  # a step within a step
             yield
             return
         before = torch.get_num_threads()
-        with self._inside(fixed or before, fixed is not None, False, before):
+        wanted = fixed or before
+        with self._inside(wanted, fixed is not None, False, before, _part(wanted, False) if beside else wanted):
             yield
 
     @contextmanager
@@ -140,13 +163,16 @@ class Governor:
         Args:
             wanted, fixed: what `wanted` said in the session's thread.
         """
+        steady = _part(wanted, True)
         if self._here.wanted:  # it runs in the session's thread after all
-            yield
+            with self._kept(steady):
+                yield
+            self.tick()
             return
         torch.get_num_threads()  # a new thread takes torch's number over at its first look, which must not come later
         self._count(jobs=1)
         try:
-            with self._inside(wanted, fixed, True, wanted):
+            with self._inside(wanted, fixed, True, wanted, steady):
                 yield
         finally:
             self._count(jobs=-1)
@@ -166,7 +192,7 @@ class Governor:
         return self._here.wanted or torch.get_num_threads(), self._here.fixed
 
     def tick(self) -> int:
-        """Applies what holds now to the calling thread, and says how many threads that is.
+        """Applies what holds now to the calling thread, and says how many threads there are for it.
 
         For every place that computes for more than a few milliseconds; takes about a microsecond.
         """
@@ -174,9 +200,10 @@ class Governor:
         if not here.wanted:
             return torch.get_num_threads()
         threads = self._share(here)
-        if threads != here.applied:
-            torch.set_num_threads(threads)
-            here.applied = threads
+        torchs = here.steady or threads
+        if torchs != here.applied:
+            torch.set_num_threads(torchs)
+            here.applied = torchs
         return threads
 
     def _share(self, here: _Here) -> int:
@@ -187,24 +214,40 @@ class Governor:
                 total = max(1, int(self._cores.available + MARGIN))
         if self._jobs == 0 or (here.background and self._waiting):
             return total
-        return max(1, total // 2 if here.background else total - total // 2)
+        return _part(total, here.background)
 
     @contextmanager
-    def _inside(self, wanted: int, fixed: bool, background: bool, after: int) -> Iterator[None]:
+    def _inside(self, wanted: int, fixed: bool, background: bool, after: int, steady: int) -> Iterator[None]:
         here = self._here
         here.wanted, here.fixed, here.background, here.applied = wanted, fixed, background, 0
         try:
-            self.tick()
-            yield
+            with self._kept(steady):
+                yield
         finally:
             here.wanted, here.fixed = 0, False
             if torch.get_num_threads() != after:
                 torch.set_num_threads(after)
 
+    @contextmanager
+    def _kept(self, steady: int) -> Iterator[None]:
+        """Inside, torch computes with `steady` threads in the calling thread, if their number must not vary."""
+        here = self._here
+        before, here.steady = here.steady, steady if self._steady else 0
+        try:
+            self.tick()
+            yield
+        finally:
+            here.steady = before
+
     def _count(self, jobs: int = 0, waiting: int = 0) -> None:
         with self._lock:
             self._jobs += jobs
             self._waiting += waiting
+
+
+def _part(total: int, background: bool) -> int:
+    """Threads of a job in the background, or of the session beside it."""
+    return max(1, total // 2 if background else total - total // 2)
 
 
 # Cores are the process's, whatever engines it has.

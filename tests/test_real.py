@@ -122,10 +122,10 @@ def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Pat
 def test_parallel_learning_is_sequential_with_a_delay(engine: Engine) -> None:
     """Bit for bit, also with two threads beside one another and another number of threads than the sequential run.
 
-    With AMX, bits depend on the number of threads (docs/log.md): there it is one.
+    With AMX, where bits depend on torch's threads, those of a session and of its training are one each in both cases.
     """
     found = []
-    for executor, threads in ((Inline, 1), (worker, 1 if torch.cpu._is_amx_tile_supported() else 2)):
+    for executor, threads in ((Inline, 1), (worker, 2)):
         engine.threads = threads
         engine.new_executor = executor  # type: ignore[method-assign]
         with engine.session(engine.config(learning="parallel", chunk_size=96, window=192, dropout=0.05)) as session:

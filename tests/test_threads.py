@@ -14,7 +14,7 @@ from conftest import small
 from templora.engine import Engine
 from templora.errors import OptionError
 from templora.loading import load
-from templora.threads import INTERVAL, Cores, Governor, governor, idle_seconds, threads
+from templora.threads import INTERVAL, Cores, Governor, bits_depend_on_threads, governor, idle_seconds, threads
 
 STAT = """cpu  300 0 100 5000 70 0 0 5 0 0
 cpu0 100 0 50 2000 10 0 0 1 0 0
@@ -176,6 +176,64 @@ def test_a_job_beside_gets_half_and_all_while_it_is_waited_for() -> None:
         assert ours.tick() == 8
 
 
+@pytest.mark.usefixtures("eight")
+def test_torchs_own_number_does_not_depend_on_the_moment_where_bits_depend_on_it() -> None:
+    """As on a CPU with AMX: only what `tick` returns, for the compiled kernels, follows the machine."""
+    machine = Machine(8)
+    ours = Governor(machine.view, steady=True)
+    found: list[tuple[int, int]] = []
+
+    def look() -> None:
+        found.append((ours.tick(), torch.get_num_threads()))
+
+    def job() -> None:
+        with ours.job(*wanted):
+            look()
+
+    for others in (0, 6):
+        machine.run(1, others)
+        with ours.step():
+            look()
+        with ours.step(beside=True):
+            look()
+            wanted = ours.wanted
+            with ours.job(*wanted):  # in the session's own thread
+                look()
+            look()
+        with ours.waiting():
+            thread = threading.Thread(target=job)
+            thread.start()
+            thread.join()
+    assert [torchs for _, torchs in found] == [8, 4, 4, 4, 4] * 2
+    assert [kernels for kernels, _ in found] == [8] * 5 + [2] * 5
+    with ours.step(fixed=5, beside=True):
+        assert torch.get_num_threads() == 3
+        with ours.job(*ours.wanted):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 8
+
+
+@pytest.mark.parametrize(
+    ("amx", "allowed", "depend"),
+    [
+        (True, None, True),
+        (True, "all", True),
+        (True, "AVX512_CORE_AMX", True),
+        (True, "AVX512_CORE_BF16", False),
+        (False, None, False),
+    ],
+)
+def test_bits_depend_on_threads_where_onednn_may_use_amx(
+    amx: bool, allowed: str | None, depend: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if allowed:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert bits_depend_on_threads() == depend
+
+
 def test_sessions_compute_within_steps(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass has the engine's number, and the caller has their own between events."""
     engine.threads = 3
@@ -188,6 +246,27 @@ def test_sessions_compute_within_steps(engine: Engine, text: str, monkeypatch: p
             assert torch.get_num_threads() == threads() == 1
         session.close_chunk()
     assert found == {3}
+    assert torch.get_num_threads() == 1
+
+
+def test_a_session_that_learns_beside_itself_says_so(
+    engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bits depend on threads, both its passes and its trainings keep their share."""
+    monkeypatch.setattr(governor, "_steady", True)
+    engine.threads = 5
+    found: dict[str, set[int]] = {}
+    real = engine.model.hidden
+
+    def hidden(*args: object) -> object:
+        found.setdefault(threading.current_thread().name.split("_")[0], set()).add(torch.get_num_threads())
+        return real(*args)
+
+    monkeypatch.setattr(engine.model, "hidden", hidden)
+    with engine.session(small(learning="parallel")) as session:
+        session.score(text[:200])
+        session.write(max_new_tokens=40)
+    assert found == {"MainThread": {3}, "templora-learn": {2}}
     assert torch.get_num_threads() == 1
 
 
