@@ -189,6 +189,11 @@ class WindowCache(Cache):  # type: ignore[misc]
         self.shift += drop
         self._span.end = self.length
 
+    def truncate(self, length: int) -> None:
+        """Keeps the first `length` entries alone, as if what came after them had not been read."""
+        del self.versions[length:]
+        self._span.end = self.length
+
     @contextmanager
     def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:
         """Inside, forward passes see `most` entries as constants: the opening, and the last ones before `end_token`.

@@ -23,11 +23,12 @@ from templora.allocator import keep_freed_memory
 from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
-from templora.errors import ConfigError, ModelError
+from templora.errors import ConfigError, ModelError, OptionError
 from templora.methods.base import Method
 from templora.model import CausalModel, Trace
 from templora.rates import learning_rate_for
 from templora.recipes import recipe
+from templora.sampling import SamplingParams
 from templora.session import Lesson, Receipt, Session
 from templora.targets import Target, choose_targets
 from templora.text import end_ids
@@ -72,6 +73,7 @@ class Engine:
         self._sessions: set[Session] = set()
         self._trace: Trace | None = None
         self._fingerprint: str | None = None
+        self._texts: list[str] | None = None  # of each token by itself
         self._executor: Executor | None = None
 
     @property
@@ -134,6 +136,23 @@ class Engine:
     def end_ids(self) -> list[int]:
         """Every token that ends a text for this model."""
         return end_ids(self.tokenizer, self.generation_config)
+
+    def ends(self, sampling: SamplingParams) -> list[int]:
+        """Every token at which writing ends: those that end a text, and those that begin with `sampling.stop`.
+
+        Raises:
+            OptionError: no token begins with that.
+        """
+        return self.end_ids + (self._stops(sampling.stop) if sampling.stop else [])
+
+    def _stops(self, stop: str) -> list[int]:
+        if self._texts is None:
+            known = min(len(self.tokenizer), self.model.vocabulary)
+            self._texts = self.tokenizer.batch_decode([[i] for i in range(known)])
+        found = [i for i, text in enumerate(self._texts) if text.startswith(stop)]
+        if not found:
+            raise OptionError("stop", f"no token of this model begins with {stop!r}; give a shorter one")
+        return found
 
     def learning_rate(self, config: TempLoraConfig) -> float:
         """The rate that suits this model and the layers that `config` adapts (`templora.rates`)."""

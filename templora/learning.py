@@ -1,6 +1,7 @@
 """`Learner`: trains one chunk into one slot. Stage, judge, commit or roll back.
 
-The loss is the mean NLL of the chunk's own tokens. Its context is seen but never a target, in one of two ways:
+The loss is the mean NLL of the chunk's own tokens, but those that are masked. Its context is seen but never a target,
+in one of two ways:
 
     context_gradients off   the context's keys and values are constants, taken from the decoder's cache as they are;
                             only the chunk's tokens go forward and back
@@ -272,6 +273,9 @@ class Learner:
             seen, position = during.enter_context(cache.as_context(first, most - 1))
             read = len(inputs)
             hidden = self._model.hidden(inputs, cache, position)
+        if chunk.masked:
+            rows = [i - first - 1 for i in chunk.learnt]
+            hidden, targets = hidden[rows], [targets[i] for i in rows]
         return hidden, targets, Cost(self._model.shape, read, seen, len(targets), self._bank.layout.weights)
 
 

@@ -51,10 +51,15 @@ class SamplingParams:
         lambda v: 0.01 <= v <= 100,
         "must be from 0.01 to 100",
     )
+    stop: str = _option("", "stop before this text; empty = do not", lambda v: len(v) <= 100, "must be short")
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if f.type == "str":
+                if not isinstance(value, str) or not f.metadata["check"](value):
+                    raise OptionError(f.name, f"must be a short text, not {value!r}")
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise OptionError(f.name, f"must be a finite number, not {value!r}")
             if f.type == "int" and int(value) != value:

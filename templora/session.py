@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +24,7 @@ import torch
 from templora import guards
 from templora.adapters import AdapterState
 from templora.cache import WindowCache
-from templora.chunks import Chunk
+from templora.chunks import Chunk, spans
 from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
@@ -106,6 +106,7 @@ class Session:
         self.tokens: list[int] = opening
         self._chunk_start = 0
         self._chunk_index = 0
+        self._masked: tuple[tuple[int, int], ...] = ()  # spans of the open chunk that are not to be learnt
         self._written, self._brake, self._patience = Written(), Brake(), Patience()
         self._scored_to = 0
         self._released = False
@@ -186,16 +187,21 @@ class Session:
         self._known(ids)
         return ids
 
-    def absorb(self, text: str) -> None:
-        """Takes in a given text: learns every full chunk of it, keeps the rest as context."""
-        for _ in self.absorb_events(text):
+    def absorb(self, text: str, *, learn: bool = True) -> None:
+        """Takes in a given text: learns every full chunk of it, keeps the rest as context.
+
+        Args:
+            text: what is given.
+            learn: without it, these tokens are read and seen by what follows, but are not in the loss.
+        """
+        for _ in self.absorb_events(text, learn=learn):
             pass
 
-    def absorb_events(self, text: str) -> Iterator[Event]:
+    def absorb_events(self, text: str, *, learn: bool = True) -> Iterator[Event]:
         """`absorb`, yielding `ChunkLearned` and `Absorbed` as it goes."""
-        yield from self.absorb_ids(self.encode(text))
+        yield from self.absorb_ids(self.encode(text), learn=learn)
 
-    def absorb_ids(self, ids: Sequence[int]) -> Iterator[Event]:
+    def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
         yield from self._end_chunk()
@@ -204,6 +210,8 @@ class Session:
             with self._step():
                 self._alive()
                 piece = ids[done : done + self._room()]
+                if not learn:
+                    self._masked += ((len(self.tokens), len(self.tokens) + len(piece)),)
                 self.tokens.extend(piece)
                 done += len(piece)
             yield from self._end_chunk()
@@ -265,6 +273,7 @@ class Session:
         sampling: SamplingParams | None = None,
         stop_at_end: bool = False,
         chat: bool = False,
+        learn_prompt: bool = True,
         score: bool = False,
         again: Sequence[int] = (),
         going_on: bool = False,
@@ -278,6 +287,7 @@ class Session:
             stop_at_end: stop at an end-of-text token. Otherwise such tokens are never chosen (as with
                 `min_new_tokens` in transformers' `generate`).
             chat: put the prompt into the model's chat template, as the user's turn.
+            learn_prompt: whether the prompt is learnt like what is written; else it is only read.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
             again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
                 same, so that the random numbers after it are those of that run.
@@ -289,16 +299,18 @@ class Session:
             chunk's `ChunkLearned` comes at the end of the next one, also if that is filled by a later verb.
 
         Raises:
-            OptionError: `max_new_tokens` below 1, or `chat` for a model that has no template.
+            OptionError: `max_new_tokens` below 1, `chat` for a model that has no template, or a `stop` that no token
+                of the model begins with.
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
         if max_new_tokens < 1:
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
-        yield from self.absorb_ids(self.encode(prompt, chat=chat))
+        sampling = sampling or SamplingParams()
+        ends = self._engine.ends(sampling)
+        yield from self.absorb_ids(self.encode(prompt, chat=chat), learn=learn_prompt)
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
-        ends = self._engine.end_ids
-        sampler = Sampler(sampling or SamplingParams(), [] if stop_at_end else ends, self._generator)
+        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
         text = TextStream(self._tokenizer, self.tokens[-4:])
         if not going_on:
             self._scored_to = len(self.tokens)
@@ -327,6 +339,47 @@ class Session:
             if full:
                 yield from self._end_chunk()
         yield Finished(written, reason, text.flush())
+
+    def suggest(
+        self,
+        *,
+        max_new_tokens: int = 256,
+        sampling: SamplingParams | None = None,
+        stop_at_end: bool = True,
+        base: bool = False,
+    ) -> str:
+        """What it would write next. Nothing of that stays: text, adapter and random numbers are as they were.
+
+        Args:
+            max_new_tokens: how much at most; the window may end it before.
+            sampling, stop_at_end: as for `stream`. Random numbers are drawn from the seed and the position.
+            base: ask the bare base, not the adapted model.
+        """
+        sampling = sampling or SamplingParams()
+        ends = self._engine.ends(sampling)
+        reader = self._base if base else self._adapted
+        with self._step():
+            self._alive()
+            if not self.tokens:
+                raise TextError("there is nothing to go on from")
+            self._prepare(reader)
+            reader.ready()
+        generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(self.tokens)) % 2**63)
+        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
+        tokens, held, cache = list(self.tokens), reader.cache.length, reader.cache
+        text, said = TextStream(self._tokenizer, tokens[-4:]), ""
+        try:
+            while len(tokens) - len(self.tokens) < max_new_tokens and cache.length < cache.capacity:
+                with self._step(), self.meter.phase("decode"):
+                    self._alive()
+                    token = sampler(reader.next_logits(tokens), tokens[-self.config.window :])
+                if token in ends:
+                    break
+                tokens.append(token)
+                said += text.push(token)
+        finally:
+            cache.truncate(held)
+        return said + text.flush()
 
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
@@ -434,7 +487,8 @@ class Session:
                 "memory_version": self._memory.version,
                 "chunk": [self._chunk_index, self._chunk_start],
                 "guards": guards.to_json(self._written, self._brake, self._patience),
-                "under_way": astuple(under_way) if under_way else None,
+                "masked": self._masked,
+                "under_way": under_way.to_json() if under_way else None,
                 "scored_to": self._scored_to,
                 "mixture": self._mixture.weights,
                 "caches": caches,
@@ -477,13 +531,14 @@ class Session:
             self._memory.restore(tensors, meta["memory_version"])
             self._chunk_index, self._chunk_start = meta["chunk"]
             self._written, self._brake, self._patience = guards.from_json(meta["guards"])
+            self._masked = spans(meta.get("masked", ()))
             self._scored_to, self._reading = meta["scored_to"], None
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
             self.meter.seconds, self.meter.flops = (dict(part) for part in meta["meter"])
             if self._updates and meta["under_way"]:
-                chunk, cache = Chunk(*meta["under_way"]), self._adapted.cache
+                chunk, cache = Chunk.from_json(meta["under_way"]), self._adapted.cache
                 if "context" in meta["caches"]:
                     held = meta["caches"]["context"]
                     cache = WindowCache(len(cache), len(held["versions"]), cache.opening, cache.sinks)
@@ -625,13 +680,13 @@ class Session:
         self._reading = None
         chunk, cache = replace(self._open_chunk(), end=len(tokens)), self._adapted.cache
         whole = first == chunk.first_target and chunk.end - chunk.middle == self.config.chunk_size
-        if not (whole and self.learns_as_it_scores and cache.served_version == self._served):
+        if chunk.masked or not (whole and self.learns_as_it_scores and cache.served_version == self._served):
             return None
         return self._learner.read(tokens, chunk, cache)
 
     def _open_chunk(self) -> Chunk:
         start = self._chunk_start
-        return Chunk(self._chunk_index, max(0, start - self.config.context), start, len(self.tokens))
+        return Chunk(self._chunk_index, max(0, start - self.config.context), start, len(self.tokens), self._masked)
 
     def _close(self) -> None:
         """Ends the open chunk."""
@@ -652,16 +707,15 @@ class Session:
 
     def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
-        before, reported = (self._chunk_index, self._chunk_start, self._written, self._brake), len(self._learned)
-        written = self._written
-        self._chunk_index, self._chunk_start, self._written = chunk.index + 1, chunk.end, Written()
+        before = self._chunk_index, self._chunk_start, self._written, self._brake, self._masked
+        reported, written = len(self._learned), self._written
+        self._chunk_index, self._chunk_start, self._written, self._masked = chunk.index + 1, chunk.end, Written(), ()
         try:
             if self.config.learning == "off" or not chunk.targets:
                 return
             lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
-            reason = self._patience.problem or self._brake.problem(
-                self.config, self.tokens, written, lesson[chunk.middle : chunk.end]
-            )
+            learnt = [lesson[i] for i in range(chunk.middle, chunk.end) if chunk.learns(i)]
+            reason = self._patience.problem or self._brake.problem(self.config, self.tokens, written, learnt)
             if reason:
                 with uninterrupted():
                     self._patience = self._patience.skipped()
@@ -673,7 +727,7 @@ class Session:
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
             if len(self._learned) == reported and not under_way:  # interrupted before: it is still to be learnt
-                self._chunk_index, self._chunk_start, self._written, self._brake = before
+                self._chunk_index, self._chunk_start, self._written, self._brake, self._masked = before
             raise
 
     def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None) -> None:

@@ -50,9 +50,14 @@ def sampling_options(command: Command) -> Command:
     from templora.sampling import SamplingParams
 
     for f in reversed(dataclasses.fields(SamplingParams)):
-        kind = int if f.type == "int" else float
+        kind = {"int": int, "float": float, "str": str}[str(f.type)]
         command = click.option(
-            flag_name(f.name), f.name, default=f.default, type=kind, show_default=True, help=f.metadata["help"]
+            flag_name(f.name),
+            f.name,
+            default=f.default,
+            type=kind,
+            show_default=f.default != "",
+            help=f.metadata["help"],
         )(command)
     return command
 

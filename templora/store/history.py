@@ -2,10 +2,11 @@
 
     kind       ids   what it says
     begin            which model and config
-    given      yes   text that was given, at most to the end of a chunk
+    given      yes   text that was given, at most to the end of a chunk, to be learnt or not
     write            the model is to write on, with these arguments, ...
     token      yes   ... wrote this, ...
     end              ... and stopped: `length`, `stop` (an end-of-text token was drawn), or `left` by the caller
+    mark             what the user of the session has to say at this point
     close            the open chunk is learnt though it is not full
     adapter          the adapter was replaced by the one in this file
     seed             random numbers begin anew
@@ -34,6 +35,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "write": {"max_new_tokens": int, "stop_at_end": bool, "score": bool, "sampling": dict},
     "token": {"text": str},
     "end": {"reason": str, "text": str},
+    "mark": {},
     "close": {},
     "adapter": {"file": str, "sha256": str},
     "seed": {"seed": int},
@@ -72,6 +74,11 @@ class Act:
         return self.start + len(self.ids)
 
     @property
+    def learn(self) -> bool:
+        """Whether what was given is to be learnt."""
+        return bool(self.data.get("learn", True))
+
+    @property
     def left(self) -> int:
         """Tokens that a write has still to write."""
         return int(self.data["max_new_tokens"]) - len(self.ids)
@@ -87,6 +94,7 @@ class History:
         tokens: the whole text.
         chunks: position at which each finished chunk ends.
         snapshots: records of those that are of this text.
+        marks: what the user of the session said, and at which position.
     """
 
     def __init__(self) -> None:
@@ -100,6 +108,7 @@ class History:
         self.tokens = list(self.opening)
         self.chunks: list[int] = []
         self.snapshots: list[Record] = []
+        self.marks: list[tuple[int, Mapping[str, Any]]] = []
 
     @property
     def begin(self) -> Mapping[str, Any]:
@@ -169,6 +178,8 @@ class History:
             self.acts[-1].ids += record.ids
         elif kind == "snapshot":
             self.snapshots.append(record)
+        elif kind == "mark":
+            self.marks.append((len(self.tokens), data))
         last = self.records[-1] if self.records else None
         if last and kind == last.kind == "token" and len(self.tokens) not in self.chunks[-1:]:
             data = {"text": last.data["text"] + data["text"]}

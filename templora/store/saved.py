@@ -105,6 +105,12 @@ class SavedSession:
         return self.session.tokens
 
     @property
+    def open_tokens(self) -> int:
+        """As of `Session`."""
+        self._catch_up()
+        return self.session.open_tokens
+
+    @property
     def pending(self) -> int:
         """Tokens that a write which was cut short has still to write."""
         act = self.history.pending
@@ -112,16 +118,21 @@ class SavedSession:
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
-    def absorb(self, text: str) -> None:
+    def absorb(self, text: str, *, learn: bool = True) -> None:
         """As `Session.absorb`."""
-        for _ in self.absorb_events(text):
+        for _ in self.absorb_events(text, learn=learn):
             pass
 
-    def absorb_events(self, text: str) -> Iterator[Event]:
-        """As `Session.absorb_events`."""
+    def absorb_events(self, text: str, *, learn: bool = True, mark: Mapping[str, Any] | None = None) -> Iterator[Event]:
+        """As `Session.absorb_events`; `mark` is put into the log together with what is given, before it."""
         ids = self.session.encode(text)
-        self._ask(self._given(ids))
-        yield from self._follow(self.session.absorb_ids(ids))
+        self._ask([*_mark(mark), *self._given(ids, learn)])
+        yield from self._follow(self.session.absorb_ids(ids, learn=learn))
+
+    def suggest(self, **how: Any) -> str:
+        """As `Session.suggest`."""
+        self._catch_up()
+        return self.session.suggest(**how)
 
     def write(self, prompt: str = "", **how: Any) -> str:
         """As `Session.write`."""
@@ -135,18 +146,25 @@ class SavedSession:
         sampling: SamplingParams | None = None,
         stop_at_end: bool = False,
         chat: bool = False,
+        learn_prompt: bool = True,
         score: bool = False,
+        mark: Mapping[str, Any] | None = None,
     ) -> Iterator[Event]:
-        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
+        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on.
+
+        `mark` is put into the log together with what is asked, before it: `History.marks` has it.
+        """
         if max_new_tokens < 1:  # before it is in the log
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
         ids = self.session.encode(prompt, chat=chat)
         sampling = sampling or SamplingParams()
+        self._engine.ends(sampling)
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
-        self._ask([*self._given(ids), ("write", (), {**how, "sampling": asdict(sampling)})])
-        yield from self._follow(self.session.absorb_ids(ids))
+        given = self._given(ids, learn_prompt)
+        self._ask([*_mark(mark), *given, ("write", (), {**how, "sampling": asdict(sampling)})])
+        yield from self._follow(self.session.absorb_ids(ids, learn=learn_prompt))
         yield from self._follow(self.session.stream("", sampling=sampling, **how))
 
     def resume(self) -> Iterator[Event]:
@@ -163,11 +181,11 @@ class SavedSession:
         yield from self.session.absorb_ids([])
         yield Finished(0, "length")
 
-    def close_chunk(self) -> None:
+    def close_chunk(self) -> ChunkLearned | None:
         """As `Session.close_chunk`."""
         self._ask([("close", (), {})])
-        for event in self._follow(self._close_chunk()):
-            del event
+        learned = [event for event in self._follow(self._close_chunk()) if isinstance(event, ChunkLearned)]
+        return learned[-1] if learned else None
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """As `Session.load_adapter`; a copy of it stays with the session."""
@@ -181,6 +199,10 @@ class SavedSession:
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """As `Session.save_adapter`."""
         self.session.save_adapter(path)
+
+    def mark(self, data: Mapping[str, Any]) -> None:
+        """Puts `data` into the log, at this point of the text."""
+        self._ask(_mark(data))
 
     def reseed(self, seed: int) -> None:
         """Random numbers begin anew, from this seed: after a rewind, so that another text comes."""
@@ -230,7 +252,7 @@ class SavedSession:
         for record in self._log.extend(records, durable=durable):
             self.history.add(record)
 
-    def _given(self, ids: Sequence[int]) -> list[New]:
+    def _given(self, ids: Sequence[int], learn: bool) -> list[New]:
         """A given text as records, each within a chunk, so that the log can be cut between any two chunks."""
         self._catch_up()  # where the open chunk ends depends on it
         size = self.session.config.chunk_size
@@ -239,7 +261,7 @@ class SavedSession:
         texts = text_pieces(self._engine.tokenizer, self.session.tokens, ids, cuts)
         starts = [0, *cuts]
         return [
-            ("given", ids[start:end], {"text": text})
+            ("given", ids[start:end], {"text": text} | ({} if learn else {"learn": False}))
             for start, end, text in zip(starts, [*cuts, len(ids)], texts, strict=True)
             if end > start
         ]
@@ -286,8 +308,10 @@ class SavedSession:
         here, known = len(self.session.tokens), len(self.history.tokens)
         if here > known:
             self._note_tokens(here)
-        for event in self.session.absorb_ids(self.history.tokens[here:]) if here < known else ():
-            self._record(event)
+        for act in self.history.acts if here < known else ():
+            if act.end > here:
+                for event in self.session.absorb_ids(act.ids[max(0, here - act.start) :], learn=act.learn):
+                    self._record(event)
 
     def _differs(self, chunk: int) -> None:
         if not any("not learnt as before" in note for note in self.notes):
@@ -374,7 +398,7 @@ class SavedSession:
         """Does once more what is after token `at` of an act."""
         session, known = self.session, act.ids[max(0, at - act.start) :]
         if act.kind == "given":
-            yield from session.absorb_ids(known)
+            yield from session.absorb_ids(known, learn=act.learn)
         elif act.kind == "close":
             yield from self._close_chunk()
         elif act.kind == "seed":
@@ -388,7 +412,7 @@ class SavedSession:
         left = act.left + len(known)
         whole = act.reason in ("stop", "length")
         if act.reason == "stop":  # the end was drawn too
-            known = [*known, self._engine.end_ids[0]]
+            known = [*known, self._engine.ends(SamplingParams(**act.data["sampling"]))[0]]
         if left <= 0 or not (whole or known):
             return
         events, written = self._stream(act, left, known), 0
@@ -430,6 +454,10 @@ class SavedSession:
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")
         return Snapshot.load(path)
+
+
+def _mark(data: Mapping[str, Any] | None) -> list[New]:
+    return [] if data is None else [("mark", (), data)]
 
 
 def sha256(path: Path) -> str:

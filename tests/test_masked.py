@@ -1,0 +1,212 @@
+"""Text that is given to be read and not learnt: in the loss nowhere, seen by everything after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small
+
+from templora.chunks import Chunk
+from templora.engine import Engine
+from templora.events import ChunkLearned, ChunkScored, Finished, TokenEvent
+from templora.sampling import SamplingParams
+from templora.session import Session
+from templora.store.store import SessionStore
+from templora.testing import tiny_engine
+
+FIRST, SECOND = "zwei Worte: ", "two words. "
+
+
+def weights(session: Session) -> torch.Tensor:
+    return session.adapter_weights()
+
+
+def test_a_chunk_knows_what_it_learns() -> None:
+    chunk = Chunk(0, 0, 0, 8, ((0, 3), (5, 6)))
+    assert chunk.learnt == [3, 4, 6, 7]
+    assert chunk.targets == 4
+    assert Chunk(0, 0, 0, 8).targets == 7
+    assert Chunk.from_json(chunk.to_json()) == chunk
+
+
+@pytest.mark.parametrize("options", [{}, {"context_gradients": True}, {"epochs": 2}, {"learning": "parallel"}])
+def test_the_loss_is_that_of_what_is_learnt(options: dict[str, Any]) -> None:
+    """Against the per-token NLL that scoring the same chunk says."""
+    engine = tiny_engine()
+    config = small(chunk_size=64, window=128, **options)
+    with engine.session(config) as session:
+        session.absorb(FIRST, learn=False)
+        session.absorb(SECOND)
+        learned = session.close_chunk()
+    assert learned is not None
+    with engine.session(small(chunk_size=64, window=128, learning="off")) as session:
+        ids = session.encode(FIRST + SECOND)
+        first = len(session.encode(FIRST))
+        session._prepare(session._adapted)
+        scored = list(session.score_ids(ids[:first]))
+        scored = [e for e in session.score_ids(ids[first:]) if isinstance(e, ChunkScored)]
+    assert learned.loss == pytest.approx(scored[0].adapted_nll / scored[0].targets, rel=1e-4)
+
+
+def test_nothing_masked_is_learning_as_before(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        session.absorb(text[:80])
+        plain = weights(session)
+    with engine.session(small()) as session:
+        session.absorb(text[:80], learn=True)
+        assert torch.equal(weights(session), plain)
+    with engine.session(small()) as session:
+        session.absorb(text[:20], learn=False)
+        session.absorb(text[20:80])
+        assert not torch.equal(weights(session), plain)
+
+
+def test_what_is_masked_does_matter_as_context(engine: Engine) -> None:
+    found = []
+    for first in ("abcdefgh", "abcdefgX"):
+        with engine.session(small()) as session:
+            session.absorb(first, learn=False)
+            session.absorb("0123456789")
+            session.close_chunk()
+            found.append(weights(session))
+    assert not torch.equal(*found)
+
+
+def test_a_chunk_that_is_masked_whole_is_not_learnt(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        events = list(session.absorb_events(text[:80], learn=False))
+        assert not [e for e in events if isinstance(e, ChunkLearned)]
+        assert session.version == 0
+        session.absorb(text[:64])
+        assert session.version > 0
+
+
+def test_the_brake_looks_at_what_is_learnt(engine: Engine, text: str) -> None:
+    """A source that repeats is no reason against its translation."""
+    with engine.session(small(chunk_size=96, window=192)) as session:
+        session.absorb("x" * 60, learn=False)
+        learned = next(iter(session.absorb_events(text[:36])))
+        assert isinstance(learned, ChunkLearned)
+        assert learned.committed
+    with engine.session(small(chunk_size=96, window=192)) as session:
+        session.absorb(text[:36], learn=False)
+        learned = next(iter(session.absorb_events("x" * 60)))
+        assert isinstance(learned, ChunkLearned)
+        assert "repetitive" in learned.reason
+
+
+def test_a_snapshot_holds_the_masks(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        session.absorb(text[:10], learn=False)
+        held, tokens = session.snapshot(), list(session.tokens)
+        session.absorb(text[10:40])
+        wanted = weights(session)
+    with engine.session(small()) as session:
+        session.restore(tokens, held)
+        session.absorb(text[10:40])
+        assert torch.equal(weights(session), wanted)
+
+
+# Suggestions and stops ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_reuse": 1}, {"learning": "parallel"}])
+@pytest.mark.parametrize("sampling", [SamplingParams(temperature=0), SamplingParams(temperature=2.0)])
+def test_a_suggestion_leaves_no_trace(text: str, options: dict[str, Any], sampling: SamplingParams) -> None:
+    found = []
+    for suggests in (False, True):
+        engine = tiny_engine()
+        with engine.session(small(**options)) as session:
+            session.absorb(text[:70])
+            if suggests:
+                said = [session.suggest(max_new_tokens=9, sampling=sampling) for _ in range(2)]
+                assert said[0] == said[1] != ""
+                session.suggest(max_new_tokens=5, sampling=sampling, base=True)
+            session.score(text[70:90])
+            if suggests:
+                session.suggest(max_new_tokens=200, sampling=sampling)
+            session.write(max_new_tokens=40, sampling=SamplingParams(temperature=1.0))
+            found.append((session.tokens, weights(session)))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_greedy_suggestion_is_what_is_written(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        session.absorb(text[:70])
+        said = session.suggest(max_new_tokens=12, sampling=SamplingParams(temperature=0), stop_at_end=False)
+        base = session.suggest(max_new_tokens=12, sampling=SamplingParams(temperature=0), stop_at_end=False, base=True)
+        assert session.write(max_new_tokens=12, sampling=SamplingParams(temperature=0)) == said != base
+
+
+def test_a_suggestion_ends_with_the_window(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        session.absorb(text[:70])
+        said = session.suggest(max_new_tokens=1000, sampling=SamplingParams(temperature=0), stop_at_end=False)
+        assert 0 < len(session.encode(said)) <= 96
+
+
+def test_writing_stops_before_a_text(engine: Engine, text: str) -> None:
+    """At each token that begins with it; what ends a text is still banned, if that is not asked for."""
+    with engine.session(small()) as session:
+        free = session.write(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0))
+    stop = free[7]
+    with engine.session(small()) as session:
+        events = list(session.stream(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop)))
+        said = "".join(e.text for e in events if isinstance(e, TokenEvent | Finished))
+        assert said == free[: free.index(stop)]
+        assert isinstance(events[-1], Finished)
+        assert events[-1].reason == "stop"
+
+
+def test_a_stop_that_no_token_begins_with(engine: Engine) -> None:
+    from templora.errors import OptionError
+
+    with engine.session(small()) as session, pytest.raises(OptionError, match="stop: no token"):
+        session.write("a", sampling=SamplingParams(stop="ab"))  # tokens are bytes here
+    with pytest.raises(OptionError, match="stop: must be a short text"):
+        SamplingParams(stop=3)  # type: ignore[arg-type]
+
+
+# On disk -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) -> None:
+    """Opened anew after each step and without snapshots, it is the session that was never closed."""
+    cold, stop = SamplingParams(temperature=0), SamplingParams(temperature=1.5, stop="e")
+    config = small(seed=3)
+    with tiny_engine().session(config) as session:
+        for round in range(4):
+            session.absorb(f"{round}. {FIRST}", learn=False)
+            for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
+                pass
+            session.absorb("\n")
+        wanted, learnt = list(session.tokens), weights(session)
+    store = SessionStore(tmp_path)
+    store.create("s", tiny_engine(), config).close()
+    for round in range(4):
+        for step in range(3):
+            with store.open("s", tiny_engine()) as saved:
+                if step == 0:
+                    saved.absorb(f"{round}. {FIRST}", learn=False)
+                elif step == 1:
+                    for _ in saved.stream(
+                        "and: ", max_new_tokens=30, sampling=stop, learn_prompt=False, mark={"n": round}
+                    ):
+                        pass
+                else:
+                    assert saved.suggest(max_new_tokens=5, sampling=cold)
+                    for _ in saved.absorb_events("\n", mark={"end": round}):
+                        pass
+            for path in (tmp_path / "s" / "files").glob("*"):
+                path.unlink()
+    with store.open("s", tiny_engine()) as saved:
+        assert saved.tokens == wanted
+        assert torch.equal(weights(saved.session), learnt)
+        said = [mark for _, mark in saved.history.marks]
+        assert said == [m for n in range(4) for m in ({"n": n}, {"end": n})]
+        places = [place for place, _ in saved.history.marks]
+        assert places == sorted(places)
