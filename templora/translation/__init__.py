@@ -1,0 +1,1 @@
+"""Translating documents: everything around the model."""

@@ -1,0 +1,171 @@
+"""`Template`: how a paragraph and its translation stand in a session's text.
+
+    start  before {source} between {target} end   before {source} between {target} end   ...
+           └──── read, not learnt ────┘└ learnt ┘
+
+A template is a TOML file that one can edit: `pair` for models that only go on with a text, `ask` for models that chat,
+whose own chat template then goes around it. templora/translation/templates has both, with what they may hold.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from templora.errors import ModelError, OptionError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BUILTIN = ("lines", "chat")
+_LANGUAGES = ("source_language", "target_language")
+# What each part of a file may hold, and what it must.
+_PARTS = {
+    "start": ((*_LANGUAGES,), ()),
+    "glossary": ((*_LANGUAGES, "terms"), ("terms",)),
+    "pair": ((*_LANGUAGES, "source", "target", "glossary"), ("source", "target")),
+    "ask": ((*_LANGUAGES, "source", "glossary"), ("source",)),
+}
+_HOLE = re.compile(r"\{([^{}]*)\}")
+# Stand for two paragraphs, and an answer, in a chat template.
+_FIRST, _ANSWER, _SECOND = "QpalZm1", "QpalZm2", "QpalZm3"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands around paragraphs and translations, for two languages and one model.
+
+    Args:
+        start: before the first paragraph's `before`.
+        before, between: around a paragraph; `before` holds `{glossary}` where that goes, or it is in `between`.
+        lead: between `between` and the translation, written by the model with its first word.
+        end: after a translation.
+        glossary: a line with `{terms}`.
+        stop: text at which a translation ends at the latest; empty: only at a token that ends a text.
+    """
+
+    start: str
+    before: str
+    between: str
+    lead: str
+    end: str
+    glossary: str
+    stop: str = "\n"
+
+    def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> str:
+        """All that stands before the translation of a paragraph."""
+        listed = "; ".join(f"{term} = {translation}" for term, translation in terms.items())
+        line = self.glossary.replace("{terms}", listed) if terms else ""
+        before, between = (part.replace("{glossary}", line) for part in (self.before, self.between))
+        return (self.start if first else "") + before + source + between
+
+    def answer(self, target: str) -> str:
+        """A translation that is known, and what ends it."""
+        return self.lead + target + self.end
+
+
+def read_template(name: str | None, tokenizer: Any, source: str, target: str) -> Template:
+    """The template of a name or a file, for these two languages (English names).
+
+    Args:
+        name: `lines`, `chat`, or a TOML file; None: `chat` if the model has a chat template.
+        tokenizer: of the model.
+        source, target: the languages.
+
+    Raises:
+        OptionError: no such template, or one that cannot be used; says what is wrong.
+        ModelError: the model's chat template is not one of turns that follow each other.
+    """
+    if name is None:
+        name = "chat" if getattr(tokenizer, "chat_template", None) else "lines"
+    values = _checked(name, _parsed(name))
+    for part in values:
+        for hole, language in zip(_LANGUAGES, (source, target), strict=True):
+            values[part] = values[part].replace(f"{{{hole}}}", language)
+    if "pair" in values:
+        return _of_lines(values)
+    return _of_chat(name, values, tokenizer)
+
+
+def _parsed(name: str) -> dict[str, Any]:
+    if name in BUILTIN:
+        text = (resources.files("templora.translation.templates") / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        if not name.endswith(".toml"):
+            problem = f"there is no template {name!r}; {nearest(name, BUILTIN)} (or give a .toml)"
+            raise OptionError("template", problem)
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OptionError("template", f"{name} cannot be read: {reason}") from error
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError("template", f"{name}: not TOML: {error}") from error
+    return values
+
+
+def _checked(name: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a file, each with what it must hold and nothing else."""
+    parts = {"start": "", "glossary": ""}
+    for part, text in values.items():
+        if part not in _PARTS:
+            raise OptionError("template", f"{name}: unknown part {part!r}; {nearest(part, _PARTS)}")
+        if not isinstance(text, str):
+            raise OptionError("template", f"{name}: {part} must be a text")
+        may, must = _PARTS[part]
+        holes = _HOLE.findall(text)
+        for hole in holes:
+            if hole not in may:
+                raise OptionError("template", f"{name}: {part} cannot hold {{{hole}}}; {nearest(hole, may)}")
+        for hole in must:
+            if holes.count(hole) != 1:
+                raise OptionError("template", f"{name}: {part} must hold {{{hole}}} once")
+        parts[part] = text
+    if ("pair" in parts) == ("ask" in parts):
+        raise OptionError("template", f"{name}: must have either pair or ask")
+    if "pair" in parts and parts["pair"].index("{target}") < parts["pair"].index("{source}"):
+        raise OptionError("template", f"{name}: in pair, {{source}} must come before {{target}}")
+    if parts["glossary"] == "" and any("{glossary}" in parts.get(part, "") for part in ("pair", "ask")):
+        raise OptionError("template", f"{name}: {{glossary}} is used, and there is no glossary")
+    return parts
+
+
+def _of_lines(values: Mapping[str, str]) -> Template:
+    before, rest = values["pair"].split("{source}")
+    between, end = rest.split("{target}")
+    if not end.startswith("\n"):
+        raise OptionError("template", "in pair, a line break must follow {target}: it ends the translation")
+    # A tokenizer puts the space before a word into the word's token, which is the model's to write.
+    lead = " " * (len(between) - len(between.rstrip(" ")))
+    between = between[: len(between) - len(lead)]
+    return Template(values["start"], before, between, lead, end, values["glossary"])
+
+
+def _of_chat(name: str, values: Mapping[str, str], tokenizer: Any) -> Template:
+    if not getattr(tokenizer, "chat_template", None):
+        raise OptionError("template", f"{name} is for models that chat, and this one has no chat template; use lines")
+    turns = [
+        {"role": role, "content": content}
+        for role, content in (("user", _FIRST), ("assistant", _ANSWER), ("user", _SECOND))
+    ]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # whatever a template raises
+        raise ModelError(f"the model's chat template cannot be used for a conversation: {error}") from error
+    pieces = re.split(f"{_FIRST}|{_ANSWER}|{_SECOND}", text)
+    if len(pieces) != 4 or pieces[1] != pieces[3]:
+        raise ModelError("the model's chat template does not put one turn after another; give a template with pair")
+    opening, between, end, _ = pieces
+    opening = opening.removeprefix(getattr(tokenizer, "bos_token", None) or "")  # a session has it already
+    ask, rest = values["ask"].split("{source}")
+    # What ends an answer and what begins the next turn are one piece here; it is learnt as the answer's end.
+    return Template(values["start"] + opening, ask, rest + between, "", end, values["glossary"], stop="")

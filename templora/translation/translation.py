@@ -1,0 +1,215 @@
+"""`Translation`: one document on its way into another language, in a session on disk.
+
+What has been done is read from the marks in the session's log, so that whatever was killed goes on from there:
+
+    {"translation": {...}}                        what is translated, and how
+    {"segment": 3, "part": 0}                     a unit begins here, with its prompt
+    {"segment": 3, "part": 0, "target": "..."}    and is done with the tokens after this
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from templora.errors import OptionError, StoreError
+from templora.events import Event
+from templora.sampling import SamplingParams
+from templora.store.history import History
+from templora.store.saved import SavedSession
+from templora.store.store import SessionStore
+from templora.text import decode
+from templora.translation.languages import Language
+from templora.translation.sentences import join
+from templora.translation.template import Template
+from templora.translation.translator import LONGEST_SOURCE, Begun, Translated, Translator
+from templora.translation.units import units
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph is translated.
+
+    Args:
+        segment: its number, from 0.
+        target: what stands in the translation.
+        own: what the model wrote itself.
+        whole: nothing of it was cut off at its longest.
+        known: the target was given, not written.
+    """
+
+    segment: int
+    target: str
+    own: str
+    whole: bool
+    known: bool
+
+
+@dataclass
+class Done:
+    """What the marks of a session say.
+
+    Attributes:
+        about: what is translated, and how; None: not said yet.
+        paragraphs: those that are done.
+        parts: of the next one, those that are done.
+        begun: whether the unit after them is.
+        starts: where each paragraph begins in the text, the one under way included.
+    """
+
+    about: Mapping[str, Any] | None = None
+    paragraphs: list[Paragraph] = field(default_factory=list)
+    parts: list[Mapping[str, Any]] = field(default_factory=list)
+    begun: bool = False
+    starts: list[int] = field(default_factory=list)
+
+
+def what_is_done(history: History, target: Language) -> Done:
+    """Reads the marks of a session.
+
+    Raises:
+        StoreError: they make no sense.
+    """
+    done = Done()
+    try:
+        for position, mark in history.marks:
+            if "translation" in mark:
+                done.about = mark["translation"]
+            elif "target" not in mark:
+                done.begun = True
+                if mark["part"] == 0:
+                    done.starts.append(position)
+            else:
+                done.begun = False
+                done.parts.append(mark)
+                if mark["last"]:
+                    done.paragraphs.append(_paragraph(done.parts, target))
+                    done.parts = []
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"the session's log is not that of a translation: {error!r}") from error
+    return done
+
+
+def _paragraph(parts: Sequence[Mapping[str, Any]], language: Language) -> Paragraph:
+    target, own = (join([part[key] for part in parts], language) for key in ("target", "own"))
+    whole, known = (all(part[key] for part in parts) for key in ("whole", "known"))
+    return Paragraph(int(parts[0]["segment"]), target, own, whole, known)
+
+
+class Translation:
+    """A document's paragraphs and what has become of them so far.
+
+    Args:
+        saved: the session.
+        sources: the paragraphs' texts.
+        target: the language they are translated into.
+        template: how they stand in the session's text.
+        sampling: how words are chosen.
+        terms: the glossary's terms in a paragraph, with their translations.
+        known: translations that are known, by paragraph.
+        ask: whether the model is asked for its own where one is known.
+
+    Attributes:
+        paragraphs: those that are done.
+    """
+
+    def __init__(
+        self,
+        saved: SavedSession,
+        sources: Sequence[str],
+        target: Language,
+        template: Template,
+        sampling: SamplingParams,
+        *,
+        terms: Callable[[str], Mapping[str, str]] = lambda _: {},
+        known: Mapping[int, str] | None = None,
+        ask: bool = False,
+    ) -> None:
+        self._saved, self._target, known = saved, target, known or {}
+        session = saved.session
+
+        def count(text: str) -> int:
+            return len(session.encode(text))
+
+        def text(ids: Sequence[int]) -> str:
+            return decode(session._tokenizer, ids)
+
+        size = session.config.chunk_size
+        self._translator = Translator(saved, template, count, text, size, sampling, terms=terms, known=known, ask=ask)
+        self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
+        self.paragraphs = what_is_done(saved.history, target).paragraphs
+
+    def run(self) -> Iterator[Event | Paragraph]:
+        """Translates what is left: the session's events, and a `Paragraph` when one is done."""
+        done = what_is_done(self._saved.history, self._target)
+        at = len(done.paragraphs), len(done.parts)
+        left = [unit for unit in self._units if (unit.segment, unit.part) >= at]
+        parts = [dict(part) for part in done.parts]
+        for event in self._translator.run(left, self._begun() if done.begun else None):
+            if not isinstance(event, Translated):
+                yield event
+                continue
+            parts.append({"segment": event.unit.segment, **{k: getattr(event, k) for k in _KEPT}})
+            if event.unit.last:
+                self.paragraphs.append(_paragraph(parts, self._target))
+                parts = []
+                yield self.paragraphs[-1]
+
+    def _begun(self) -> Begun:
+        """The unit that the last mark begins."""
+        act = self._saved.history.acts[-1]
+        written = act.ids if act.kind == "write" else []
+        pending = self._saved.resume() if act.kind == "write" and act.ended is None else None
+        return Begun(list(written), pending, act.reason == "stop")
+
+
+_KEPT = ("target", "own", "whole", "known")
+
+
+def digest(sources: Sequence[str]) -> str:
+    """Of the paragraphs, to know the document again."""
+    return hashlib.sha256(json.dumps(list(sources)).encode()).hexdigest()
+
+
+def check_same(about: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Raises OptionError if a session translates something else, or otherwise, than is asked for."""
+    for option, value in about.items():
+        if option in before and before[option] != value:
+            if option == "document":
+                raise OptionError("resume", "the document has changed since its translation began; begin a new one")
+            raise OptionError(option, f"the translation began with {before[option]}, and keeps that; not {value}")
+
+
+def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str], int | None]:
+    """What corrections change.
+
+    Args:
+        done: what there is.
+        corrections: targets by paragraph; where they are what is there already, nobody has corrected anything.
+
+    Returns:
+        What is known from now on, by paragraph, and the first one that must be done again; None if there is none.
+    """
+    known = {p.segment: p.target for p in done.paragraphs if p.known}
+    first = None
+    for segment, target in sorted(corrections.items()):
+        there = done.paragraphs[segment].target if segment < len(done.paragraphs) else None
+        if there == target:
+            continue
+        known[segment] = target
+        if segment < len(done.starts) and first is None:
+            first = segment
+    if first is not None:  # what comes before it stays as it is
+        known |= {p.segment: p.target for p in done.paragraphs[:first]}
+    return known, first
+
+
+def go_back(store: SessionStore, name: str, target: Language, segment: int) -> None:
+    """Takes a session back to the last chunk that ends before a paragraph, between two paragraphs."""
+    history = store.history(name)
+    starts = what_is_done(history, target).starts
+    ends = [end for end in history.chunks if end <= starts[segment] and end in starts]
+    store.rewind(name, history.chunks.index(ends[-1]) + 1 if ends else 0)
