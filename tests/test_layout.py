@@ -28,7 +28,7 @@ ORDER = [
     ["engine"],
     ["loading", "report", "testing"],
     ["plots", "shapes", "store"],
-    ["bench", "evals"],
+    ["bench", "evals", "translation"],
     ["cli"],
 ]
 
