@@ -11,6 +11,8 @@ from templora.errors import ConfigError, nearest
 RECIPES: dict[str, dict[str, Any]] = {
     # The defaults of TempLoraConfig: docs/recipe.md says how they were chosen.
     "default": {},
+    # Paragraphs are short: a chunk is a few of them. docs/translation.md
+    "translate": {"chunk_size": 128, "window": 512},
     # arXiv 2401.11504 and its released scripts. What is left out is the same in both recipes.
     "paper": {
         "rank": 64,

@@ -448,7 +448,10 @@ def test_panel_stays_off_standard_output(write: Cli, model: Path, stdout_too: bo
     assert code == 0
     # On a terminal the text ends with a line break, so that what comes next starts a line. Where colorama is installed,
     # torch has it reset the terminal at exit.
-    assert out.replace(b"\r\n", b"\n").removesuffix(b"\x1b[0m") == (write().out + "\n" * stdout_too).replace("\r\n", "\n").encode()
+    assert (
+        out.replace(b"\r\n", b"\n").removesuffix(b"\x1b[0m")
+        == (write().out + "\n" * stdout_too).replace("\r\n", "\n").encode()
+    )
     assert b"\x1b[1;38r" in err, "the panel is at the bottom of the terminal that shows it"
     assert b"\x1b[r" in err.split(b"\x1b[1;38r")[-1], "and the terminal is given back whole"
     assert b"receipt" in err

@@ -90,7 +90,9 @@ def _rival(options: dict[str, Any]) -> Path | None:
     source = None if options["shape"] else find(options["model"])
     path = source.path() if isinstance(source, BuiltinModel) else source
     if not isinstance(path, Path) or not path.is_file():
-        raise OptionError("compare", "llama.cpp reads GGUF: give a .gguf file, or a built-in model in one piece, as --model")
+        raise OptionError(
+            "compare", "llama.cpp reads GGUF: give a .gguf file, or a built-in model in one piece, as --model"
+        )
     if find_device(options["device"]).type != "cpu":
         raise OptionError("compare", "llama.cpp is compared with on the CPU: give --device cpu")
     return path

@@ -33,9 +33,6 @@ class Kept:
     def __init__(self, options: dict[str, Any], given: dict[str, Any]) -> None:
         self.name: str = options["session"]
         self.store = SessionStore(options["sessions"])
-        if options["out"]:
-            problem = "a session keeps its text itself; see templora sessions export NAME --text FILE"
-            raise OptionError("out", problem)
         self._options = options
         self.begun = self.name in self.store
         if self.begun:

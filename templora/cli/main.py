@@ -19,6 +19,7 @@ from templora.errors import OptionError, TemploraError, nearest
 
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
+    "translate": "Translate a document, learning its terms on the way.",
     "sessions": "List texts that stay on disk; resume, fork, rewind, export and discard them.",
     "score": "Score texts with and without the temporary adapter.",
     "eval": "Evaluate methods and models on whole texts, into a folder of results.",
@@ -58,7 +59,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="templora")
 def cli() -> None:
-    """Write and score text of unlimited length with a language model that learns the text as it goes.
+    """Write, score and translate text of unlimited length with a language model that learns the text as it goes.
 
     A temporary LoRA adapter is trained on the text, chunk by chunk, while it is written or read. It holds what no
     longer fits the window, and is thrown away at the end; the model itself never changes.

@@ -45,21 +45,21 @@ def config_options(command: Command) -> Command:
     )(command)
 
 
-def sampling_options(command: Command) -> Command:
-    """Adds one option for each field of `SamplingParams`."""
+def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
+    """Adds one option for each field of `SamplingParams`, some with other defaults than the field's."""
     from templora.sampling import SamplingParams
 
-    for f in reversed(dataclasses.fields(SamplingParams)):
-        kind = {"int": int, "float": float, "str": str}[str(f.type)]
-        command = click.option(
-            flag_name(f.name),
-            f.name,
-            default=f.default,
-            type=kind,
-            show_default=f.default != "",
-            help=f.metadata["help"],
-        )(command)
-    return command
+    def add(command: Command) -> Command:
+        for f in reversed(dataclasses.fields(SamplingParams)):
+            kind = {"int": int, "float": float, "str": str}[str(f.type)]
+            default, shown = defaults.get(f.name, f.default), f.default != ""
+            option = click.option(
+                flag_name(f.name), f.name, default=default, type=kind, show_default=shown, help=f.metadata["help"]
+            )
+            command = option(command)
+        return command
+
+    return add
 
 
 def model_options(command: Command) -> Command:

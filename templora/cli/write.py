@@ -51,7 +51,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @adapter_option
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
-@sampling_options
+@sampling_options()
 @model_options
 @output_options
 @config_options
@@ -70,6 +70,8 @@ def write(**arguments: Any) -> None:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
     if options["reseed"] is not None and options["session"] is None:
         raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
+    if options["out"] and options["session"] is not None:
+        raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
     check_adapter(options["adapter"])
     kept = None
     if options["session"] is not None:

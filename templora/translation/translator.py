@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from templora.events import ChunkLearned, Event, Finished, TokenEvent
 from templora.sampling import SamplingParams
+from templora.translation.characters import one_line
 from templora.translation.template import Template
 from templora.translation.units import Unit
 
@@ -180,14 +181,14 @@ class Translator:
         yield from self._end(self._made(unit, written, whole))
 
     def _made(self, unit: Unit, written: Sequence[int], whole: bool) -> Translated:
-        text = self._decode(written).strip()
+        text = one_line(self._decode(written)).strip()
         return Translated(unit, text, text, whole)
 
     def _reveal(self, unit: Unit) -> Iterator[Event | Translated]:
         """A translation that is known, after the model's own, if that is wanted."""
         target = own = self._known[unit.segment]
         if self._ask:
-            own = self._text.suggest(max_new_tokens=self._most(unit), sampling=self._sampling).strip()
+            own = one_line(self._text.suggest(max_new_tokens=self._most(unit), sampling=self._sampling)).strip()
         yield from self._end(Translated(unit, target, own, known=True))
 
     def _end(self, made: Translated) -> Iterator[Event | Translated]:

@@ -1,0 +1,318 @@
+"""`templora translate`: a document in, the document in another language out, its terms learnt on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from templora.cli.console import bar, clock, learned_text
+from templora.cli.files import print_out
+from templora.cli.kept import Kept
+from templora.cli.options import (
+    adapter_option,
+    check_adapter,
+    config_options,
+    model_options,
+    output_options,
+    sampling_options,
+    sessions_option,
+    split_config,
+)
+from templora.cli.run import Run
+from templora.errors import OptionError
+from templora.events import ChunkLearned, Event, Finished, TokenEvent
+from templora.report import TextReport
+from templora.translation.corrections import read_corrections
+from templora.translation.documents import Document, open_document
+from templora.translation.glossary import Glossary
+from templora.translation.languages import Language, detect, language
+from templora.translation.output import Output
+from templora.translation.pairs import write_pairs
+from templora.translation.translation import (
+    Done,
+    Paragraph,
+    Translation,
+    check_same,
+    corrected,
+    digest,
+    go_back,
+    what_is_done,
+)
+
+EPILOG = """\b
+Examples:
+  templora translate manual.md --to German --model gemma-3-270m --out manual.de.md
+  templora translate book.txt --to fr --preview 5
+  templora translate book.txt --to fr --out book.fr.txt --session book --pairs book.jsonl
+  templora translate book.txt --to fr --out book.fr.txt --session book --corrections book.jsonl
+
+Stop it with Ctrl-C whenever you like and go on with --resume: nothing is lost and nothing translated twice. A
+translation that is done leaves nothing behind, unless --session gives it a name; then paragraphs can be corrected: edit
+the lines of --pairs, give the file to --corrections, and what comes after the first edited one is translated anew.
+"""
+# Where `--from` is left out: of so much of the document its language is told.
+_SAMPLE = 20_000
+
+
+@click.command(epilog=EPILOG)
+@click.argument("document", metavar="INPUT")
+@click.option("--to", "to", required=True, metavar="LANG", help="language of the translation: de, pt-BR, German, ...")
+@click.option("--from", "from_", metavar="LANG", help="language of INPUT; found out without it")
+@click.option("--out", metavar="FILE", help="write the translation here, each paragraph when it is done")
+@click.option("--preview", type=click.IntRange(1), metavar="N", help="only the first N paragraphs; --resume goes on")
+@click.option("--resume", is_flag=True, help="go on with a translation that was stopped")
+@click.option("--corrections", metavar="FILE", help="paragraphs as you want them, as --pairs writes them")
+@click.option("--glossary", metavar="FILE", help="terms and their translations, one a line, a tab between")
+@click.option("--template", metavar="NAME|FILE", help="how the model is asked: lines, chat, or a TOML file")
+@click.option("--pairs", metavar="FILE", help="also write each paragraph with its translation, as JSON lines")
+@click.option("--session", metavar="NAME", help="keep everything under this name, to correct it later")
+@sessions_option
+@click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
+@adapter_option
+@sampling_options(temperature=0.0, repetition_penalty=1.0)
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON on standard output; needs --out")
+@model_options
+@output_options
+@config_options
+def translate(**arguments: Any) -> None:
+    """Translate a document, paragraph by paragraph, learning its terms and its manner on the way.
+
+    INPUT is .txt, .md or .epub (- = standard input, as text); what is not text stays as it is. After every chunk of
+    --chunk-size tokens a temporary adapter learns the translations made so far, from their sources.
+    """
+    given, options = split_config(arguments)
+    if click.get_current_context().get_parameter_source("recipe") == click.core.ParameterSource.DEFAULT:
+        options["recipe"] = "translate"
+    check_adapter(options["adapter"])
+    job = _Job(given, options)
+    job.run()
+
+
+class _Job:
+    """One run of the command."""
+
+    def __init__(self, given: dict[str, Any], options: dict[str, Any]) -> None:
+        from templora.sampling import SamplingParams
+
+        self.options = options
+        fields = SamplingParams.__dataclass_fields__
+        self.sampling = SamplingParams(**{name: options.pop(name) for name in fields})
+        self.to = language("to", options["to"])
+        name = options["document"]
+        self.document: Document = open_document(name)
+        self.sources = [segment.text for segment in self.document.segments]
+        if not self.sources:
+            raise OptionError("input", f"{name} has no text to translate")
+        self.source = self._source_language(options["from_"])
+        if self.source.code == self.to.code:
+            raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
+        if options["as_json"] and not options["out"]:
+            raise OptionError("json", "the report needs standard output for itself: give --out FILE")
+        if not self.document.streams and not options["out"]:
+            raise OptionError("out", f"a {Path(name).suffix} needs a file: give --out FILE")
+        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else None
+        corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
+        self.named = options["session"] is not None
+        options["session"] = options["session"] or _own_name(name, self.to, self.sources)
+        self.kept = Kept(options, given)
+        self.done = Done()
+        self.known: dict[int, str] = {}
+        if self.kept.begun:
+            self._take_up(corrections)
+        else:
+            self.known = corrections
+        inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
+        inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
+        self.work = Run(given, {**options, "tokens": None}, inputs)
+        out = self.work.outputs.get("out")
+        self.output = Output(self.document, self.to, out, begun=self.kept.begun)
+        self.paragraphs: list[Paragraph] = []
+
+    def _source_language(self, said: str | None) -> Language:
+        if said is not None:
+            return language("from", said)
+        found = detect("\n".join(self.sources)[:_SAMPLE])
+        if found is None:
+            raise OptionError("from", "the language of the text could not be told: give --from LANG")
+        return found
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is translated, and how: what a translation that is gone on with began with, and keeps."""
+        glossary = self.options["glossary"]
+        template = self.options["template"]
+        return {
+            "document": digest(self.sources),
+            "from": self.source.code,
+            "to": self.to.code,
+            "template": _digest(template) if template and template.endswith(".toml") else template,
+            "glossary": _digest(glossary) if glossary else None,
+            **dataclasses.asdict(self.sampling),
+        }
+
+    def _take_up(self, corrections: Mapping[int, str]) -> None:
+        """What there is of the translation, and where to go on."""
+        kept, name = self.kept, self.kept.name
+        self.done = what_is_done(kept.store.history(name), self.to)
+        there, many = len(self.done.paragraphs), len(self.sources)
+        if self.done.about is None and kept.store.history(name).acts:
+            raise OptionError("session", f"{name!r} is no translation; give another name")
+        check_same(self.about, self.done.about or {})
+        finished = there == many
+        if not (self.options["resume"] or corrections or finished):
+            raise OptionError(
+                "resume",
+                f"{there} of {many} paragraphs are translated already: go on with --resume, or throw them away with "
+                f"templora sessions discard {name}",
+            )
+        self.known, first = corrected(self.done, corrections)
+        if first is not None:
+            go_back(kept.store, name, self.to, first)
+
+    def run(self) -> None:
+        from templora.translation.template import read_template
+
+        run, options = self.work, self.options
+        if options["resume"] and not self.kept.begun:
+            run.notes.append("there was nothing to resume: it began at the first paragraph")
+        with run.console:
+            engine, config = run.load()
+            template = read_template(options["template"], engine.tokenizer, self.source.name, self.to.name)
+            sampling = dataclasses.replace(self.sampling, stop=self.sampling.stop or template.stop)
+            text = TextReport(options["document"])
+            run.texts.append(text)
+            with self.kept.open(run, engine, config) as saved:
+                if what_is_done(saved.history, self.to).about is None:
+                    saved.mark({"translation": self.about})
+                translation = Translation(
+                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=self.known
+                )
+                self.paragraphs = translation.paragraphs
+                before = len(self.paragraphs)
+                print_out(self.output.begin([p.target for p in self.paragraphs]))
+                most = options["preview"]
+
+                def show(event: Event | Paragraph) -> None:
+                    self._show(event, text, before)
+
+                run.follow(_first(translation, most), show)
+                run.notes += [note for note in saved.notes if note not in run.notes]
+            text.finish(saved.session, engine.tokenizer)
+            whole = len(self.paragraphs) == len(self.sources)
+            self._leave(whole)
+            written = sum(row["tokens"] for row in text.chunks)
+            run.finish(engine, written, self._report(whole))
+
+    def _terms(self, source: str) -> dict[str, str]:
+        return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}
+
+    def _show(self, event: Event | Paragraph, text: TextReport, before: int) -> None:
+        console, many = self.work.console, len(self.sources)
+        if isinstance(event, Paragraph):
+            print_out(self.output.add(event.segment, event.target))
+        else:
+            text.add(event)
+        if isinstance(event, ChunkLearned):
+            console.chunk(f"chunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
+            if not event.committed:
+                self.work.notes.append(f"chunk {event.index} was {learned_text(event)}")
+        if isinstance(event, Paragraph | TokenEvent | ChunkLearned | Finished):
+            done = len(self.paragraphs)
+            speed = self.work.rate(done - before)
+            left = clock((many - done) / speed) if done > before and speed else "?"
+            console.status(
+                f"{bar(done, many)} {done:,}/{many:,} paragraphs · {left} left · {text.committed} chunks learnt"
+            )
+
+    def _leave(self, whole: bool) -> None:
+        """What stays when it is over: the files that were asked for, and the session, if there is more to come."""
+        run, options, name = self.work, self.options, self.kept.name
+        targets = [p.target for p in self.paragraphs]
+        self.output.end(targets)
+        if options["pairs"]:
+            write_pairs(options["pairs"], self.sources[: len(targets)], targets)
+        if not whole or run.stopped:
+            run.notes.append(
+                f"{len(targets)} of {len(self.sources)} paragraphs: the same command with --resume goes on"
+            )
+        elif self.named:
+            run.notes.append(f"the session is kept: templora sessions discard {name}")
+        else:
+            self.kept.store.discard(name)
+        if self.output.note:
+            run.notes.append(self.output.note)
+
+    def _report(self, whole: bool) -> dict[str, Any]:
+        cut = [p.segment + 1 for p in self.paragraphs if not p.whole]
+        empty = [p.segment + 1 for p in self.paragraphs if not p.target]
+        notes = self.work.notes
+        if cut:
+            notes.append(f"cut off at their longest: paragraphs {_numbers(cut)}")
+        if empty:
+            notes.append(f"without a translation: paragraphs {_numbers(empty)}")
+        terms = self._kept_terms()
+        missed = [t for t in terms if t["kept"] < t["paragraphs"]]
+        if terms:
+            kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
+            worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
+            notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
+        if self.output.moved:
+            notes.append(f"markup put where it was in the source, as the model had lost it: {self.output.moved} pieces")
+        return {
+            "command": "translate",
+            "from": self.source.code,
+            "to": self.to.code,
+            "paragraphs": len(self.paragraphs),
+            "of": len(self.sources),
+            "complete": whole,
+            "cut_off": cut,
+            "empty": empty,
+            "glossary": terms,
+            "moved_markup": self.output.moved,
+            "sampling": dataclasses.asdict(self.sampling),
+        }
+
+    def _kept_terms(self) -> list[dict[str, Any]]:
+        """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
+        found: dict[tuple[str, str], list[bool]] = {}
+        for p in self.paragraphs if self.glossary else ():
+            assert self.glossary is not None
+            for term in self.glossary.found(self.sources[p.segment]):
+                found.setdefault((term.source, term.target), []).append(term.kept_in(p.target))
+        return [
+            {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
+            for (term, translation), kept in found.items()
+        ]
+
+
+def _first(translation: Translation, most: int | None) -> Any:
+    """The events of the first `most` paragraphs."""
+    if most is not None and len(translation.paragraphs) >= most:
+        return
+    for event in translation.run():
+        yield event
+        if isinstance(event, Paragraph) and most is not None and event.segment + 1 >= most:
+            return
+
+
+def _own_name(document: str, to: Language, sources: list[str]) -> str:
+    """Of a session that the user has given none."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(document).stem if document != "-" else "stdin").strip("-")[:40]
+    return f"translate-{stem or 'text'}-{to.code}-{digest(sources)[:8]}"
+
+
+def _digest(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise OptionError("template", f"{file} cannot be read: {error.strerror}") from error
+
+
+def _numbers(found: list[int]) -> str:
+    return ", ".join(map(str, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")

@@ -1,0 +1,110 @@
+"""`Document`: what is read once, and written with its text in another language."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from templora.errors import TextError
+from templora.translation.languages import Language
+from templora.translation.markup import Marked, Restored, restore
+
+BOM = "\ufeff"
+
+
+class Document(ABC):
+    """A document.
+
+    Attributes:
+        segments: its paragraphs, headings, cells and labels that hold a letter, in reading order.
+        streams: whether it can be written a segment at a time: `opening`, then each `piece`.
+    """
+
+    streams: ClassVar[bool] = False
+    segments: tuple[Marked, ...]
+
+    @property
+    def opening(self) -> str:
+        """What stands before the first segment. Only of a document that streams."""
+        raise NotImplementedError
+
+    def piece(self, index: int, target: str) -> str:
+        """A segment's translation, and what stands between it and the next one. Only of a document that streams."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def render(self, targets: Sequence[str], to: Language) -> bytes:
+        """The document with its first segments translated; all else is the source's, byte for byte.
+
+        Args:
+            targets: translations as the model writes them, with tags.
+            to: the language that they are in.
+        """
+
+    def restored(self, index: int, target: str) -> Restored:
+        """A translation as the document holds it."""
+        return restore(self.segments[index], target, str)
+
+    def moved(self, index: int, target: str) -> int:
+        """How many pieces of a segment's markup are not where the model put them, because it lost them."""
+        return self.restored(index, target).moved
+
+    def chapter(self, index: int) -> str:
+        """The heading that a segment stands under, or is; empty if there is none."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A segment and where it is, as [start, end) of the document's text."""
+
+    start: int
+    end: int
+    marked: Marked
+
+
+class FlatDocument(Document):
+    """A document that is one text.
+
+    Args:
+        text: all of it.
+        slots: its segments.
+    """
+
+    streams = True
+
+    def __init__(self, text: str, slots: Sequence[Slot]) -> None:
+        starts = [*(slot.start for slot in slots), len(text)]
+        self.segments = tuple(slot.marked for slot in slots)
+        self._opening = text[: starts[0]]
+        self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
+
+    @property
+    def opening(self) -> str:
+        return self._opening
+
+    def piece(self, index: int, target: str) -> str:
+        return self.restored(index, target).text + self._gaps[index]
+
+    def render(self, targets: Sequence[str], to: Language) -> bytes:
+        """The document up to the first segment that is not translated."""
+        return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
+
+
+def decoded(label: str, raw: bytes) -> str:
+    """The text of a file, with its byte order mark if it has one.
+
+    Raises:
+        TextError: it is empty, or no UTF-8 text.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise TextError(f"{label}: not UTF-8 text (byte {error.start}); convert it first") from error
+    if "\0" in text:
+        raise TextError(f"{label}: a binary file, not text")
+    if not text.removeprefix(BOM).strip():
+        raise TextError(f"{label}: empty")
+    return text

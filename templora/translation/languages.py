@@ -1,0 +1,136 @@
+"""`Language`: what a language is called, and how it is written."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import langcodes
+
+from templora.errors import OptionError, nearest
+from templora.translation.characters import has_letter
+
+# ISO 15924. Khmer, Lao, Burmese, Thai, Tibetan; Chinese and Japanese in all their scripts.
+_NO_SPACES = frozenset(
+    {"Bopo", "Hani", "Hanb", "Hans", "Hant", "Hira", "Hrkt", "Jpan", "Kana", "Khmr", "Laoo", "Mymr", "Thai", "Tibt"}
+)
+_RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Aran", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi"})
+# Assigned, but no languages: undetermined, several, without a code, not linguistic.
+_NONE = frozenset({"und", "mul", "mis", "zxx"})
+_CODE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+# A text's language is told from so many passages of it, of so many characters; and by what share of their votes.
+_PASSAGES, _PASSAGE, _SURE = 16, 400, 0.4
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language.
+
+    Args:
+        code: as BCP 47 writes it: zh, pt-BR.
+        name: in English.
+        spaces: whether words are written with spaces between them.
+        right_to_left: whether lines begin at the right.
+    """
+
+    code: str
+    name: str
+    spaces: bool = True
+    right_to_left: bool = False
+
+
+def language(option: str, value: str) -> Language:
+    """The language with this code or name: `de`, `German`, `pt-br`, `Brazilian Portuguese`; upper or lower case.
+
+    Args:
+        option: that the value was given for, for errors.
+        value: the code or name.
+
+    Raises:
+        OptionError: there is no such language.
+    """
+    wanted = " ".join(value.split())
+    found = _by_code(wanted) or _by_name(wanted)
+    if found is None:
+        raise OptionError(option, f"unknown language {value[:40]!r}; {_hint(wanted)}")
+    return found
+
+
+def detect(text: str) -> Language | None:
+    """The language that most of a text is in; None where that cannot be told."""
+    votes: dict[str, float] = {}
+    passages = [passage for passage in _passages(text) if has_letter(passage)]
+    for passage in passages:
+        for code, share in _ranking()(passage):
+            votes[code] = votes.get(code, 0.0) + share
+    if not votes:
+        return None
+    code = max(votes, key=votes.__getitem__)
+    return _by_code(code) if votes[code] >= _SURE * len(passages) else None
+
+
+def _passages(text: str) -> list[str]:
+    """Passages from all over a text: what comes first is often in another language."""
+    step = max(_PASSAGE, len(text) // _PASSAGES)
+    return [text[at : at + _PASSAGE] for at in range(0, len(text), step)]
+
+
+@functools.cache
+def _ranking() -> Callable[[str], list[tuple[str, float]]]:
+    """Languages and their probabilities for a text. Imported here, because reading its model takes most of a second."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+
+    rank: Callable[[str], list[tuple[str, float]]] = LanguageIdentifier.from_model_file(
+        MODEL_FILE, norm_probs=True
+    ).rank
+    return rank
+
+
+def _by_code(code: str) -> Language | None:
+    if not _CODE.fullmatch(code):
+        return None
+    try:
+        tag = langcodes.Language.get(code)
+        if not tag.is_valid() or not _assigned(tag):
+            return None
+        script = tag.maximize().script or ""
+        return Language(tag.to_tag(), tag.display_name(), script not in _NO_SPACES, script in _RIGHT_TO_LEFT)
+    except ValueError:  # not well formed
+        return None
+
+
+def _assigned(tag: langcodes.Language) -> bool:
+    """Whether every part of the tag stands for something: valid ones may be for private use."""
+    return (tag.language or "und") not in _NONE and not any("Unknown" in name for name in tag.describe().values())
+
+
+def _by_name(name: str) -> Language | None:
+    if not name.isprintable() or len(name) < (3 if name.isascii() else 2):  # shorter ones are taken for others
+        return None
+    for of in ("en", None):  # English names first: some are another language's name in another language
+        try:
+            return _by_code((langcodes.find(name, of) if of else langcodes.find(name)).to_tag())
+        except (LookupError, UnicodeError):
+            continue
+    return None
+
+
+def _hint(wanted: str) -> str:
+    """What may have been meant."""
+    whole = _by_code(re.split("[-_]", wanted)[0]) if re.search("[-_]", wanted) else None
+    if whole:
+        return f"did you mean {whole.code!r}, {whole.name}?"
+    found = nearest(wanted[:40].title(), _names()) if len(wanted) > 3 else ""
+    if not found.startswith("did you mean"):
+        return "give a code such as 'de', or an English name such as 'German'"
+    return found
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    """English names of the languages that have two letters; all of them would have every typing error near some."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    known = (_by_code(first + second) for first in letters for second in letters)
+    return tuple(sorted({language.name for language in known if language}))

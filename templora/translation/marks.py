@@ -1,0 +1,67 @@
+"""`Mark`: a piece of markup in a paragraph, its tags, and its place among the text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+# Forgiving: models write spaces into tags, brackets of East Asian width, and the digits of other scripts.
+TAG = re.compile(r"[<＜]\s?(?P<close>/?)\s?(?P<number>\d{1,5})\s?(?P<void>/?)\s?[>＞]")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A piece of markup. It wraps text (emphasis, a link), or is a thing without any (an image), or is kept: the model
+    sees its text, but in the end that is the source's again (code).
+
+    Args:
+        opening: its source before the text that it wraps; the whole of it where it wraps none.
+        closing: its source after that text.
+        number: in its tags.
+        wraps: whether it wraps text.
+        shown: of one that is kept, what the model sees.
+        link: it must not be inside another link.
+    """
+
+    opening: str
+    closing: str = ""
+    number: int = 0
+    wraps: bool = False
+    shown: str = ""
+    link: bool = False
+
+    def merged(self, inner: Mark) -> Mark:
+        """One mark for two, where `inner` wraps all that this one wraps."""
+        opening, closing = self.opening + inner.opening, inner.closing + self.closing
+        return Mark(opening, closing, wraps=True, link=self.link or inner.link)
+
+    def tagged(self, edge: str) -> str:
+        """What the model sees of it."""
+        if edge == "whole":
+            return f"<{self.number}>{self.shown}</{self.number}>" if self.shown else f"<{self.number}/>"
+        return f"<{self.number}>" if edge == "opening" else f"</{self.number}>"
+
+
+class Place(NamedTuple):
+    """Where a mark is among the text: one place if it wraps nothing, else two."""
+
+    mark: Mark
+    edge: Literal["opening", "closing", "whole"]
+
+    @property
+    def source(self) -> str:
+        return self.mark.closing if self.edge == "closing" else self.mark.opening
+
+    @property
+    def text(self) -> str:
+        """What a reader reads there, as far as it is known."""
+        return self.mark.shown if self.edge == "whole" else ""
+
+
+Part: TypeAlias = str | Place
+
+
+def visible(part: Part) -> str:
+    """What a reader reads of a part."""
+    return part if isinstance(part, str) else part.text

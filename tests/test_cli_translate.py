@@ -1,0 +1,241 @@
+"""`templora translate`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from evaluations import tiny_folder
+
+from templora.cli.translate import translate as command
+from templora.errors import OptionError, TextError
+from templora.store.store import SessionStore
+
+SMALL = ["--chunk-size", "96", "--window", "192", "--rank", "4", "--learning-rate", "0.01"]
+BOOK = (
+    "  The Lighthouse\n\n"
+    "The keeper climbed the stairs,\nand the lamp was lit.\n\n\n"
+    "* * *\n\n"
+    "Nobody came that winter.   \n\n"
+    "1847\n\n"
+    "“Who goes there?” asked the keeper.\n"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("translate") / "model")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionStore:
+    monkeypatch.setenv("TEMPLORA_SESSIONS", str(tmp_path / "sessions"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(BOOK, encoding="utf-8")
+    return SessionStore()
+
+
+Translate = Callable[..., Result]
+
+
+@pytest.fixture
+def translate(model: Path, store: SessionStore) -> Translate:
+    def run(*arguments: object, quiet: bool = True) -> Result:
+        given = ["book.txt", "--from", "en", "--to", "de", "--model", str(model), *SMALL]
+        given += [*(["--quiet"] if quiet else []), *map(str, arguments)]
+        return CliRunner().invoke(command, given, catch_exceptions=True)
+
+    return run
+
+
+def outcome(result: Result) -> Result:
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_a_document_from_its_beginning_to_its_end(translate: Translate, store: SessionStore, tmp_path: Path) -> None:
+    done = outcome(translate("--out", "book.de.txt", "--pairs", "book.jsonl", "--report", "run.json"))
+    assert done.exit_code == 0
+    assert done.output == ""
+    pairs = [json.loads(line) for line in (tmp_path / "book.jsonl").read_text().splitlines()]
+    assert [p["source"] for p in pairs] == [
+        "The Lighthouse",
+        "The keeper climbed the stairs, and the lamp was lit.",
+        "Nobody came that winter.",
+        "“Who goes there?” asked the keeper.",
+    ]
+    a, b, c, d = (p["target"] for p in pairs)
+    # All that stands between paragraphs is what it was.
+    text = (tmp_path / "book.de.txt").read_bytes().decode()
+    assert text == f"  {one(a)}\n\n{one(b)}\n\n\n* * *\n\n{one(c)}   \n\n1847\n\n{one(d)}\n"
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert (report["command"], report["from"], report["to"]) == ("translate", "en", "de")
+    assert (report["paragraphs"], report["of"], report["complete"]) == (4, 4, True)
+    assert report["base_unchanged"]
+    assert report["discarded"]
+    assert store.names() == [], "what is done leaves nothing behind"
+    # On standard output it is the same.
+    assert outcome(translate()).stdout == text
+
+
+def one(target: str) -> str:
+    from templora.translation.characters import one_line
+
+    return one_line(target)
+
+
+def test_a_preview_and_the_rest(translate: Translate, store: SessionStore, tmp_path: Path) -> None:
+    whole = outcome(translate()).stdout
+    first = outcome(translate("--preview", 2, "--out", "out.txt"))
+    assert first.exit_code == 0
+    begun = (tmp_path / "out.txt").read_text()
+    assert whole.startswith(begun)
+    assert begun.endswith("* * *\n\n")
+    (name,) = store.names()
+    assert name.startswith("translate-book-de-")
+    with pytest.raises(OptionError, match=f"2 of 4 paragraphs .* --resume, or .* discard {name}"):
+        outcome(translate("--out", "out.txt"))
+    outcome(translate("--out", "out.txt", "--resume"))
+    assert (tmp_path / "out.txt").read_text() == whole
+    assert store.names() == []
+
+
+def test_resumed_to_standard_output_it_goes_on_where_it_was(translate: Translate) -> None:
+    whole = outcome(translate()).stdout
+    first = outcome(translate("--preview", 3)).stdout
+    assert first + outcome(translate("--resume")).stdout == whole
+
+
+def test_a_file_that_was_changed_meanwhile_is_kept(translate: Translate, tmp_path: Path) -> None:
+    outcome(translate("--preview", 2, "--out", "out.txt"))
+    (tmp_path / "out.txt").write_text("my own words")
+    outcome(translate("--resume", "--out", "out.txt"))
+    assert (tmp_path / "out.txt~").read_text() == "my own words"
+    assert "my own" not in (tmp_path / "out.txt").read_text()
+
+
+def test_another_file_is_not_overwritten(translate: Translate, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("precious")
+    with pytest.raises(OptionError, match="out: out.txt is there already"):
+        outcome(translate("--out", "out.txt"))
+    assert (tmp_path / "out.txt").read_text() == "precious"
+
+
+def test_corrections(translate: Translate, store: SessionStore, tmp_path: Path) -> None:
+    """Lines that nobody edited are no corrections; what comes before the first edited one stays."""
+    named = ("--session", "book", "--out", "out.txt", "--pairs", "book.jsonl")
+    outcome(translate(*named))
+    assert store.names() == ["book"]
+    lines = (tmp_path / "book.jsonl").read_text().splitlines()
+    before = [json.loads(line)["target"] for line in lines]
+    edited = {**json.loads(lines[1]), "target": "Der Wärter stieg hinauf."}
+    lines[1] = json.dumps(edited)
+    (tmp_path / "book.jsonl").write_text("\n".join(lines))
+    outcome(translate(*named, "--corrections", "book.jsonl"))
+    after = [json.loads(line)["target"] for line in (tmp_path / "book.jsonl").read_text().splitlines()]
+    assert after[:2] == [before[0], edited["target"]]
+    assert after[2:] != before[2:]
+    assert "Der Wärter stieg hinauf.\n" in (tmp_path / "out.txt").read_text()
+    # Given again, nothing changes.
+    outcome(translate(*named, "--corrections", "book.jsonl"))
+    assert [json.loads(line)["target"] for line in (tmp_path / "book.jsonl").read_text().splitlines()] == after
+
+
+def test_a_glossary_is_shown_to_the_model_and_reported(
+    translate: Translate, store: SessionStore, tmp_path: Path
+) -> None:
+    (tmp_path / "terms.tsv").write_text("# names\nkeeper\tWärter\nlamp\tLampe\n")
+    done = outcome(translate("--glossary", "terms.tsv", "--session", "g", "--report", "run.json", quiet=False))
+    assert "Terms: keeper = Wärter\nEnglish: The keeper climbed" in store.history("g").text
+    terms = json.loads((tmp_path / "run.json").read_text())["glossary"]
+    assert [(t["term"], t["translation"], t["paragraphs"]) for t in terms] == [
+        ("keeper", "Wärter", 2),
+        ("lamp", "Lampe", 1),
+    ]
+    assert "glossary: kept 0 of 3 times; not always: keeper (0 of 2)" in done.stderr
+
+
+def test_stopped_with_ctrl_c_and_gone_on_with(model: Path, translate: Translate, tmp_path: Path) -> None:
+    whole = outcome(translate()).stdout
+    arguments = ["book.txt", "--from", "en", "--to", "de", "--model", str(model), *SMALL, "--out", "out.txt"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "templora", "translate", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (tmp_path / "out.txt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode in (0, 130)
+    if process.returncode:
+        assert "the same command with --resume goes on" in said
+        outcome(translate("--out", "out.txt", "--resume"))
+    assert (tmp_path / "out.txt").read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--to", "xx"], "to: unknown language 'xx'"),
+        (["--from", "Gremlin"], "from: unknown language"),
+        (["--from", "de"], "German is the language of book.txt already"),
+        (["--json"], "give --out FILE"),
+        (["--template", "lime"], "did you mean 'lines'"),
+        (["--template", "chat"], "no chat template"),
+    ],
+)
+def test_what_cannot_be(translate: Translate, store: SessionStore, arguments: list[str], problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        outcome(translate(*arguments))
+    assert store.names() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("terms.tsv", "a\tb\tc\n", "terms.tsv, line 1: a term, a tab and its translation"),
+        ("terms.tsv", "a\tb\n\na\tc\n", "line 3: 'a' is 'c' here, and 'b' in line 1"),
+        ("terms.tsv", "a\tb\nb\tc\nc\ta\n", "a cycle: a → b → c → a"),
+        ("terms.tsv", "a\t\n", "line 1: its translation is empty"),
+        ("terms.tsv", "# nothing\n", None),
+        ("terms.tsv", "a\ta\nb\tc\nb\tc\n", None),
+        ("fixed.jsonl", "{", "fixed.jsonl, line 1: not JSON"),
+        ("fixed.jsonl", '{"segment": 9, "source": "a", "target": "b"}', "there is no paragraph 9; the document has 4"),
+        ("fixed.jsonl", '{"segment": 1, "source": "a", "target": "b"}', "its paragraph 1 is 'The Lighthouse', not 'a'"),
+        (
+            "fixed.jsonl",
+            '{"segment": 1, "source": "Nobody came that winter.", "target": "b"}',
+            "it is paragraph 3 now",
+        ),
+        ("fixed.jsonl", '{"segment": 1, "source": "The Lighthouse", "target": " "}', "the translation is empty"),
+        ("fixed.jsonl", '{"segment": 1, "source": "The Lighthouse"}', "target is missing"),
+        ("fixed.jsonl", "[]", "must be an object"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    translate: Translate, store: SessionStore, tmp_path: Path, file: str, text: str, problem: str | None
+) -> None:
+    (tmp_path / file).write_text(text)
+    option = "--glossary" if file == "terms.tsv" else "--corrections"
+    if problem is None:
+        assert outcome(translate(option, file, "--preview", 1)).exit_code == 0
+        return
+    with pytest.raises(TextError, match=problem):
+        outcome(translate(option, file))
+    assert store.names() == [], "nothing has begun"
+
+
+def test_other_settings_are_not_taken_up(translate: Translate, tmp_path: Path) -> None:
+    outcome(translate("--preview", 1))
+    with pytest.raises(OptionError, match="temperature: the translation began with 0.0, and keeps that; not 0.5"):
+        outcome(translate("--resume", "--temperature", 0.5))
+    (tmp_path / "book.txt").write_text(BOOK.replace("keeper", "guard"))
+    done = outcome(translate("--resume", quiet=False))
+    assert "there was nothing to resume" in done.stderr, "another text is another translation"
