@@ -23,7 +23,7 @@ from templora.allocator import keep_freed_memory
 from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
-from templora.errors import ConfigError, ModelError, OptionError
+from templora.errors import ConfigError, ModelError
 from templora.methods.base import Method
 from templora.model import CausalModel, Trace
 from templora.rates import learning_rate_for
@@ -73,7 +73,6 @@ class Engine:
         self._sessions: set[Session] = set()
         self._trace: Trace | None = None
         self._fingerprint: str | None = None
-        self._texts: list[str] | None = None  # of each token by itself
         self._executor: Executor | None = None
 
     @property
@@ -143,16 +142,13 @@ class Engine:
         Raises:
             OptionError: no token begins with that.
         """
-        return self.end_ids + (self._stops(sampling.stop) if sampling.stop else [])
+        return self.end_ids + (sampling.stops(self._token_texts) if sampling.stop else [])
 
-    def _stops(self, stop: str) -> list[int]:
-        if self._texts is None:
-            known = min(len(self.tokenizer), self.model.vocabulary)
-            self._texts = self.tokenizer.batch_decode([[i] for i in range(known)])
-        found = [i for i, text in enumerate(self._texts) if text.startswith(stop)]
-        if not found:
-            raise OptionError("stop", f"no token of this model begins with {stop!r}; give a shorter one")
-        return found
+    @cached_property
+    def _token_texts(self) -> list[str]:
+        """Of each token by itself."""
+        known = min(len(self.tokenizer), self.model.vocabulary)
+        return list(self.tokenizer.batch_decode([[i] for i in range(known)]))
 
     def learning_rate(self, config: TempLoraConfig) -> float:
         """The rate that suits this model and the layers that `config` adapts (`templora.rates`)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,20 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def stops(self, texts: Sequence[str]) -> list[int]:
+        """The tokens at which `stop` begins.
+
+        Args:
+            texts: of every token by itself.
+
+        Raises:
+            OptionError: there is none.
+        """
+        found = [i for i, text in enumerate(texts) if text.startswith(self.stop)] if self.stop else []
+        if self.stop and not found:
+            raise OptionError("stop", f"no token of this model begins with {self.stop!r}; give a shorter one")
+        return found
 
 
 class Sampler:

@@ -124,7 +124,7 @@ def test_a_file_that_was_changed_meanwhile_is_kept(translate: Translate, tmp_pat
 
 def test_another_file_is_not_overwritten(translate: Translate, tmp_path: Path) -> None:
     (tmp_path / "out.txt").write_text("precious")
-    with pytest.raises(OptionError, match="out: out.txt is there already"):
+    with pytest.raises(OptionError, match=r"out: out\.txt is there already"):
         outcome(translate("--out", "out.txt"))
     assert (tmp_path / "out.txt").read_text() == "precious"
 
@@ -234,7 +234,7 @@ def test_files_that_cannot_be_used(
 
 def test_other_settings_are_not_taken_up(translate: Translate, tmp_path: Path) -> None:
     outcome(translate("--preview", 1))
-    with pytest.raises(OptionError, match="temperature: the translation began with 0.0, and keeps that; not 0.5"):
+    with pytest.raises(OptionError, match=r"temperature: the translation began with 0\.0, and keeps that; not 0\.5"):
         outcome(translate("--resume", "--temperature", 0.5))
     (tmp_path / "book.txt").write_text(BOOK.replace("keeper", "guard"))
     done = outcome(translate("--resume", quiet=False))
