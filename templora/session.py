@@ -324,6 +324,8 @@ class Session:
                     token = again[written]
                 if token in ends:
                     reason = "stop"
+                    # The newest token was read to draw the end after it; whatever comes next reads it again.
+                    self._adapted.cache.truncate(self._adapted.cache.length - 1)
                 else:
                     self._append_written(token, nats)
             if reason == "length":

@@ -162,6 +162,32 @@ def test_writing_stops_before_a_text(engine: Engine, text: str) -> None:
         assert events[-1].reason == "stop"
 
 
+def test_after_a_stop_no_token_is_read_twice(engine: Engine, text: str) -> None:
+    """What comes next is what it would be had the same text been given."""
+    cold = SamplingParams(temperature=0)
+    with engine.session(small(learning="off")) as session:
+        free = session.write(text[:50], max_new_tokens=12, sampling=cold)
+    stop = free[5]
+    said = free[: free.index(stop)]
+    found = []
+    for written in (True, False):
+        with engine.session(small(learning="off", window=128)) as session:
+            if written:
+                session.write(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop))
+            else:
+                session.absorb(text[:50])
+                for _ in session.absorb_ids(session.encode(said)):
+                    pass
+            scored = [e.adapted_nll for e in session.score_events(text[50:60]) if isinstance(e, ChunkScored)]
+            assert session._adapted.cache.next_token == len(session.tokens) - 1
+            found.append((session.tokens, scored))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+    with engine.session(small(learning="off")) as session:
+        session.write(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop))
+        assert session.write(max_new_tokens=12 - len(said), sampling=cold) == free[len(said) :]
+
+
 def test_a_stop_that_no_token_begins_with(engine: Engine) -> None:
     from templora.errors import OptionError
 
