@@ -28,7 +28,6 @@ from templora.events import ChunkLearned, ChunkScored, Event
 from templora.report import describe_device, source_commit, write_json
 from templora.sampling import SamplingParams
 from templora.session import Session
-from templora.text import decode
 from templora.translation import consistency, quality, terms
 from templora.translation.characters import one_line
 from templora.translation.template import read_template
@@ -84,7 +83,7 @@ def run(engine: Engine, pairs: Sequence[Mapping[str, str]], reference: bool, con
             text,
             template,
             lambda s: len(session.encode(s)),
-            lambda ids: decode(engine.tokenizer, ids),
+            session.decode,
             CHUNK,
             sampling,
             known={i: pair["en"] for i, pair in enumerate(pairs)} if reference else {},

@@ -187,6 +187,10 @@ class Session:
         self._known(ids)
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        return decode(self._tokenizer, ids)
+
     def absorb(self, text: str, *, learn: bool = True) -> None:
         """Takes in a given text: learns every full chunk of it, keeps the rest as context.
 

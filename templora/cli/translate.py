@@ -256,6 +256,9 @@ class _Job:
             notes.append(f"cut off at their longest: paragraphs {_numbers(cut)}")
         if empty:
             notes.append(f"without a translation: paragraphs {_numbers(empty)}")
+        same = [p.segment + 1 for p in self.paragraphs if p.target == self.sources[p.segment]]
+        if same:
+            notes.append(f"the same as their sources: paragraphs {_numbers(same)}")
         terms = self._kept_terms()
         missed = [t for t in terms if t["kept"] < t["paragraphs"]]
         if terms:
@@ -273,6 +276,7 @@ class _Job:
             "complete": whole,
             "cut_off": cut,
             "empty": empty,
+            "same": same,
             "glossary": terms,
             "moved_markup": self.output.moved,
             "sampling": dataclasses.asdict(self.sampling),

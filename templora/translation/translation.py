@@ -21,7 +21,6 @@ from templora.sampling import SamplingParams
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
-from templora.text import decode
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
@@ -134,11 +133,10 @@ class Translation:
         def count(text: str) -> int:
             return len(session.encode(text))
 
-        def text(ids: Sequence[int]) -> str:
-            return decode(session._tokenizer, ids)
-
         size = session.config.chunk_size
-        self._translator = Translator(saved, template, count, text, size, sampling, terms=terms, known=known, ask=ask)
+        self._translator = Translator(
+            saved, template, count, session.decode, size, sampling, terms=terms, known=known, ask=ask
+        )
         self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
         self.paragraphs = what_is_done(saved.history, target).paragraphs
 
