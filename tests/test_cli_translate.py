@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,3 +240,37 @@ def test_other_settings_are_not_taken_up(translate: Translate, tmp_path: Path) -
     (tmp_path / "book.txt").write_text(BOOK.replace("keeper", "guard"))
     done = outcome(translate("--resume", quiet=False))
     assert "there was nothing to resume" in done.stderr, "another text is another translation"
+
+
+def test_markdown_keeps_its_markup(model: Path, store: SessionStore, tmp_path: Path) -> None:
+    text = "# The lamp\n\nSee [the manual](https://example.org/a_b) and run `oil --lamp`.\n\n"
+    text += "```sh\noil --lamp\n```\n\n- one\n- 2\n"
+    (tmp_path / "a.md").write_text(text)
+    arguments = ["a.md", "--from", "en", "--to", "de", "--model", str(model), *SMALL, "--quiet", "--out", "b.md"]
+    outcome(CliRunner().invoke(command, arguments))
+    made = (tmp_path / "b.md").read_text()
+    assert made.startswith("# ")
+    assert "```sh\noil --lamp\n```\n\n- " in made
+    assert made.endswith("\n- 2\n")
+    assert made.count("](https://example.org/a_b)") == made.count("`oil --lamp`") == 1
+    assert "the manual" not in made
+
+
+def test_an_epub_needs_a_file_and_is_one(model: Path, store: SessionStore, tmp_path: Path) -> None:
+    from translation.test_epub import FILES
+
+    with zipfile.ZipFile(tmp_path / "a.epub", "w") as archive:
+        for name, raw in FILES.items():
+            archive.writestr(name, raw)
+    arguments = ["a.epub", "--from", "en", "--to", "ar", "--model", str(model), *SMALL, "--quiet", "--preview", "2"]
+    with pytest.raises(OptionError, match=r"out: a \.epub needs a file"):
+        outcome(CliRunner().invoke(command, arguments))
+    outcome(CliRunner().invoke(command, [*arguments, "--out", "b.epub"]))
+    with zipfile.ZipFile(tmp_path / "b.epub") as archive:
+        made = {name: archive.read(name) for name in archive.namelist()}
+    assert list(made) == list(FILES)
+    changed = {name for name, raw in made.items() if raw != FILES[name]}
+    assert "OEBPS/text/one.xhtml" in changed
+    assert {"mimetype", "OEBPS/lamp.png", "OEBPS/style.css"}.isdisjoint(changed)
+    assert b'dir="rtl"' in made["OEBPS/text/one.xhtml"]
+    assert b">ar</dc:language>" in made["OEBPS/book.opf"]

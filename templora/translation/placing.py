@@ -228,7 +228,8 @@ def _without(word: str, trimmed: str) -> int:
 
 def _at(parts: list[Part], mark: Mark, position: float) -> list[Part]:
     """With the mark behind the word that ends nearest to `position`."""
-    spots = [(0.0, 0, 0), (float(_length(parts)), len(parts), 0)]
+    # Not in front of all: what stands there in a source is not shown to the model, and HTML there would begin a block.
+    spots = [(float(_length(parts)), len(parts), 0)]
     spots += [
         (word.middle + (word.end - word.start) / 2, word.index, word.end)
         for word in _words(parts)

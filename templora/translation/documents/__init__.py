@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from templora.errors import TextError
-from templora.text_files import read_text
+from templora.errors import TextError, nearest
 from templora.translation.documents.base import Document as Document
+from templora.translation.documents.epub import Epub
+from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
 
-_KINDS = {".txt": PlainText}
+_KINDS: dict[str, Callable[[str, bytes], Document]] = {
+    ".txt": PlainText,
+    ".md": Markdown,
+    ".markdown": Markdown,
+    ".epub": Epub,
+}
 
 
-def open_document(name: str) -> Document:
-    """The document in a file; `-` is standard input, as text. (Until all kinds are there.)"""
-    suffix = ".txt" if name == "-" else Path(name).suffix.lower()
+def open_document(path: str, raw: bytes | None = None) -> Document:
+    """The document in a file; `-` is standard input, as text.
+
+    Args:
+        path: of the file; the end of its name says what kind it is.
+        raw: what it holds, if it is read already.
+
+    Raises:
+        TextError: it cannot be read, is damaged, or is of a kind that is not known here.
+    """
+    label = "standard input" if path == "-" else path or "''"
+    suffix = ".txt" if path == "-" else Path(path).suffix.lower()
     if suffix not in _KINDS:
-        raise TextError(f"{name}: only {', '.join(_KINDS)} can be translated, not {suffix or 'a file without ending'}")
-    text = read_text(name)
-    return _KINDS[suffix](name, text.encode() if name == "-" else Path(name).read_bytes())
+        hint = f"; {nearest(suffix, _KINDS)}" if suffix else ""
+        kinds = ", ".join(_KINDS)
+        raise TextError(f"{label}: only {kinds} can be translated, not {suffix or 'a file without ending'}{hint}")
+    return _KINDS[suffix](label, _read(path, label) if raw is None else raw)
+
+
+def _read(path: str, label: str) -> bytes:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read() if sys.stdin else b""
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

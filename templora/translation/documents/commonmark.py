@@ -1,0 +1,131 @@
+"""A parser of Markdown that also says where things are: CommonMark with tables, strikethrough and footnotes.
+
+markdown-it knows the lines of a block but not where its inline markup is, and that is needed to leave it as it was
+written. So its rules are run as they are, and what each of them consumed is noted on the tokens that it made:
+
+    meta["span"]   of inline markup: [start, end) in the `content` of its block
+    meta["label"]  of a link: where its text ends
+    meta["lines"]  of a block's content: [start, end) of each line in the source, its quote and list markers left out
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+
+_BLOCKS = ("paragraph", "lheading", "heading", "table")
+_FOOTNOTE = re.compile(r"\[\^[^\s\]]+\]")
+
+
+@functools.cache
+def parser() -> MarkdownIt:
+    """The parser. Text is left in the tokens that it was found in."""
+    md = MarkdownIt("commonmark", {"maxNesting": 60}).enable(["table", "strikethrough"])
+    md.disable(["text_join", "fragments_join"])
+    for rule in md.inline.ruler.__rules__:
+        rule.fn = _inline_rule(rule.name, rule.fn)
+    for block_rule in md.block.ruler.__rules__:
+        if block_rule.name in _BLOCKS:
+            block_rule.fn = _block_rule(block_rule.fn)
+    md.inline.ruler.before("link", "footnote", _inline_rule("footnote", _footnote))
+    md.block.ruler.before("reference", "footnote", _footnote_text, {"alt": ["paragraph", "reference"]})
+    return md
+
+
+def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
+    def located(state: StateInline, silent: bool) -> bool:
+        start, before, pending = state.pos, len(state.tokens), bool(state.pending)
+        if not rule(state, silent):
+            return False
+        new = state.tokens[before:]
+        if silent or not new:
+            return True
+        if name in ("emphasis", "strikethrough"):
+            at = state.pos
+            for token in reversed(new[pending:]):  # the first is the text before
+                token.meta["span"] = (at - len(token.content), at)
+                at -= len(token.content)
+        elif name == "newline":
+            while start and state.src[start - 1] == " ":
+                start -= 1
+            new[-1].meta["span"] = (start, state.pos)
+        elif name == "link":
+            opening = new[pending]
+            opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
+            opening.meta["label"] = state.md.helpers.parseLinkLabel(state, start, True)
+        elif name == "autolink":
+            new[-3].meta["span"] = (start, state.pos)
+        else:
+            new[-1].meta["span"] = (start, state.pos)
+        return True
+
+    return located
+
+
+def _block_rule(
+    rule: Callable[[StateBlock, int, int, bool], bool],
+) -> Callable[[StateBlock, int, int, bool], bool]:
+    def located(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        before = len(state.tokens)
+        if not rule(state, start, end, silent):
+            return False
+        for token in state.tokens[before:]:
+            if token.type == "inline" and token.map:
+                token.meta["lines"] = [
+                    (state.bMarks[line] + state.tShift[line], state.eMarks[line]) for line in range(*token.map)
+                ]
+        return True
+
+    return located
+
+
+def _footnote(state: StateInline, silent: bool) -> bool:
+    """The reference to a footnote: `[^1]`."""
+    match = _FOOTNOTE.match(state.src, state.pos, state.posMax)
+    if match is None:
+        return False
+    if not silent:
+        state.push("footnote", "", 0).content = match[0]
+    state.pos = match.end()
+    return True
+
+
+def _footnote_text(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A footnote: `[^1]: text`, and what is indented below it."""
+    if state.is_code_block(start):
+        return False
+    at = state.bMarks[start] + state.tShift[start]
+    match = _FOOTNOTE.match(state.src, at, state.eMarks[start])
+    if match is None or not state.src.startswith(":", match.end(), state.eMarks[start]):
+        return False
+    if silent:
+        return True
+    after = match.end() + 1
+    while after < state.eMarks[start] and state.src[after] in " \t":
+        after += 1
+    held = state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent
+    state.push("footnote_open", "", 1)
+    state.blkIndent += 4
+    # The line goes on behind the label, at the column that what belongs to the footnote is indented to.
+    state.bMarks[start], state.tShift[start], state.sCount[start] = after, 0, state.blkIndent
+    state.parentType = "footnote"
+    state.md.block.tokenize(state, start, end)
+    state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent = held
+    state.push("footnote_close", "", -1)
+    if state.line == start:  # nothing behind the label
+        state.line += 1
+    return True
+
+
+def strong_span(token: Token) -> tuple[int, int]:
+    """Where a token's markup is: of two characters of emphasis that are one, markdown-it keeps the inner one."""
+    start, end = token.meta["span"]
+    if token.type == "strong_open":
+        return start - 1, end
+    return (start, end + 1) if token.type == "strong_close" else (start, end)

@@ -1,0 +1,237 @@
+"""EPUB: the texts in reading order, and the tables of contents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from templora.errors import OptionError
+from templora.translation.characters import has_letter, one_line
+from templora.translation.documents.base import Document
+from templora.translation.documents.package import Package, first
+from templora.translation.documents.paragraphs import Paragraph, paragraphs
+from templora.translation.documents.xhtml import Element, Page, Text, escape, with_attributes
+from templora.translation.languages import Language, language
+from templora.translation.marking import mark_up
+from templora.translation.marks import TAG
+from templora.translation.markup import Marked, Restored, restore
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in a page that is translated.
+
+    Args:
+        start, end: bytes.
+        marked: what is there.
+        segment: whose translation it gets; its own, or the one that reads the same.
+        own: whether the segment is this one.
+    """
+
+    start: int
+    end: int
+    marked: Marked
+    segment: int
+    own: bool
+
+
+@dataclass
+class _Member:
+    """A page of the archive and its slots."""
+
+    path: str
+    page: Page
+    slots: list[_Slot] = field(default_factory=list)
+
+
+class Epub(Document):
+    """An EPUB. Its segments are the paragraphs of its texts, and those labels of its tables of contents that read like
+    none of them; a label that does is given that one's translation.
+
+    Args:
+        label: its name, for errors.
+        raw: what it holds.
+
+    Raises:
+        TextError: it is damaged, encrypted, or was made to do harm; names the file and the member.
+    """
+
+    def __init__(self, label: str, raw: bytes) -> None:
+        self._package = package = Package(label, raw)
+        self._found: list[Marked] = []
+        self._headings: list[str] = []
+        self._reads: dict[str, int] = {}  # segments by what they read, headings before others
+        self._members = [_Member(path, package.parsed(path)) for path in package.texts]
+        self._members += [
+            _Member(path, package.parsed(path)) for path in package.navigation if path not in package.texts
+        ]
+        labels = self._take_paragraphs()
+        for member, paragraph in labels:
+            self._take_label(member, paragraph.start, paragraph.end, paragraph.marked)
+        if package.contents:
+            self._members.append(_Member(package.contents, package.parsed(package.contents)))
+            self._take_contents(self._members[-1])
+        for member in self._members[: len(package.texts)]:
+            self._take_title(member)
+        self.segments = tuple(self._found)
+
+    def chapter(self, index: int) -> str:
+        return self._headings[index]
+
+    def restored(self, index: int, target: str) -> Restored:
+        return restore(self.segments[index], target, escape)
+
+    def render(self, targets: Sequence[str], to: Language) -> bytes:
+        """The book; what is not translated yet is in the language of the source."""
+        changed = {member.path: self._rendered(member, targets, to) for member in self._members}
+        changed[self._package.path] = self._package_document(to)
+        return self._package.written(changed)
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _take_paragraphs(self) -> list[tuple[_Member, Paragraph]]:
+        """Takes the paragraphs of the texts; returns the labels."""
+        labels, heading = [], ""
+        later: list[tuple[str, int]] = []
+        for member in self._members:
+            navigates = member.path in self._package.navigation
+            for paragraph in paragraphs(member.page, member.page.root):
+                if navigates and "nav" in paragraph.inside:
+                    labels.append((member, paragraph))
+                    continue
+                index, reads = len(self._found), _reading(paragraph.marked, paragraph.marked.text)
+                if paragraph.heading:
+                    heading = reads
+                    self._reads.setdefault(reads, index)
+                else:
+                    later.append((reads, index))
+                self._add(member, paragraph.start, paragraph.end, paragraph.marked, heading)
+        for reads, index in later:
+            self._reads.setdefault(reads, index)
+        return labels
+
+    def _add(self, member: _Member, start: int, end: int, marked: Marked, heading: str = "") -> None:
+        member.slots.append(_Slot(start, end, marked, len(self._found), own=True))
+        self._found.append(marked)
+        self._headings.append(heading)
+
+    def _take_label(self, member: _Member, start: int, end: int, marked: Marked) -> None:
+        reads = _reading(marked, marked.text)
+        if reads in self._reads:
+            member.slots.append(_Slot(start, end, marked, self._reads[reads], own=False))
+        else:
+            self._reads[reads] = len(self._found)
+            self._add(member, start, end, marked)
+
+    def _take_contents(self, member: _Member) -> None:
+        """Labels of EPUB 2, but for the numbers of pages and names of authors."""
+        for part in ("navMap", "navList"):
+            for within in member.page.root.all(part):
+                for label in within.all("navLabel"):
+                    for text in label.all("text"):
+                        for start, end, marked in _line(text):
+                            self._take_label(member, start, end, marked)
+
+    def _take_title(self, member: _Member) -> None:
+        """The title of a page, if it reads like one of its paragraphs; nobody sees it."""
+        head = first(member.page.root, "head")
+        title = first(head, "title") if head else None
+        for start, end, marked in _line(title) if title else ():
+            segment = self._reads.get(_reading(marked, marked.text))
+            if segment is not None:
+                member.slots.append(_Slot(start, end, marked, segment, own=False))
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    def _rendered(self, member: _Member, targets: Sequence[str], to: Language) -> bytes:
+        page = member.page
+        edits = []
+        for slot in member.slots:
+            if slot.segment < len(targets):
+                target = targets[slot.segment]
+                if not slot.own:
+                    target = _reading(self.segments[slot.segment], target)
+                text = restore(slot.marked, target, escape).text
+                edits.append((slot.start, slot.end, text))
+        if edits or (not member.slots and len(targets) == len(self.segments)):
+            edits += self._in_language(page, to)
+        return _edited(page, edits)
+
+    def _in_language(self, page: Page, to: Language) -> Iterator[tuple[int, int, str]]:
+        """The root, and the body where it says something else, in the language of the translation."""
+        names = {"html": ("lang", "xml:lang"), "ncx": ("xml:lang",)}.get(page.root.name, ())
+        body = first(page.root, "body")
+        for element in (page.root, *([body] if body else [])):
+            there = element.attributes
+            wanted: dict[str, str | None] = {
+                name: to.code for name in (names if element is page.root else ("lang", "xml:lang")) if names
+            }
+            if element is body:
+                wanted = {name: value for name, value in wanted.items() if name in there}
+            if page.root.name == "html":
+                if to.right_to_left and (element is page.root or "dir" in there):
+                    wanted["dir"] = "rtl"
+                elif not to.right_to_left and there.get("dir", "").lower() == "rtl":
+                    wanted["dir"] = None
+            if wanted:
+                tag = page.source(element.start, element.inner[0])
+                yield element.start, element.inner[0], with_attributes(tag, wanted)
+
+    def _package_document(self, to: Language) -> bytes:
+        """The package with the language, and the direction in which pages are turned."""
+        page = self._package.page
+        edits = []
+        metadata = first(page.root, "metadata")
+        said = first(metadata, "language") if metadata else None
+        if said is not None and said.end != said.inner[0]:
+            edits.append((*said.inner, escape(to.code)))
+        elif metadata is not None and said is None and metadata.end != metadata.inner[0]:
+            tag = f'<dc:language xmlns:dc="http://purl.org/dc/elements/1.1/">{to.code}</dc:language>'
+            edits.append((metadata.inner[1], metadata.inner[1], tag))
+        spine = first(page.root, "spine")
+        if spine is not None and page.root.attributes.get("version", "").startswith("3"):
+            turned = spine.attributes.get("page-progression-direction")
+            # A Japanese book in columns is turned so too, and keeps its columns.
+            was_right_to_left = said is not None and _right_to_left(said.text)
+            wanted = "rtl" if to.right_to_left else None if was_right_to_left else turned
+            if wanted != turned:
+                tag = page.source(spine.start, spine.inner[0])
+                changed = with_attributes(tag, {"page-progression-direction": wanted})
+                edits.append((spine.start, spine.inner[0], changed))
+        return _edited(page, edits)
+
+
+def _edited(page: Page, edits: Sequence[tuple[int, int, str]]) -> bytes:
+    """A page with other text in some places."""
+    found, at = [], 0
+    for start, end, text in sorted(edits):
+        found += [page.raw[at:start], page.encoded(text)]
+        at = end
+    return b"".join((*found, page.raw[at:]))
+
+
+def _line(element: Element) -> Iterator[tuple[int, int, Marked]]:
+    """The text of an element that can hold no markup, and where it is."""
+    marked = mark_up([element.text])
+    if marked is not None and all(isinstance(child, Text) for child in element.children):
+        yield *element.inner, marked
+
+
+def _reading(marked: Marked, text: str) -> str:
+    """What a paragraph reads in a line without markup, a line break in it being a space."""
+    marks = {mark.number: mark for mark in marked.marks}
+
+    def bare(match: object) -> str:
+        mark = marks.get(int(match["number"]))  # type: ignore[index]
+        if mark is None:
+            return match[0]  # type: ignore[index, no-any-return]
+        return "" if mark.wraps or mark.shown else " "
+
+    return one_line(TAG.sub(bare, text)).strip()
+
+
+def _right_to_left(code: str) -> bool:
+    try:
+        return has_letter(code) and language("from", code).right_to_left
+    except OptionError:
+        return False

@@ -1,0 +1,247 @@
+"""Markdown: the text of its blocks is translated; markers, destinations and code stay as they were written."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from bisect import bisect_left
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markdown_it.token import Token
+
+from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
+from templora.translation.documents.commonmark import parser
+from templora.translation.documents.inline import STYLES, Event, InlineMark, escaped, events, inlines, tidy
+from templora.translation.marking import mark_up
+from templora.translation.marks import Part
+from templora.translation.markup import Marked, Restored, arrange, plain
+
+_FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(?=[^\n]*[:=#])(?:.*\n)*?(?:\1|\.\.\.)[ \t]*(?:\n|\Z)")
+_TASK = re.compile(r"\[[ xX]\](?:[ \t]*\n|[ \t]+)")
+_HASHES = re.compile(r"#*")  # of a heading, which its text may hold too
+_DEEPEST = 40  # of markup in markup; what is nested deeper is no text
+# What a block is read in when its translation is tried, by its kind: before and after it.
+_AROUND = {"text": ("", ""), "task": ("[ ] ", ""), "heading": ("# ", ""), "cell": ("|", " |\n|-|")}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block with text.
+
+    Args:
+        kind: a key of `_AROUND`.
+        heading: whether it is a heading, of either sort.
+        content: as the parser has it.
+        where: for each character of it and its end, where it is in the file.
+        tokens: of its inline markup.
+        start: of its text, in the content; not 0 behind the box of a task.
+    """
+
+    kind: str
+    heading: bool
+    content: str
+    where: Sequence[int]
+    tokens: Sequence[Token]
+    start: int = 0
+
+
+class Markdown(FlatDocument):
+    """A Markdown file. Paragraphs, headings, items, cells and footnotes are segments, each on one line; reference
+    definitions, code, HTML blocks and front matter are not.
+
+    Args:
+        label: its name, for errors.
+        raw: what it holds.
+
+    Raises:
+        TextError: it is empty, or no UTF-8 text.
+    """
+
+    def __init__(self, label: str, raw: bytes) -> None:
+        text = decoded(label, raw)
+        env: dict[str, Any] = {}
+        slots, self._kinds, self._headings = [], list[str](), list[str]()
+        heading = ""
+        for block in _blocks(text, env):
+            marked = mark_up(inlines(block.tokens, block.content, block.where, text, block.kind == "cell"))
+            if marked is not None:
+                slots.append(Slot(block.where[block.start], block.where[-1], marked))
+                heading = marked.plain if block.heading else heading
+                self._kinds.append(block.kind)
+                self._headings.append(heading)
+        self._references = env.get("references", {})
+        self._last: tuple[int, str, Restored] | None = None
+        super().__init__(text, slots)
+
+    def chapter(self, index: int) -> str:
+        return self._headings[index]
+
+    def restored(self, index: int, target: str) -> Restored:
+        """A translation as the document holds it: as it is where that reads as meant, with more escapes or other
+        markers of emphasis where it does not.
+        """
+        if self._last is None or self._last[:2] != (index, target):
+            found = self._restored(self._kinds[index], self.segments[index], target)
+            if found.text.endswith("\\") and self._gaps[index].startswith("|"):  # a bar that would be escaped
+                found = Restored(f"{found.text} ", found.moved)
+            self._last = (index, target, found)
+        return self._last[2]
+
+    def _restored(self, kind: str, marked: Marked, target: str) -> Restored:
+        parts, moved = arrange(marked, target)
+        text = self._written(kind, tidy(parts))
+        if text is None:  # such as a link in an image's place, where the markup cannot stand as the model has it
+            again, _ = arrange(marked, plain(marked, target))
+            text, moved = self._written(kind, tidy(again)), len(marked.marks)
+        if text is None:
+            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True)
+        return Restored(text, moved)
+
+    def _written(self, kind: str, parts: Sequence[Part]) -> str | None:
+        """The first way to write the parts down that reads as they are; None if none does."""
+        wanted = events(parts)
+        for style in STYLES:
+            for escape in (False, True):
+                if self._read(kind, _joined(parts, kind, style, escape, raw=False)) == wanted:
+                    return _joined(parts, kind, style, escape, raw=True)
+        return None
+
+    def _read(self, kind: str, text: str) -> list[Event] | None:
+        """What a reader would read where a block of this kind is; None if not such a block."""
+        before, after = _AROUND[kind]
+        tokens = parser().parse(f"{before}{text}{after}", {"references": ChainMap({}, self._references)})
+        types = [token.type for token in tokens]
+        held = [token for token in tokens if token.type == "inline"]
+        first = {"heading": "heading_open", "cell": "table_open"}.get(kind, "paragraph_open")
+        if len(held) != 1 or types[0] != first or (kind != "cell" and len(types) != 3):
+            return None
+        found = events(held[0].children or [])
+        if kind == "task":
+            if not (found and found[0][0] == "text" and found[0][1].startswith("[ ] ")):
+                return None
+            found[0] = ("text", found[0][1].removeprefix("[ ] "))
+        return [event for event in found if event != ("text", "")]
+
+
+def _joined(parts: Sequence[Part], kind: str, style: str, escape: bool, raw: bool) -> str:
+    """The parts as Markdown.
+
+    Args:
+        style: of markers of emphasis.
+        escape: whether text that could be markup is escaped.
+        raw: as in the file, with the beginnings of its lines; else as the parser has it.
+    """
+    found, inner = "", list[int]()
+    for at, part in enumerate(parts):
+        if isinstance(part, str):
+            starts, ends = not found or found.endswith("\n"), at + 1 == len(parts)
+            text = escaped(part, starts, ends) if escape else part
+            if kind == "cell":
+                text = text.replace("|", "\\|")
+            found += text
+            continue
+        mark = part.mark
+        assert isinstance(mark, InlineMark)
+        if part.edge == "closing":
+            found += mark.closed(found[inner.pop() :], style, raw)
+        else:
+            found += mark.opened(style, raw)
+            if part.edge == "opening":
+                inner.append(len(found))
+    return found
+
+
+# Blocks --------------------------------------------------------------------------------------------------------------
+
+
+def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
+    """The blocks of a file that hold text, in order."""
+    body = text.removeprefix(BOM)
+    offset = len(text) - len(body)
+    body = body.replace("\r\n", "\n").replace("\r", "\n")
+    # Where lines end with two characters, places in the file are further on than in what the parser reads.
+    lengths = [len(end) for end in re.findall("\r\n|\r|\n", text)]
+    ends = [match.start() for match, length in zip(re.finditer("\n", body), lengths, strict=True) if length == 2]
+    front = _FRONT.match(body)
+    skipped = front.end() if front else 0
+
+    def placed(at: int) -> int:
+        at += skipped
+        return at + offset + bisect_left(ends, at)
+
+    source = body[skipped:]
+    column, kinds = 0, list[str]()
+    for token in parser().parse(source, env):
+        if token.type == "tr_open":
+            column = 0
+        elif token.type.endswith("_open"):
+            kinds.append(token.type.removesuffix("_open"))
+        elif token.type.endswith("_close") and token.type != "tr_close":
+            kinds.pop()
+        if token.type != "inline":
+            continue
+        where = _cell(source, token, column) if kinds[-1] in ("th", "td") else _lines(source, token)
+        column += 1
+        if where is None or _depth(token.children or []) > _DEEPEST:
+            continue
+        heading = kinds[-1] == "heading"
+        kind = "cell" if kinds[-1] in ("th", "td") else "text"
+        if heading and source.startswith("#", token.meta["lines"][0][0]):
+            kind = "heading"
+        tokens, places = token.children or [], [placed(at) for at in where]
+        task = _TASK.match(token.content) if kinds[-2:] == ["list_item", "paragraph"] else None
+        if task and task[0].endswith("\n") and [t.type for t in tokens[:2]] == ["text", "softbreak"]:
+            yield _Block(kind, heading, token.content, places, tokens[2:], tokens[1].meta["span"][1])
+        elif task and tokens[0].type == "text" and tokens[0].content.startswith(task[0]):
+            tokens[0].content = tokens[0].content.removeprefix(task[0])
+            yield _Block("task", heading, token.content, places, tokens, task.end())
+        else:
+            yield _Block(kind, heading, token.content, places, tokens)
+
+
+def _depth(tokens: Sequence[Token]) -> int:
+    return max(itertools.accumulate(token.nesting for token in tokens), default=0)
+
+
+def _lines(source: str, token: Token) -> list[int] | None:
+    """Where each character of a block's content is in the source; None if that cannot be told."""
+    held = token.content.split("\n")
+    lines = token.meta["lines"]
+    for first in range(len(lines) - len(held) + 1):  # lines of odd white space may be trimmed away
+        found = _aligned(source, held, lines[first:])
+        if found is not None:
+            return found
+    return None
+
+
+def _aligned(source: str, held: Sequence[str], lines: Sequence[tuple[int, int]]) -> list[int] | None:
+    where: list[int] = []
+    for text, (start, end) in zip(held, lines, strict=False):
+        bare = text.lstrip(" \t")
+        at = source.find(bare, start + len(_HASHES.match(source, start)[0]) if len(held) == 1 else start, end)  # type: ignore[index]
+        if at < 0:
+            return None
+        where += [at] * (len(text) - len(bare)) + list(range(at, at + len(bare) + 1))
+    return where
+
+
+def _cell(source: str, token: Token, column: int) -> list[int] | None:
+    """The same of a cell: what the parser has without the backslashes in front of bars is with them in the source."""
+    start, end = token.meta["lines"][0]
+    cells: list[list[int]] = [[]]
+    for at in range(start, end):
+        if source[at] != "|":
+            cells[-1].append(at)
+        elif source[at - 1] != "\\" or at == start:
+            cells.append([])
+    cells = cells[source[start:end].strip()[:1] == "|" :]
+    where = cells[column] if column < len(cells) else []
+    while where and source[where[0]].isspace():
+        where = where[1:]
+    while where and source[where[-1]].isspace():
+        where = where[:-1]
+    content = "".join("|" if source[at : at + 2] == "\\|" else source[at] for at in where)
+    return [*where, where[-1] + 1 + (content[-1] == "|")] if where and content == token.content else None

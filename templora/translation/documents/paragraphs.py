@@ -1,0 +1,150 @@
+"""The paragraphs of a page of XHTML, and their inline markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from templora.translation.characters import has_letter, one_line
+from templora.translation.documents.xhtml import Element, Node, Page, Text
+from templora.translation.marking import Around, Inline, Thing, mark_up
+from templora.translation.marks import Mark
+from templora.translation.markup import Marked
+
+HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_BLOCKS = HEADINGS | frozenset(
+    re.findall(
+        r"\w+",
+        "address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure "
+        "footer form head header hgroup hr html legend li main menu nav noscript ol p pre section summary table tbody "
+        "td tfoot th thead tr ul",
+    )
+)
+# Nothing in them is translated: the first kind stands between paragraphs, the second may stand in one.
+_UNTOUCHED = frozenset({"head", "hr", "pre"})
+_OPAQUE = frozenset(
+    {
+        "audio",
+        "br",
+        "canvas",
+        "iframe",
+        "img",
+        "math",
+        "object",
+        "script",
+        "style",
+        "svg",
+        "template",
+        "textarea",
+        "video",
+    }
+)
+_CODE = frozenset({"code", "kbd", "samp", "tt", "var"})
+_READINGS = frozenset({"rp", "rt", "rtc"})
+# What refers to a note: a number or a sign, raised or in brackets.
+_REFERENCE = re.compile(r"\s*[(\[]?\s*[\d*†‡§¶#]{1,4}\s*[)\]]?\s*")
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph.
+
+    Args:
+        start, end: bytes of the page.
+        marked: what is there.
+        inside: names of the elements that it is in, the innermost last.
+    """
+
+    start: int
+    end: int
+    marked: Marked
+    inside: tuple[str, ...]
+
+    @property
+    def heading(self) -> bool:
+        return not HEADINGS.isdisjoint(self.inside)
+
+
+def paragraphs(page: Page, within: Element, inside: tuple[str, ...] = ()) -> Iterator[Paragraph]:
+    """The paragraphs in an element, in order: text and inline markup between the edges of blocks."""
+    inside = (*inside, within.name)
+    run: list[Node] = []
+    for child in [*within.children, None]:
+        if child is not None and (isinstance(child, Text) or not _is_block(child)):
+            run.append(child)
+            continue
+        yield from _paragraph(page, run, inside)
+        run = []
+        if child is not None and child.name not in _UNTOUCHED and _translated(child):
+            yield from paragraphs(page, child, inside)
+
+
+def _is_block(element: Element) -> bool:
+    if element.name in _OPAQUE:
+        return False
+    return element.name in _BLOCKS or any(isinstance(c, Element) and _is_block(c) for c in element.children)
+
+
+def _translated(element: Element) -> bool:
+    kinds = element.attributes.get("epub:type", "").split()
+    return element.attributes.get("translate") != "no" and "page-list" not in kinds
+
+
+def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iterator[Paragraph]:
+    while run and isinstance(run[0], Text) and not run[0].data.strip():
+        run = run[1:]
+    while run and isinstance(run[-1], Text) and not run[-1].data.strip():
+        run = run[:-1]
+    marked = mark_up(item for node in run for item in _inline(page, node))
+    if marked is None:
+        return
+    (start, _), (_, end) = _bare(page, run[0]), _bare(page, run[-1])
+    yield Paragraph(start, end, marked, inside)
+
+
+def _bare(page: Page, node: Node) -> tuple[int, int]:
+    """Where a node is, without white space at its ends."""
+    if isinstance(node, Element) or node.whole:
+        return node.start, node.end
+    source = page.source(node.start, node.end)
+    leading = source[: len(source) - len(source.lstrip())]
+    trailing = source[len(source.rstrip()) :]
+    return node.start + len(leading.encode(page.codec)), node.end - len(trailing.encode(page.codec))
+
+
+def _inline(page: Page, node: Node) -> Iterator[Inline]:
+    if isinstance(node, Text):
+        yield node.data
+        return
+    name, whole = node.name, page.source(node.start, node.end)
+    if name == "ruby":  # how the source's characters are read: nothing for another language
+        for child in node.children:
+            if isinstance(child, Text) or child.name == "rb":
+                yield from [child.data] if isinstance(child, Text) else _inside(page, child)
+            elif child.name not in _READINGS:
+                yield from _inline(page, child)
+    elif name in _CODE or not _translated(node):
+        yield Thing(Mark(whole, shown=one_line(node.text).strip()))
+    elif not name or name in _OPAQUE or not node.children or _refers(node):
+        yield Thing(Mark(whole, link=name == "a"))
+    else:
+        opening, closing = page.source(node.start, node.inner[0]), page.source(node.inner[1], node.end)
+        link = name == "a" and "href" in node.attributes
+        inner = list(_inside(page, node))
+        yield Around(Mark(opening, closing, wraps=True, link=link), inner, Mark(whole, link=link))
+
+
+def _inside(page: Page, node: Element) -> Iterator[Inline]:
+    for child in node.children:
+        yield from _inline(page, child)
+
+
+def _refers(node: Element) -> bool:
+    """Whether it is a reference to a note."""
+    if "noteref" in node.attributes.get("epub:type", "").split() or node.attributes.get("role") == "doc-noteref":
+        return not has_letter(node.text)
+    raised = (
+        node.name == "sup" or any(True for _ in node.all("sup")) or node.text.strip()[:1] in ("(", "[", "*", "†", "‡")
+    )
+    return node.name in ("a", "sup") and raised and bool(_REFERENCE.fullmatch(node.text))
