@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from templora.errors import TextError
 from templora.text_files import read_text
 from templora.translation.characters import one_line
+from templora.translation.pairs import numbered_lines, parsed
 
 
-def read_corrections(name: str, sources: Sequence[str]) -> dict[int, str]:
+def read_corrections(path: str, sources: Sequence[str]) -> dict[int, str]:
     """Translations by paragraph, from 0.
 
     Args:
-        name: of the file.
+        path: of the file.
         sources: the document's paragraphs, which the file must match.
 
     Raises:
-        TextError: a line is none, or is of another document.
+        TextError: a line is none, or is of another document; names the file and the line.
     """
     found: dict[int, str] = {}
-    for number, line in enumerate(read_text(name).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            values: Any = json.loads(line)
-        except ValueError as error:
-            raise TextError(f"{where}: not JSON: {error}") from error
+    for number, line in numbered_lines(read_text(path)):
+        where = f"{path}, line {number}"
+        values = parsed(where, line)
         if not isinstance(values, dict):
             raise TextError(f"{where}: must be an object with segment, source and target")
         for key, kind in (("segment", int), ("source", str), ("target", str)):
@@ -53,4 +47,4 @@ def read_corrections(name: str, sources: Sequence[str]) -> dict[int, str]:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from templora.errors import TextError
 from templora.text_files import read_text
 from templora.translation.characters import UNSPACED
+from templora.translation.marks import TAG
+
+# A character of a word, in a script with spaces between words.
+_IN_WORD = f"[^\\W{UNSPACED.pattern[1:-1]}]"
+# Hebrew and Arabic write articles and prepositions on to the word behind them.
+_PREFIXED = re.compile("[\u0590-\u08ff]")
 
 
 @dataclass(frozen=True)
@@ -21,77 +29,112 @@ class Term:
     target: str
 
     def in_source(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where it stands, as [start, end): whole words where words are written with spaces. Upper and lower case
-        are the same, unless the term has a capital itself."""
-        flags = re.RegexFlag(0) if self.source != self.source.lower() else re.IGNORECASE
-        yield from (match.span() for match in re.finditer(_bounded(self.source, both=True), text, flags))
+        """Where it stands in a text without tags, as [start, end): whole words where words are written with spaces.
+        Upper and lower case are the same, unless the term has a capital itself.
+        """
+        exact = self.source != self.source.lower()
+        word = self.source.split()[0]  # quickly says no to most terms
+        if word in text if exact else word in text.lower():
+            pattern = _pattern(_composed(self.source), True, exact)
+            yield from (match.span() for match in pattern.finditer(text))
 
     def kept_in(self, target: str) -> bool:
         """Whether a translation has it so; an ending may follow it."""
-        return re.search(_bounded(self.target.casefold(), both=False), target.casefold()) is not None
-
-
-def _bounded(term: str, *, both: bool) -> str:
-    """A pattern of the term at the start of a word, and the end of one, where it is of a script with spaces."""
-    start = "" if UNSPACED.match(term[0]) or not term[0].isalnum() else r"(?<!\w)"
-    end = "" if not both or UNSPACED.match(term[-1]) or not term[-1].isalnum() else r"(?!\w)"
-    return start + re.escape(term) + end
+        pattern = _pattern(_composed(self.target).casefold(), False, True)
+        return pattern.search(_bare(target).casefold()) is not None
 
 
 class Glossary:
-    """Args:
-    terms: each source once.
+    """Terms.
+
+    Args:
+        terms: each source once.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = tuple(terms)
-        self._longest_first = sorted(terms, key=lambda term: -len(term.source))
+        # Of two as long, the one that knows its capitals goes first.
+        self._longest_first = sorted(terms, key=lambda term: (-len(term.source), term.source == term.source.lower()))
 
     @classmethod
-    def read(cls, name: str) -> Glossary:
-        """The glossary in a file: one term a line, a tab before its translation, or CSV (.csv) with two columns. Blank
+    def read(cls, path: str) -> Glossary:
+        """The glossary in a file: one term a line, a tab before its translation; or CSV (.csv) with two columns. Blank
         lines and lines that begin with # are passed over.
 
         Raises:
-            TextError: a line is none, a term is there twice, or its translation leads back to it.
+            TextError: a line is none, a term is there twice, or its translation leads back to it; names the file and
+                the line.
         """
-        separator = "," if Path(name).suffix.lower() == ".csv" else "\t"
         found: dict[str, tuple[str, int]] = {}
-        lines = read_text(name).splitlines()
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_text(path).split("\n"), 1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            columns = [column.strip() for column in next(csv.reader([line], delimiter=separator))]
-            if len(columns) != 2:
-                kind = "comma" if separator == "," else "tab"
-                raise TextError(f"{name}, line {number}: a term, a {kind} and its translation; not {line[:60]!r}")
-            source, target = columns
+            where = f"{path}, line {number}"
+            source, target = _columns(where, line, commas=Path(path).suffix.lower() == ".csv")
             if not source or not target:
-                raise TextError(f"{name}, line {number}: {'the term' if not source else 'its translation'} is empty")
+                raise TextError(f"{where}: {'its translation' if source else 'the term'} is empty")
             before, there = found.setdefault(source, (target, number))
             if before != target:
-                raise TextError(
-                    f"{name}, line {number}: {source!r} is {target!r} here, and {before!r} in line {there}; keep one"
-                )
-        _check_cycles(name, found)
+                raise TextError(f"{where}: {source!r} is {target!r} here, and {before!r} in line {there}; keep one")
+        _check_cycles(path, found)
         return cls([Term(source, target) for source, (target, _) in found.items()])
 
     def found(self, text: str) -> list[Term]:
         """The terms that stand in a text, in order; of terms that overlap, the longest."""
+        bare = _bare(text)
         taken: list[tuple[int, int, Term]] = []
         for term in self._longest_first:
-            for start, end in term.in_source(text):
+            for start, end in term.in_source(bare):
                 if all(end <= a or b <= start for a, b, _ in taken):
                     taken.append((start, end, term))
         return list(dict.fromkeys(term for _, _, term in sorted(taken, key=lambda place: place[0])))
 
 
-def _check_cycles(name: str, found: dict[str, tuple[str, int]]) -> None:
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _bare(text: str) -> str:
+    """A paragraph without tags, which may stand within a term."""
+    return _composed(TAG.sub("", text))
+
+
+@functools.cache
+def _pattern(term: str, whole: bool, exact: bool) -> re.Pattern[str]:
+    """A term at the start of a word, and at the end of one, where it is of a script with spaces.
+
+    Args:
+        term: as it is looked for.
+        whole: whether no ending may follow.
+        exact: whether upper and lower case differ.
+    """
+    start = "" if _free(term[0]) or (not whole and _PREFIXED.match(term)) else f"(?<!{_IN_WORD})"
+    end = "" if _free(term[-1]) or not whole else f"(?!{_IN_WORD})"
+    spaced = r"\s+".join(re.escape(word) for word in term.split())
+    return re.compile(f"{start}{spaced}{end}", 0 if exact else re.IGNORECASE)
+
+
+def _free(character: str) -> bool:
+    return bool(UNSPACED.match(character)) or not character.isalnum()
+
+
+def _columns(where: str, line: str, commas: bool) -> list[str]:
+    try:
+        columns = next(csv.reader([line], strict=True)) if commas else line.split("\t")
+    except csv.Error as error:
+        raise TextError(f"{where}: no CSV: {error}") from error
+    if len(columns) != 2:
+        kind = "comma" if commas else "tab"
+        raise TextError(f"{where}: a term, a {kind} and its translation; not {line.strip()[:60]!r}")
+    return [" ".join(column.split()) for column in columns]
+
+
+def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
     """A term may be its own translation; else no translation may lead back to its term."""
     for source, (target, number) in found.items():
-        path = [source]
-        while target in found and target not in path:
-            path.append(target)
+        way = [source]
+        while target in found and target not in way:
+            way.append(target)
             target = found[target][0]
-        if target == source and len(path) > 1:
-            raise TextError(f"{name}, line {number}: a cycle: {' → '.join([*path, source])}")
+        if target == source and len(way) > 1:
+            raise TextError(f"{path}, line {number}: a cycle: {' → '.join([*way, source])}")

@@ -1,13 +1,75 @@
-"""Paragraphs with their translations, as JSON lines: what a translation leaves for its corrector."""
+"""Texts with their translations, paragraph by paragraph: read to learn or to compare, written for a corrector."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from templora.errors import TextError
+import langcodes
+
+from templora.errors import OptionError, TextError
+from templora.text_files import read_text
+from templora.translation.languages import Language
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A paragraph and its translation.
+
+    Args:
+        source, target: the two.
+        document, chapter: where they are from, if that is known.
+    """
+
+    source: str
+    target: str
+    document: str = ""
+    chapter: str = ""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A document and its translation.
+
+    Args:
+        name: of the document.
+        pairs: of it, in order.
+        cuts: numbers of the pairs with which a chapter, or a segment of GuoFeng's, begins.
+        before: what comes before them and is known.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    cuts: tuple[int, ...]
+    before: tuple[Pair, ...] = ()
+
+
+def read_pairs(path: str, source: Language | None = None, target: Language | None = None) -> list[Aligned]:
+    """The documents in a file, which is one of two kinds:
+
+        {"source": "他来了。", "target": "He came.", "document": "A", "chapter": "1"}
+        {"zh": "她走了。", "en": "She left."}
+
+    is JSON lines, with `document` and `chapter` or without; and a list of
+    {"contexts": {"k1": [pairs], ...}, "inference": [pairs]} is GuoFeng's layout of one document, whose contexts are the
+    pairs in front.
+
+    Args:
+        path: of the file.
+        source, target: the languages, where they are the keys.
+
+    Raises:
+        TextError: it cannot be read, or is not of such a kind; names the line or segment.
+        OptionError: which language is the source cannot be told.
+    """
+    text = read_text(path)
+    keys = _Keys(source, target)
+    name = Path(path).name
+    return [_guofeng(name, text, keys)] if text.lstrip().startswith("[") else _lines(name, text, keys)
 
 
 def write_pairs(name: str, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -23,7 +85,134 @@ def write_pairs(name: str, sources: Sequence[str], targets: Sequence[str]) -> No
     path = Path(name)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text("".join(lines), encoding="utf-8")
+        beside.write_text("".join(lines), encoding="utf-8", newline="\n")
         os.replace(beside, path)
     except OSError as error:
         raise TextError(f"{name}: cannot be written: {error.strerror}") from error
+
+
+def parsed(where: str, text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+        TextError: it is none; begins with `where`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TextError(f"{where}: not JSON: {error}") from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, from 1. Only a line feed ends one: other separators may stand in a string of JSON."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+class _Keys:
+    """The keys of the two texts in an object.
+
+    Args:
+        source, target: the languages, if they are known.
+    """
+
+    def __init__(self, source: Language | None, target: Language | None) -> None:
+        self._source, self._target = source, target
+
+    def pair(self, where: str, values: Any, document: str = "") -> Pair:
+        if not isinstance(values, dict):
+            raise TextError(f"{where}: must be an object with a source and a target, not {_short(values)}")
+        texts = []
+        for key in self._of(where, values):
+            text = values[key]
+            if not isinstance(text, str) or not text.strip():
+                raise TextError(f"{where}: {key!r} must be text that is not empty, not {_short(text)}")
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                raise TextError(f"{where}: {key!r} holds half a character (a lone surrogate)")
+            texts.append(text)
+        also = {key: values.get(key) for key in ("document", "chapter")}
+        for key, value in also.items():
+            if value is not None and not isinstance(value, str | int):
+                raise TextError(f"{where}: {key!r} must be text or a number, not {_short(value)}")
+        said, chapter = ("" if value is None else str(value) for value in also.values())
+        return Pair(texts[0], texts[1], said or document, chapter)
+
+    def _of(self, where: str, values: Mapping[str, Any]) -> tuple[str, str]:
+        if "source" in values and "target" in values:
+            return "source", "target"
+        there = [key for key, value in values.items() if isinstance(value, str) and langcodes.tag_is_valid(key)]
+        wanted = [_key(there, language) for language in (self._source, self._target)]
+        if None not in wanted:
+            return str(wanted[0]), str(wanted[1])
+        missing = [
+            f"{lang.code!r}" for lang, key in zip((self._source, self._target), wanted, strict=True) if lang and not key
+        ]
+        if missing or len(there) != 2:
+            held = ", ".join(repr(key) for key in values) or "nothing"
+            asked = " and ".join(missing) or "'source' and 'target', or two languages"
+            raise TextError(f"{where}: has no {asked}; it has {held}")
+        if self._source is None and self._target is None:
+            raise OptionError("from", f"{where} has {there[0]!r} and {there[1]!r}: say which of them is the source")
+        one = next(key for key in wanted if key)
+        other = next(key for key in there if key != one)
+        return (one, other) if wanted[0] else (other, one)
+
+
+def _key(there: Sequence[str], language: Language | None) -> str | None:
+    """The key of a language: its code, or one that is the same but for script and region."""
+    if language is None:
+        return None
+    same = [key for key in there if langcodes.standardize_tag(key) == language.code]
+    near = [key for key in there if key.replace("_", "-").split("-")[0] == language.code.split("-")[0]]
+    return same[0] if same else near[0] if len(near) == 1 else None
+
+
+def _lines(name: str, text: str, keys: _Keys) -> list[Aligned]:
+    """The documents of JSON lines, in the order in which they begin."""
+    documents: dict[str, list[Pair]] = {}
+    for number, line in numbered_lines(text):
+        where = f"{name}, line {number}"
+        pair = keys.pair(where, parsed(where, line), name)
+        documents.setdefault(pair.document, []).append(pair)
+    return [
+        Aligned(
+            document,
+            tuple(pairs),
+            tuple(i for i, pair in enumerate(pairs) if i == 0 or pair.chapter != pairs[i - 1].chapter),
+        )
+        for document, pairs in documents.items()
+    ]
+
+
+def _guofeng(name: str, text: str, keys: _Keys) -> Aligned:
+    pairs: list[Pair] = []
+    before: tuple[Pair, ...] = ()
+    cuts = []
+    for number, segment in enumerate(parsed(name, text), 1):
+        where = f"{name}, segment {number}"
+        if not isinstance(segment, dict) or not isinstance(segment.get("inference"), list):
+            raise TextError(f"{where}: has no list 'inference'")
+        contexts = segment.get("contexts", {})
+        if not isinstance(contexts, dict) or not all(isinstance(held, list) for held in contexts.values()):
+            raise TextError(f"{where}: 'contexts' must be an object of lists")
+        read = {
+            key: [keys.pair(f"{where}, {key}, pair {i}", pair, name) for i, pair in enumerate(held, 1)]
+            for key, held in contexts.items()
+        }
+        if number == 1:
+            before = max(map(tuple, read.values()), key=len, default=())
+        known = [*before, *pairs]
+        for key, held in read.items():
+            if held != known[len(known) - len(held) :]:
+                raise TextError(f"{where}: its context {key!r} is not what comes before it")
+        cuts.append(len(pairs))
+        pairs += [keys.pair(f"{where}, pair {i}", pair, name) for i, pair in enumerate(segment["inference"], 1)]
+    if not pairs:
+        raise TextError(f"{name}: holds no pairs")
+    return Aligned(name, tuple(pairs), tuple(cuts), before)
+
+
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:59]}…"

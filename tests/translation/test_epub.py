@@ -245,6 +245,13 @@ def test_ruby_is_read_without_its_readings() -> None:
     assert "彼は走った。" in [segment.text for segment in document.segments]
 
 
+def test_references_to_notes_are_not_shown_and_other_numbers_are() -> None:
+    text = 'A<a epub:type="noteref" href="#n">12345</a> b <a href="#n">[7]</a> c<sup>2</sup> <a href="#n">1984</a> d.'
+    page = TWO.replace("He &lt;1&gt; ran.", text)
+    document = Epub("b", book({"OEBPS/text/chapter 2.xhtml": page}))
+    assert "A<1/> b <2/> c<3/> <4>1984</4> d." in [segment.text for segment in document.segments]
+
+
 def test_chapters() -> None:
     document = Epub("b", book())
     assert [document.chapter(i) for i in (0, 1, 11, 12, 13, 14)] == [

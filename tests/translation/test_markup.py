@@ -208,6 +208,27 @@ def test_links_are_never_in_links() -> None:
         assert re.sub(r"\[/?[xy]]", "", text) == plain(held, target)
 
 
+def test_a_link_that_is_one_with_other_markup_is_still_a_link() -> None:
+    held = marked("a ", em(em("b", name="y", link=True), name="x"), " c ", em("d", name="z", link=True))
+    assert back(held, "<1>one <2>two</2></1> three") == Restored("[x][y]one two[/y][/x] [z]three[/z]", 1)
+
+
+def test_lost_markup_crosses_nothing() -> None:
+    """Its place reaches from within one mark over another to what is behind that."""
+    around = [em(code("x"), name="a"), em(image(), code("keeper"), image(), name="b")]
+    held = marked("keeper ", *around, em(image(), em("keeper keeper keeper word", image(), name="c"), name="d"))
+    target = "keeper <1>x</1><2><3/><4>keeper</4>keeper<5/></2><6><7/><8>keeper keeper keeper</6> word<9/>"
+    restored = back(held, target)
+    assert restored.moved == 1
+    found, stack = re.findall(r"\[/?[bcd]]", restored.text), [""]
+    for tag in found:
+        if "/" in tag:
+            assert stack.pop() == tag.replace("/", "")
+        else:
+            stack.append(tag)
+    assert len(found) == 6
+
+
 def test_what_a_source_nests_wrongly_stays_so() -> None:
     held = marked("a ", em("b ", em("c", name="y", link=True), " d", name="x", link=True))
     assert back(held, held.text).text == "a [x]b [y]c[/y] d[/x]"
