@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,16 +83,16 @@ class Output:
             return
         raw = self._document.render(targets, self._to)
         with self._writing():
-            handle, name = tempfile.mkstemp(dir=self._path.resolve().parent, prefix=f".{self._path.name}-")
+            path = self._path.resolve()
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with beside.open("wb") as file:
                     file.write(raw)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(name, self._path.resolve())
+                os.replace(beside, path)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
+                beside.unlink(missing_ok=True)
                 raise
 
     def _count(self, index: int, target: str) -> None:
