@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from templora.cli.console import bar, clock, learned_text
-from templora.cli.files import print_out
+from templora.cli.files import check_outputs, print_out
 from templora.cli.kept import Kept
 from templora.cli.options import (
     adapter_option,
@@ -132,6 +132,7 @@ class _Job:
         self.work = Run(given, {**options, "tokens": None}, inputs)
         out = self.work.outputs.get("out")
         self.output = Output(self.document, self.to, out, begun=self.kept.begun)
+        check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
 
     def _source_language(self, said: str | None) -> Language:
@@ -151,8 +152,8 @@ class _Job:
             "document": digest(self.sources),
             "from": self.source.code,
             "to": self.to.code,
-            "template": _digest(template) if template and template.endswith(".toml") else template,
-            "glossary": _digest(glossary) if glossary else None,
+            "template": _digest("template", template) if template and template.endswith(".toml") else template,
+            "glossary": _digest("glossary", glossary) if glossary else None,
             **dataclasses.asdict(self.sampling),
         }
 
@@ -311,11 +312,11 @@ def _own_name(document: str, to: Language, sources: list[str]) -> str:
     return f"translate-{stem or 'text'}-{to.code}-{digest(sources)[:8]}"
 
 
-def _digest(file: str) -> str:
+def _digest(option: str, file: str) -> str:
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise OptionError("template", f"{file} cannot be read: {error.strerror}") from error
+        raise OptionError(option, f"{file} cannot be read: {error.strerror}") from error
 
 
 def _numbers(found: list[int]) -> str:

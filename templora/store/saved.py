@@ -158,7 +158,7 @@ class SavedSession:
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
         ids = self.session.encode(prompt, chat=chat)
         sampling = sampling or SamplingParams()
-        self._engine.ends(sampling)
+        self._engine.ends(sampling)  # a stop that cannot be is refused here too
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}

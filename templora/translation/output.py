@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from templora.errors import OptionError, TextError
@@ -99,7 +99,7 @@ class Output:
         self._moved[index] = self._document.moved(index, target)
 
     @contextlib.contextmanager
-    def _writing(self):  # type: ignore[no-untyped-def]
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
