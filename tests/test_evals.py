@@ -18,9 +18,10 @@ from templora.config import TempLoraConfig
 from templora.errors import ConfigError, ModelError, OptionError, TextError
 from templora.evals import results
 from templora.evals.cell import Cell
-from templora.evals.measure import Stopped, measure
-from templora.evals.plan import Plan, builtin_plans, parse_tokens, read_plan
+from templora.evals.measure import measure
+from templora.evals.plan import Plan, builtin_plans, parse_count, read_plan
 from templora.evals.results import ResultError
+from templora.evals.run import Stopped
 from templora.evals.texts import Text, find_texts
 from templora.loading import load
 from templora.snapshot import Snapshot
@@ -138,10 +139,10 @@ def test_plans_that_are_not_there() -> None:
         Plan().find_texts()
     with pytest.raises(OptionError, match="there is only one"):
         Plan(methods=[{"adapters": ["other"]}]).cells([Text("a", "x")])
-    assert parse_tokens("all") is None
-    assert parse_tokens("60,000") == parse_tokens(60000) == 60000
+    assert parse_count("tokens", "all") is None
+    assert parse_count("tokens", "60,000") == parse_count("tokens", 60000) == 60000
     with pytest.raises(ConfigError):
-        parse_tokens(True)
+        parse_count("tokens", True)
 
 
 # Texts --------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ ORDER = [
     ["engine"],
     ["loading", "report", "testing"],
     ["plots", "shapes", "store"],
-    ["bench", "evals", "translation"],
+    ["bench", "translation"],
+    ["evals"],
     ["cli"],
 ]
 

@@ -41,17 +41,26 @@ Examples:
   templora eval pg19 --books pg19/ --jobs 2 --out results/pg19
   templora eval compatibility --books pg19/ --texts 1684,349 --tokens 6000 --out results/compatibility
   templora eval --books novels/ --method attention_sinks --adapters none,own --model ./my-model --out results/sinks
+  templora eval translation --books pairs.jsonl --from zh --to en --pairs 300 --out results/translation
   templora report results/pg19
 
 Stop it with Ctrl-C whenever you like, and run the same command again: what is finished is not measured again. PLAN is
-one of pg19, compatibility, efficiency, sensitivity, or a TOML file of your own; `--tokens all` reads whole books.
+one of pg19, compatibility, efficiency, sensitivity, translation, or a TOML file of your own; `--tokens all` reads whole
+books, `--pairs all` whole documents.
 """
 
 
 @click.command("eval", epilog=EPILOG)
 @click.argument("plan", required=False, metavar="[PLAN]")
-@click.option("--books", metavar="DIR", help="folder of .txt, .txt.gz or .txt.xz files, or hub:NAME of a dataset")
+@click.option("--books", metavar="DIR", help="folder of .txt, .txt.gz or .txt.xz files, or hub:NAME; or aligned pairs")
 @click.option("--texts", metavar="A,B,...", help="which of them, by file name without ending; all if left out")
+@click.option("--pairs", metavar="N|all", help="translation: first pairs of each document  [default: the plan's]")
+@click.option("--to", metavar="LANG", help="translation: into this language")
+@click.option("--from", "from_", metavar="LANG", help="translation: from this language; found out if left out")
+@click.option("--targets", metavar="A,B", help="translation: what is learnt: reference, own")
+@click.option(
+    "--template", metavar="NAME|FILE", help="translation: how the model is asked: lines, chat, or a TOML file"
+)
 @click.option("--tokens", metavar="N|all", help="first tokens of each text  [default: the plan's, else 20000]")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="a model, as for `templora write`; repeatable")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="a way to keep the context; repeatable")
@@ -91,17 +100,22 @@ def evaluate(**arguments: Any) -> None:
     _run(plan, cells, folder, options)
 
 
+# Options that a plan has under the same name.
+_SAME = ("books", "other_tokens", "weights", "dtype", "to", "from_", "template")
+
+
 def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
-    from templora.evals.plan import Plan, parse_tokens, read_plan
+    from templora.evals.plan import Plan, parse_count, read_plan
 
     plan = read_plan(options["plan"]) if options["plan"] else Plan()
-    changes: dict[str, Any] = {
-        name: options[name] for name in ("books", "other_tokens", "weights", "dtype") if options[name] is not None
-    }
+    changes: dict[str, Any] = {name: options[name] for name in _SAME if options[name] is not None}
     if options["tokens"] is not None:
-        changes["tokens"] = parse_tokens(options["tokens"])
-    if options["texts"] is not None:
-        changes["texts"] = _names("texts", options["texts"])
+        changes["tokens"] = parse_count("tokens", options["tokens"])
+    if options["pairs"] is not None:
+        changes["pairs"] = parse_count("pairs", options["pairs"])
+    for name in ("texts", "targets"):
+        if options[name] is not None:
+            changes[name] = _names(name, options[name])
     if options["models"]:
         changes["models"] = options["models"]
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
@@ -181,10 +195,13 @@ def _share(job: Job) -> str:
 def _line(jobs: Sequence[Job], job: Job) -> str:
     """What became of a cell, for people."""
     number = f"[{sum(j.state not in ('running', 'waiting') for j in jobs)}/{len(jobs)}]"
-    what = f"{job.cell.text} · {job.cell.model} · {job.cell.method} · {job.cell.adapter}"
+    how = f" · {job.cell.translation.targets}" if job.cell.translation else ""
+    what = f"{job.cell.text} · {job.cell.model} · {job.cell.method} · {job.cell.adapter}{how}"
     if job.state == "done" and job.result:
         from templora.metrics import perplexity
 
+        if job.cell.translation and not job.result["tokens"]:
+            return f"{number} {what}: {len(job.result['chunks'])} paragraphs, {clock(job.seconds)}"
         value = perplexity(job.result["nll"], job.result["tokens"])
         figure = f"perplexity {value:.3f}" if value is not None else "nothing to predict"
         return f"{number} {what}: {figure} over {job.result['tokens']:,} tokens, {clock(job.seconds)}"

@@ -22,11 +22,14 @@ Examples:
 @click.argument("folder", metavar="DIR")
 @click.option("--out", metavar="DIR", help="where to write; the folder itself if left out")
 @click.option("--title", help="of the page  [default: from the folder's name]")
+@click.option(
+    "--comet", metavar="MODEL", help="also score translations with this COMET model: a file, a folder or a name"
+)
 @click.option("--print", "as_text", is_flag=True, help="also print the tables (Markdown) on standard output")
 def report(**options: Any) -> None:
     """Turn the results in DIR (and folders below it) into report.md, plots and one self-contained report.html.
 
-    Everything comes from the results' files; nothing is measured.
+    Everything comes from the results' files; nothing is measured, but for --comet, which reads the translations.
     """
     from templora.evals.report import write_report
     from templora.evals.results import read_all
@@ -41,7 +44,7 @@ def report(**options: Any) -> None:
     except OSError as error:
         raise TextError(f"{out}: cannot be made: {error.strerror}") from error
     title = options["title"] or f"Evaluation: {folder.resolve().name}"
-    written = write_report(results, out, title)
+    written = write_report(results, out, title, options["comet"])
     if options["as_text"]:
         print_out((out / "report.md").read_text(encoding="utf-8"))
     for path in written:

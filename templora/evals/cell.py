@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from templora.config import TempLoraConfig
+from templora.evals.translating import Translating
 from templora.methods import make_method
 from templora.methods.adapters import AdapterSource, adapter_source
 from templora.methods.base import Method
@@ -35,6 +36,7 @@ class Cell:
         adapter: what the adapter has learnt; a name in `templora.methods.adapters`.
         config: sizes, and how it learns.
         other, other_sha256, other_tokens: the text that it learnt before, for the sources that did.
+        translation: for the task of that name: between which languages, and how.
     """
 
     task: str
@@ -51,6 +53,7 @@ class Cell:
     other: str | None = None
     other_sha256: str | None = None
     other_tokens: int | None = None
+    translation: Translating | None = None
 
     def __post_init__(self) -> None:
         source = self.source
@@ -80,17 +83,23 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         # So that what was measured in an earlier version keeps its name.
-        return values | {"config": self.config.as_before(), "options": dict(self.options)}
+        values |= {"config": self.config.as_before(), "options": dict(self.options)}
+        translation = values.pop("translation")
+        return values | ({"translation": asdict(translation)} if translation else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
-        return cls(**{**values, "config": TempLoraConfig.stored(values["config"])})
+        made = {**values, "config": TempLoraConfig.stored(values["config"])}
+        if "translation" in values:
+            made["translation"] = Translating(**values["translation"])
+        return cls(**made)
 
     @cached_property
     def key(self) -> str:
         """What its files are called: readable, and different for whatever differs."""
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
         words = [self.text, self.model.rstrip("/").rsplit("/", 1)[-1], self.method, self.adapter]
+        words += [self.translation.targets] if self.translation else []
         return "--".join([*(re.sub(r"[^\w.]+", "-", word)[:40] for word in words), digest])
 
     @property

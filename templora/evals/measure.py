@@ -1,54 +1,42 @@
-"""Measures one cell, chunk by chunk, so that whoever is stopped goes on where it was.
+"""Measures one cell, step by step, so that whoever is stopped goes on where it was.
 
-    text ─► ids ─► session of the cell's method, adapter and config ─► rows, one a chunk ─► result
-                       └─ snapshot, beside the result-to-be ─┘
-
-A snapshot holds the session and the rows so far. It is made after a chunk, but takes no more than a small share of the
-time: so what a kill may cost is a few seconds, and Ctrl-C nothing.
+book   ─► ids   ─► session of the cell's method, adapter and config ─► rows, one a chunk     ─► result
+pairs  ─► units ─►                                                  ─► rows, one a paragraph ─►
 """
 
 from __future__ import annotations
 
-import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import ModelError, TextError
+from templora.errors import TextError
 from templora.evals import results
 from templora.evals.cell import Cell
+from templora.evals.pairs import Parallel, translate
+from templora.evals.run import Run, held, predicted, update
 from templora.evals.spans import Spans
 from templora.evals.texts import Text
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.text import opening_ids
-from templora.threads import idle_here
 
 if TYPE_CHECKING:
     import torch
 
     from templora.engine import Engine
     from templora.session import Session
-    from templora.snapshot import Snapshot
 
-# Told how far it is: (what is being done, tokens done, of how many).
+# Told how far it is: (what is being done, tokens or paragraphs done, of how many).
 Progress = Callable[[str, int, int], None]
 
-# Most of the time that snapshots may take.
-_SNAPSHOTS = 0.05
 # More tokens a word than this, and the tokenizer was hardly made for the text.
 _TOKENS_A_WORD = 2.5
 
 
-class Stopped(Exception):
-    """The measurement was asked to stop, and what it had is kept."""
-
-
 def measure(
     cell: Cell,
-    text: Text,
+    text: Text | Parallel,
     folder: Path,
     *,
     other: Text | None = None,
@@ -62,13 +50,13 @@ def measure(
 
     Args:
         cell: what to measure.
-        text: the cell's.
+        text: the cell's: a book, or pairs for a translation.
         folder: of results.
         other: the text that the adapter learns first, for sources that want one.
         engine: the cell's model, if it is loaded already.
         threads, device: as for `templora.load`.
         progress: told now and then.
-        stop: asked after each chunk; if it says so, the snapshot is written and `Stopped` raised.
+        stop: asked after each chunk or paragraph; if it says so, the snapshot is written and `Stopped` raised.
 
     Raises:
         TemploraError: the model or the text cannot be read, or the result cannot be written.
@@ -94,9 +82,8 @@ def measure(
     problem = method.problem(engine.model, cell.config)
     if problem:
         return results.write(folder, cell, results.not_applicable(cell, problem))
-    spans = Spans(engine.tokenizer, text.content)
-    ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
-    config, weights, notes, identity = cell.config, None, [], _identity(engine)
+    config, weights, notes = cell.config, None, []
+    identity = [engine.model.fingerprint(), engine.versions()["templora"]]
     if cell.source.other:
         assert other is not None
         weights, note = _learn_other(cell, other, folder, engine, identity, progress, stop)
@@ -106,20 +93,15 @@ def measure(
     with engine.session(config, method=method, lesson=lesson) as session:
         if weights is not None:
             session.use_adapter(weights)
-        run = _Run(session, folder / f"{cell.key}.part", identity, stop)
-        opening = len(session.tokens)
-        for _ in run.follow(ids, base=config.mixture or not cell.source.reads, adapted=cell.source.reads):
-            progress("reading", len(session.tokens), len(ids) + opening)
+        run = Run(session, folder / f"{cell.key}.part", identity, stop)
+        if isinstance(text, Parallel):
+            text_tokens = _translate(run, cell, text, engine, session, progress)
+        else:
+            text_tokens = _read(run, cell, text, engine, session, progress)
+            notes += _foreign(run.rows)
         kv_bytes = sum(reader.cache.bytes for reader in session.readers)
         adapter_weights = session.readers[0 if cell.source.reads else 1].adapter.weights
         seconds, flops = dict(session.meter.seconds), dict(session.meter.flops)
-    for row in run.rows:
-        row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
-    words, many = sum(row["words"] for row in run.rows), sum(row["targets"] for row in run.rows)
-    if words and many / words > _TOKENS_A_WORD:
-        notes.append(
-            f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"
-        )
     assert session.receipt is not None
     clean = session.receipt.base_unchanged and session.receipt.discarded
     if not clean:
@@ -130,7 +112,7 @@ def measure(
         cell,
         engine,
         rows=run.rows,
-        text_tokens=len(spans.ids),
+        text_tokens=text_tokens,
         seconds={**seconds, "all": run.seconds},
         flops=flops,
         kv_bytes=kv_bytes,
@@ -147,25 +129,31 @@ def measure(
     return written
 
 
-def _identity(engine: Engine) -> list[str]:
-    """What must be the same for a snapshot to be gone on from."""
-    return [engine.model.fingerprint(), engine.versions()["templora"]]
+def _read(run: Run, cell: Cell, text: Text, engine: Engine, session: Session, progress: Progress) -> int:
+    """Reads a book; how many tokens it has."""
+    spans, opening, reads = Spans(engine.tokenizer, text.content), len(session.tokens), cell.source.reads
+    ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
+    for _ in _follow(run, session, ids, base=cell.config.mixture or not reads, adapted=reads):
+        progress("reading", len(session.tokens), len(ids) + opening)
+    for row in run.rows:
+        row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
+    return len(spans.ids)
 
 
-def _held(path: Path, identity: list[str]) -> Snapshot | None:
-    """A snapshot of this identity, if there is one; another, or a damaged one, is deleted."""
-    from templora.snapshot import Snapshot
+def _translate(run: Run, cell: Cell, text: Parallel, engine: Engine, session: Session, progress: Progress) -> int:
+    """Translates a document; how many tokens went through the session."""
+    assert cell.translation is not None
+    pairs = text.pairs(cell.translation.pairs)
+    for done in translate(run, session, text, cell.translation, engine.tokenizer, cell.source.reads):
+        progress("reading", done, len(pairs))
+    return len(session.tokens)
 
-    if not path.exists():
-        return None
-    try:
-        held = Snapshot.load(path)
-        if held.meta.get("of") == identity:
-            return held
-    except TextError:
-        pass
-    path.unlink(missing_ok=True)
-    return None
+
+def _foreign(rows: Sequence[dict[str, Any]]) -> list[str]:
+    words, many = sum(row["words"] for row in rows), sum(row["targets"] for row in rows)
+    if not words or many / words <= _TOKENS_A_WORD:
+        return []
+    return [f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"]
 
 
 def _learn_other(
@@ -188,12 +176,12 @@ def _learn_other(
     if len(ids) < cell.config.chunk_size:
         raise TextError(f"{short}, less than a chunk: it teaches nothing")
     note = short if len(ids) < (cell.other_tokens or 0) else ""
-    held = _held(path, identity)
-    if held is not None:
-        return held.tensors["weights"], note
+    learnt = held(path, identity)
+    if learnt is not None:
+        return learnt.tensors["weights"], note
     with engine.session(teacher.config, method=teacher.made) as session:
-        run = _Run(session, folder / f"{teacher.key}.{cell.text}.part", identity, stop)
-        for _ in run.follow(ids, base=False, adapted=False):
+        run = Run(session, folder / f"{teacher.key}.{cell.text}.part", identity, stop)
+        for _ in _follow(run, session, ids, base=False, adapted=False):
             progress(f"learning {text.name}", len(session.tokens), len(ids))
         weights = session.adapter_weights()
     Snapshot({"weights": weights}, {"cell": teacher.to_dict(), "of": identity}).save(path)
@@ -201,104 +189,29 @@ def _learn_other(
     return weights, note
 
 
-class _Run:
-    """Reads a text through a session, from where its last snapshot was made.
-
-    Attributes:
-        path: of the snapshot.
-        rows: a chunk each.
-        seconds: spent on chunks, all processes together.
-        others: cores that other programs used meanwhile, on average; None where the system does not say.
-        resumed: how often it was gone on with.
-    """
-
-    def __init__(self, session: Session, path: Path, identity: list[str], stop: Callable[[], bool]) -> None:
-        self.path = path
-        self._identity = identity
-        self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.resumed = 0
-        self._others: float | None = 0.0  # core-seconds
-        self._session, self._stop = session, stop
-        self._held = _held(path, identity)
-        self._cost, self._saved = 0.0, time.perf_counter()
-
-    def follow(self, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
-        """Reads `ids`; yields after each chunk."""
-        session = self._session
-        opening = len(session.tokens)
-        if self._held is not None:
-            meta = self._held.meta["run"]
-            self.rows, self.seconds, self.resumed = meta["rows"], meta["seconds"], meta["resumed"] + 1
-            self._others = meta["others"]
-            session.restore([*session.tokens, *ids[: meta["done"]]], self._held)
-            self._held = None
-        began, busy = time.perf_counter(), _busy_elsewhere()
-        rest = ids[len(session.tokens) - opening :]
-        for event in session.score_ids(rest, base=base, adapted=adapted):
-            self._take(event)
-            if isinstance(event, Absorbed):
-                self.seconds += time.perf_counter() - began
-                now = _busy_elsewhere()
-                known = None not in (self._others, busy, now)
-                self._others = self._others + now - busy if known else None  # type: ignore[operator]
-                last = event.done == event.total
-                if not last:
-                    self._keep(len(session.tokens) - opening)
-                yield
-                began, busy = time.perf_counter(), _busy_elsewhere()
-
-    @property
-    def others(self) -> float | None:
-        return None if self._others is None else max(0.0, self._others) / max(1e-9, self.seconds)
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, ChunkScored):
-            nll = next(x for x in (event.mixed_nll, event.adapted_nll, event.base_nll, 0.0) if x is not None)
-            if not math.isfinite(nll):
-                raise ModelError(
-                    f"the predictions of tokens {event.start:,} to {event.end:,} are no numbers any more (NLL {nll}): "
-                    "a lower rate, or another dtype, may help"
-                )
-            row: dict[str, Any] = {
-                "start": event.start,
-                "tokens": event.end - event.start,
-                "targets": event.targets,
-                "nll": nll,
-            }
-            if event.mixed_nll is not None:
-                row |= {"base_nll": event.base_nll, "adapter_nll": event.adapted_nll}
-            self.rows.append(row | {"seconds": event.seconds})
-        elif isinstance(event, ChunkLearned):
-            # With parallel learning it is of the chunk before.
-            row = next(r for r in reversed(self.rows) if r["start"] + r["tokens"] == event.end)
-            row |= {"committed": event.committed, "reason": event.reason, "loss": event.loss}
-            row |= {"grad_norm": event.grad_norm, "update": event.update}
-            row |= {"drift": event.drift, "forgetting": event.forgetting}
-            row["seconds"] += event.seconds
-
-    def _keep(self, done: int) -> None:
-        """Makes a snapshot if one is due, and stops if that is wanted."""
-        stopping = self._stop()
-        now = time.perf_counter()
-        due = self._cost <= _SNAPSHOTS * (now - self._saved)
-        if stopping or due:
-            taken = self._session.snapshot(copy=False)
-            rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
-            rows |= {"others": self._others, "done": done}
-            try:
-                replace(taken, meta={**taken.meta, "run": rows, "of": self._identity}).save(self.path)
-            except TextError:
-                if stopping:
-                    raise
-                # No room for it, say. The result may still find some; until then a kill costs more.
-            self._saved = time.perf_counter()
-            self._cost = self._saved - now
-        if stopping:
-            raise Stopped
+def _follow(run: Run, session: Session, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
+    """Reads `ids`, a row a chunk; yields after each."""
+    opening = list(session.tokens)
+    done = run.go_on(lambda meta: [*opening, *ids[: meta["done"]]])
+    events = session.score_ids(ids[done:], base=base, adapted=adapted)
+    while done < len(ids):
+        with run.timed():
+            for event in events:
+                _take(run.rows, event)
+                if isinstance(event, Absorbed):
+                    break
+        done = len(session.tokens) - len(opening)
+        if done < len(ids):
+            run.keep(done)
+        yield
 
 
-def _busy_elsewhere() -> float | None:
-    """Core-seconds so far, up to a constant, that other programs used on the cores we may use."""
-    idle = idle_here()
-    return None if idle is None else len(os.sched_getaffinity(0)) * time.monotonic() - idle - time.process_time()
+def _take(rows: list[dict[str, Any]], event: Event) -> None:
+    if isinstance(event, ChunkScored):
+        row = {"start": event.start, "tokens": event.end - event.start, **predicted(event), "seconds": event.seconds}
+        rows.append(row)
+    elif isinstance(event, ChunkLearned):
+        # With parallel learning it is of the chunk before.
+        row = next(r for r in reversed(rows) if r["start"] + r["tokens"] == event.end)
+        row |= update(event)
+        row["seconds"] += event.seconds

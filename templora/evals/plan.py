@@ -17,6 +17,15 @@
     [sweep]                              of the first method with its own adapter, one option changed at a time
     rank = [8, 16, 32]
 
+For `task = "translation"`, books are aligned pairs (`templora.translation.pairs`), and in the place of tokens:
+
+    pairs = 300                          first pairs of each document; "all" for whole ones
+    to = "en"                            the language that is translated into; --to on the command line
+    from = "zh"                          and from; found out if left out
+    targets = ["reference", "own"]       what is learnt: the true translation, once the model has made its own; or that
+    template = "lines"                   how the model is asked; by the model if left out
+    repetition_penalty = 1.12            of its words, which are chosen greedily
+
 Whatever reads through an adapter is measured without one as well: there would be nothing to compare it with.
 """
 
@@ -24,32 +33,40 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
 from templora.errors import ConfigError, OptionError, nearest
 from templora.evals.cell import Cell
+from templora.evals.pairs import Parallel, find_pairs
 from templora.evals.tasks import TASKS
 from templora.evals.texts import Text, find_texts
+from templora.evals.translating import Translating
 from templora.methods import make_method
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
+from templora.translation.languages import language
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_KEYS = ("task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep")
-_KINDS = {
+_TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
+_KEYS = (
+    "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",
+    *_TRANSLATION,
+)  # fmt: skip
+_KINDS: dict[str, Any] = {
     "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
-    "methods": list,
+    "methods": list, "to": str, "from": str, "template": str, "repetition_penalty": (float, int),
 }  # fmt: skip
-_WORDS = {str: "string", int: "whole number", dict: "table", list: "list"}
+_WORDS = {str: "string", int: "whole number", dict: "table", list: "list", (float, int): "number"}
+AnyText: TypeAlias = Text | Parallel
 _FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
 
 
@@ -62,6 +79,7 @@ class Plan:
         config: options of every cell, `recipe` among them.
         methods: a table for each.
         sweep: values by option.
+        pairs, to, from_, targets, template, repetition_penalty: as in the file.
     """
 
     task: str = "pg19"
@@ -75,6 +93,12 @@ class Plan:
     config: Mapping[str, Any] = field(default_factory=dict)
     methods: Sequence[Mapping[str, Any]] = ({"method": "sliding_window", "adapters": ["none", "own"]},)
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    pairs: int | None = 300
+    to: str | None = None
+    from_: str | None = None
+    targets: Sequence[str] = ("reference",)
+    template: str | None = None
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -87,18 +111,41 @@ class Plan:
             raise OptionError("model", "must name at least one")
         if not self.methods:
             raise OptionError("methods", "must name at least one")
+        if not self.targets:
+            raise OptionError("targets", "must name at least one")
+        for targets in self.targets:
+            Translating("", "", targets, self.pairs, self.template, self.repetition_penalty)  # says what is wrong
+
+    @property
+    def translates(self) -> bool:
+        return self.task == "translation"
 
     @property
     def common(self) -> dict[str, Any]:
         """What results of one folder must have in common."""
+        if self.translates:
+            return {"task": self.task, "pairs": self.pairs, "to": self._to}
         return {"task": self.task, "tokens": self.tokens}
 
-    def find_texts(self) -> list[Text]:
+    @property
+    def _to(self) -> str:
+        """Code of the language."""
+        if self.to is None:
+            raise OptionError("to", "say which language is translated into")
+        return language("to", self.to).code
+
+    def _translating(self, source: str, targets: str) -> Translating:
+        return Translating(source, self._to, targets, self.pairs, self.template, self.repetition_penalty)
+
+    def find_texts(self) -> Sequence[AnyText]:
         if self.books is None:
-            raise OptionError("books", "say where the texts are: a folder with .txt files, or hub:NAME")
+            what = "a file of aligned pairs" if self.translates else "a folder with .txt files, or hub:NAME"
+            raise OptionError("books", f"say where the texts are: {what}")
+        if self.translates:
+            return find_pairs(self.books, self._to, self.from_, self.texts)
         return find_texts(self.books, self.texts)
 
-    def cells(self, texts: Sequence[Text]) -> list[Cell]:
+    def cells(self, texts: Sequence[AnyText]) -> list[Cell]:
         """Every cell once, those that others are compared with first.
 
         Raises:
@@ -111,21 +158,36 @@ class Plan:
             asked += [(model, *setting) for setting in self._swept()]
         cells: dict[str, Cell] = {}
         for model, method, options, adapter, config in asked:
-            other = adapter_source(adapter).other
-            for i, text in enumerate(texts):
-                # The next one that is not this one again under another name.
-                following = [*texts[i + 1 :], *texts[:i]]
-                teacher = next((t for t in following if t.sha256 != text.sha256), None)
-                if other and teacher is None:
-                    raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
-                teacher = teacher or text
+            for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
                 cell = Cell(
-                    self.task, text.name, text.sha256, self.tokens, model, method, adapter, config, options,
-                    self.weights, self.dtype, teacher.name, teacher.sha256, self.other_tokens,
+                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,
+                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype, **more,
                 )  # fmt: skip
                 for each in (cell.bare, cell):
                     cells.setdefault(each.key, each)
         return sorted(cells.values(), key=lambda cell: cell.source.reads)
+
+    def _of_books(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+        """What a cell of each book has besides."""
+        for i, text in enumerate(texts):
+            # The next one that is not this one again under another name.
+            following = [*texts[i + 1 :], *texts[:i]]
+            teacher = next((t for t in following if t.sha256 != text.sha256), None)
+            if adapter_source(adapter).other and teacher is None:
+                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+            teacher = teacher or text
+            other = {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
+            yield text, {"tokens": self.tokens, **other}
+
+    def _of_pairs(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+        """What cells of each document have besides."""
+        source = adapter_source(adapter)
+        if source.other or source.lesson:
+            raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
+        for text in texts:
+            for targets in self.targets:
+                assert isinstance(text, Parallel)
+                yield text, {"tokens": None, "translation": self._translating(text.source, targets)}
 
     def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
         """(method, its options, adapter, config) of a `[[methods]]` table."""
@@ -201,8 +263,8 @@ def read_plan(name: str) -> Plan:
         if key not in _KEYS:
             raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
     if "tokens" in values:
-        values["tokens"] = parse_tokens(values["tokens"])
-    for key in ("texts", "models"):
+        values["tokens"] = parse_count("tokens", values["tokens"])
+    for key in ("texts", "models", "targets"):
         if key in values:
             values[key] = _strings(key, values[key])
     for key, kind in _KINDS.items():
@@ -210,11 +272,15 @@ def read_plan(name: str) -> Plan:
             raise OptionError(key, f"{name}: must be a {_WORDS[kind]}")
     if not all(isinstance(table, dict) for table in values.get("methods", [])):
         raise OptionError("methods", f"{name}: write each as [[methods]]")
+    if "pairs" in values:
+        values["pairs"] = parse_count("pairs", values["pairs"])
+    if "from" in values:
+        values["from_"] = values.pop("from")
     return Plan(**values)
 
 
-def parse_tokens(value: Any) -> int | None:
-    """A number of tokens, or None for `all`."""
+def parse_count(option: str, value: Any) -> int | None:
+    """A number of tokens or pairs, or None for `all`."""
     if value == "all":
         return None
     try:
@@ -222,4 +288,4 @@ def parse_tokens(value: Any) -> int | None:
             raise ValueError
         return int(str(value).replace(",", "").replace("_", ""))
     except ValueError:
-        raise ConfigError("tokens", f"must be a number or all, not {value!r}") from None
+        raise ConfigError(option, f"must be a number or all, not {value!r}") from None

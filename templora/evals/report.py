@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
-from templora.evals import pictures, tables
+from templora.evals import pictures, tables, translations
 from templora.evals.groups import Group, group, method_label, recipe_label
 from templora.evals.page import page
 from templora.evals.results import ResultError
@@ -31,8 +31,12 @@ class Section:
     plots: list[tuple[str, str, Any]] = field(default_factory=list)
 
 
-def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
+def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> list[Section]:
     """Everything that these results have to say.
+
+    Args:
+        results: as `templora.evals.results` reads them.
+        comet: a model that scores translations too, as for `templora.translation.quality.comet`.
 
     Raises:
         ResultError: there are none.
@@ -47,7 +51,12 @@ def sections(results: Sequence[dict[str, Any]]) -> list[Section]:
         prefix = f"{model}: " if len(names) > 1 else ""
         alike = sum(_slug(name) == _slug(model) for name in names) > 1
         slug = f"{_slug(model)}-{names.index(model) + 1}" if alike else _slug(model)
-        found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in _of_model(own, slug)]
+        books = [g for g in own if not g.cell.translation]
+        said = [
+            *(_of_model(books, slug) if books else []),
+            *_of_translations([g for g in own if g not in books], comet),
+        ]
+        found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in said]
     notes = _notes(results)
     about = [_provenance(results), *([notes] if notes.rows else [])]
     found.append(Section("How it was measured", tables.counted(groups), about))
@@ -100,6 +109,21 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
     if with_adapter:
         found.append(Section("Harm", "", [tables.harm(with_adapter)]))
     return found
+
+
+def _of_translations(groups: Sequence[Group], comet: str | None) -> list[Section]:
+    found = translations.comparisons(groups, comet)
+    if not found:
+        return [Section("Translation", "There is nothing to compare yet.")] if groups else []
+    missing = translations.without_quality()
+    if missing:
+        return [Section("Translation", f"There are no scores: {missing}.")]
+    main, listed = found[0], [translations.term_table(one) for one in found]
+    figures = [translations.scores(found), translations.differences(found), translations.by_position(found)]
+    return [
+        Section("Translation", translations.headline(main), [*figures, translations.signatures(found)]),
+        Section("Terms", "", listed),
+    ]
 
 
 # Of fewer texts than this, a bootstrap over texts says little.
@@ -155,14 +179,14 @@ def _notes(results: Sequence[dict[str, Any]]) -> Table:
     return Table("Notes", ["text", "model", "note"], [list(row) for row in said])
 
 
-def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str) -> list[Path]:
-    """Writes `report.md`, its PNGs and `report.html` into `folder`; returns their paths.
+def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str, comet: str | None = None) -> list[Path]:
+    """Writes `report.md`, its PNGs and `report.html` into `folder`; returns their paths. `comet`: as for `sections`.
 
     Raises:
         ResultError: there are no results.
         TextError: a file cannot be written.
     """
-    found = sections(results)
+    found = sections(results, comet)
     written = []
     lines = [f"# {title}\n"]
     for section in found:

@@ -40,7 +40,7 @@ class Job:
         cell: which.
         state: waiting, running, or what became of it: done, not applicable, failed, stopped.
         at: what it is doing: loading, reading, learning another text.
-        done, total: tokens.
+        done, total: tokens, or paragraphs of a translation.
         first: tokens it had when it was started, from a snapshot.
         seconds: since it began to read.
         reason: why it failed or does not apply.
@@ -70,7 +70,7 @@ class Job:
     def kind(self) -> tuple[Any, ...]:
         """Cells of one kind take as long a token as each other."""
         c = self.cell
-        return c.model, c.method, c.adapter, c.config.window, c.config.chunk_size, c.config.epochs
+        return c.model, c.method, c.adapter, c.config.window, c.config.chunk_size, c.config.epochs, c.translation
 
 
 class Runner:
@@ -246,7 +246,8 @@ def seconds_left(jobs: Sequence[Job], at_a_time: int) -> float | None:
         if job.state == "running" and job.first is not None:
             tokens, seconds = job.done - job.first, job.seconds
         elif job.state == results.DONE and job.result:
-            tokens, seconds = job.result["tokens"], job.result["seconds"]["all"]
+            tokens = len(job.result["chunks"]) if job.cell.translation else job.result["tokens"]
+            seconds = job.result["seconds"]["all"]
         if tokens > 0:
             speeds.setdefault(job.kind, []).append((seconds, tokens))
     if not speeds:

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,18 @@ def main() -> int:
 
     from templora.errors import TemploraError
     from templora.evals.cell import Cell
-    from templora.evals.measure import Stopped, measure
+    from templora.evals.measure import measure
+    from templora.evals.pairs import find_pairs
+    from templora.evals.run import Stopped
     from templora.evals.texts import find_texts
 
     try:
         cell = Cell.from_dict(order["cell"])
         names = [cell.text] + ([cell.other] if cell.other else [])
-        texts = find_texts(order["books"], names)
+        how = cell.translation
+        texts: Sequence[Any] = (
+            find_pairs(order["books"], how.target, how.source, names) if how else find_texts(order["books"], names)
+        )
         result = measure(
             cell,
             texts[0],
