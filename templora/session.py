@@ -43,6 +43,7 @@ from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
+from templora.wanted import Wanted
 
 if TYPE_CHECKING:
     from templora.engine import Engine
@@ -279,8 +280,9 @@ class Session:
         chat: bool = False,
         learn_prompt: bool = True,
         score: bool = False,
+        wanted: Sequence[str] = (),
         again: Sequence[int] = (),
-        going_on: bool = False,
+        began: int | None = None,
     ) -> Iterator[Event]:
         """Absorbs `prompt`, then writes up to `max_new_tokens` tokens, learning each chunk as it fills.
 
@@ -293,9 +295,10 @@ class Session:
             chat: put the prompt into the model's chat template, as the user's turn.
             learn_prompt: whether the prompt is learnt like what is written; else it is only read.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
+            wanted: words that should occur in what is written (`templora.wanted`).
             again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
                 same, so that the random numbers after it are those of that run.
-            going_on: it is the rest of a call that was left: `score` then takes in what that one wrote.
+            began: it is the rest of a call that was left, which began to write at this position.
 
         Yields:
             `ChunkLearned` and `Absorbed` for the prompt; then `TokenEvent`s, with a `ChunkLearned` (before it a
@@ -316,14 +319,16 @@ class Session:
             raise TextError("there is nothing to go on from: give a prompt")
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
         text = TextStream(self._tokenizer, self.tokens[-4:])
-        if not going_on:
-            self._scored_to = len(self.tokens)
+        began = len(self.tokens) if began is None else began
+        if began == len(self.tokens):
+            self._scored_to = began
+        hoped = Wanted(wanted, self._tokenizer, began) if wanted else None
         reason: FinishReason = "length"
         written = 0
         while written < max_new_tokens and reason == "length":
             with self._step():
                 self._alive()
-                token, nats = self._next(sampler)
+                token, nats = self._next(sampler, hoped)
                 if written < len(again):
                     token = again[written]
                 if token in ends:
@@ -352,13 +357,14 @@ class Session:
         max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = True,
+        wanted: Sequence[str] = (),
         base: bool = False,
     ) -> str:
         """What it would write next. Nothing of that stays: text, adapter and random numbers are as they were.
 
         Args:
             max_new_tokens: how much at most; the window may end it before.
-            sampling, stop_at_end: as for `stream`. Random numbers are drawn from the seed and the position.
+            sampling, stop_at_end, wanted: as for `stream`. Random numbers are drawn from the seed and the position.
             base: ask the bare base, not the adapted model.
         """
         sampling = sampling or SamplingParams()
@@ -373,12 +379,14 @@ class Session:
         generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(self.tokens)) % 2**63)
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
         tokens, held, cache = list(self.tokens), reader.cache.length, reader.cache
+        hoped = Wanted(wanted, self._tokenizer, len(tokens)) if wanted else None
         text, said = TextStream(self._tokenizer, tokens[-4:]), ""
         try:
             while len(tokens) - len(self.tokens) < max_new_tokens and cache.length < cache.capacity:
                 with self._step(), self.meter.phase("decode"):
                     self._alive()
-                    token = sampler(reader.next_logits(tokens), tokens[-self.config.window :])
+                    logits = reader.next_logits(tokens)
+                    token = sampler(hoped.lift(logits, tokens) if hoped else logits, tokens[-self.config.window :])
                 if token in ends:
                     break
                 tokens.append(token)
@@ -402,6 +410,17 @@ class Session:
             self._alive()
             self._settle()
         return self._learned.pop() if len(self._learned) > known else None
+
+    def mask_from(self, first: int) -> None:
+        """What the open chunk holds from token `first` on is read, but not learnt: it was written, say, and is no good.
+        Of chunks that are closed nothing changes.
+        """
+        with self._step():
+            self._alive()
+            first, end = max(first, self._chunk_start), len(self.tokens)
+            if first < end:
+                kept = tuple((a, min(b, first)) for a, b in self._masked if a < first)
+                self._masked, self._written = (*kept, (first, end)), self._written.before(first)
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """Exports the adapter; without this nothing of it outlives the session.
@@ -627,13 +646,14 @@ class Session:
         """What caches must have been computed under: it grows when the adapter changes, or the model itself."""
         return self.version + self._memory.version
 
-    def _next(self, sampler: Sampler) -> tuple[int, float]:
+    def _next(self, sampler: Sampler, wanted: Wanted | None) -> tuple[int, float]:
         """The token that comes next, and the entropy of what it was chosen from."""
         self._prepare(self._adapted)
         self._adapted.ready()
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
-            token = sampler(logits, self.tokens[-self.config.window :])
+            lifted = wanted.lift(logits, self.tokens) if wanted else logits
+            token = sampler(lifted, self.tokens[-self.config.window :])
             return token, entropy_of(logits) if self.config.min_entropy else 0.0
 
     def _append_written(self, token: int, entropy: float) -> None:

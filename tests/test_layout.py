@@ -18,7 +18,7 @@ ORDER = [
     ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files"],
     ["guards", "quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],
-    ["adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
+    ["wanted", "adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
     ["model", "peft_format", "gguf_adapter", "rates"],
     ["anatomy", "captured", "optimizer", "probe"],

@@ -12,6 +12,7 @@ from conftest import small
 from templora.chunks import Chunk
 from templora.engine import Engine
 from templora.events import ChunkLearned, ChunkScored, Finished, TokenEvent
+from templora.guards import Written
 from templora.sampling import SamplingParams
 from templora.session import Session
 from templora.store.store import SessionStore
@@ -108,6 +109,40 @@ def test_a_snapshot_holds_the_masks(engine: Engine, text: str) -> None:
         session.restore(tokens, held)
         session.absorb(text[10:40])
         assert torch.equal(weights(session), wanted)
+
+
+def test_what_was_written_can_be_masked(engine: Engine, text: str) -> None:
+    """As if it had been given to be read alone; the brake does not look at it either."""
+    cold = SamplingParams(temperature=0)
+    with engine.session(small(chunk_size=96, window=192)) as session:
+        session.absorb(text[:40])
+        said = session.write(max_new_tokens=30, sampling=cold)
+        session.mask_from(len(session.tokens) - 30)
+        session.mask_from(len(session.tokens) - 30)  # twice is once
+        assert session._written.tokens == 0
+        session.absorb(text[:26])
+        found, tokens = weights(session), list(session.tokens)
+    with engine.session(small(chunk_size=96, window=192)) as session:
+        session.absorb(text[:40])
+        for _ in session.absorb_ids(tokens[40:70], learn=False):
+            pass
+        session.absorb(text[:26])
+        assert session.tokens == tokens, said
+        assert torch.equal(weights(session), found)
+
+
+def test_only_the_open_chunk_is_masked(engine: Engine, text: str) -> None:
+    with engine.session(small()) as session:
+        session.absorb(text[:40])  # 32 of them are learnt
+        before = weights(session)
+        session.mask_from(0)
+        assert session._open_chunk().masked == ((32, 40),)
+        session.absorb(text[40:64])
+        assert session._chunk_start == 64
+        assert not torch.equal(weights(session), before)
+    written = Written([(3, 5, 1.0), (8, 12, 2.0)])
+    assert written.before(10).spans == [(3, 5, 1.0), (8, 10, 1.0)]
+    assert written.before(8).spans == [(3, 5, 1.0)]
 
 
 # Suggestions and stops ---------------------------------------------------------------------------------------------
@@ -207,8 +242,9 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
     with tiny_engine().session(config) as session:
         for round in range(4):
             session.absorb(f"{round}. {FIRST}", learn=False)
-            for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
+            for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False, wanted=["lamp"]):
                 pass
+            session.mask_from(len(session.tokens) - 3 * (round % 2))
             session.absorb("\n")
         wanted, learnt = list(session.tokens), weights(session)
     store = SessionStore(tmp_path)
@@ -220,11 +256,17 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
                     saved.absorb(f"{round}. {FIRST}", learn=False)
                 elif step == 1:
                     for _ in saved.stream(
-                        "and: ", max_new_tokens=30, sampling=stop, learn_prompt=False, mark={"n": round}
+                        "and: ",
+                        max_new_tokens=30,
+                        sampling=stop,
+                        learn_prompt=False,
+                        wanted=["lamp"],
+                        mark={"n": round},
                     ):
                         pass
                 else:
                     assert saved.suggest(max_new_tokens=5, sampling=cold)
+                    saved.mask_from(len(saved.tokens) - 3 * (round % 2))
                     for _ in saved.absorb_events("\n", mark={"end": round}):
                         pass
             for path in (tmp_path / "s" / "files").glob("*"):

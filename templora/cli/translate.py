@@ -25,7 +25,7 @@ from templora.cli.options import (
     split_config,
 )
 from templora.cli.run import Run
-from templora.errors import OptionError
+from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event, Finished, TokenEvent
 from templora.report import TextReport
 from templora.translation.corrections import read_corrections
@@ -51,11 +51,14 @@ Examples:
   templora translate book.txt --to fr --preview 5
   templora translate book.txt --to fr --out book.fr.txt --session book --pairs book.jsonl
   templora translate book.txt --to fr --out book.fr.txt --session book --corrections book.jsonl
+  templora translate pairs.jsonl --from zh --to en --targets reference --out mine.jsonl
 
 Stop it with Ctrl-C whenever you like and go on with --resume: nothing is lost and nothing translated twice. A
 translation that is done leaves nothing behind, unless --session gives it a name; then paragraphs can be corrected: edit
 the lines of --pairs, give the file to --corrections, and what comes after the first edited one is translated anew.
+Aligned pairs (.jsonl, GuoFeng's .json) have a true translation already: the report says how near the model came.
 """
+TARGETS = ("own", "reference")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
 
@@ -68,6 +71,13 @@ _SAMPLE = 20_000
 @click.option("--preview", type=click.IntRange(1), metavar="N", help="only the first N paragraphs; --resume goes on")
 @click.option("--resume", is_flag=True, help="go on with a translation that was stopped")
 @click.option("--corrections", metavar="FILE", help="paragraphs as you want them, as --pairs writes them")
+@click.option(
+    "--targets",
+    type=click.Choice(TARGETS),
+    default="own",
+    show_default=True,
+    help="what is learnt: the model's own translations, or, of aligned pairs, the true ones",
+)
 @click.option("--glossary", metavar="FILE", help="terms and their translations, one a line, a tab between")
 @click.option("--template", metavar="NAME|FILE", help="how the model is asked: lines, chat, or a TOML file")
 @click.option("--pairs", metavar="FILE", help="also write each paragraph with its translation, as JSON lines")
@@ -83,8 +93,8 @@ _SAMPLE = 20_000
 def translate(**arguments: Any) -> None:
     """Translate a document, paragraph by paragraph, learning its terms and its manner on the way.
 
-    INPUT is .txt, .md or .epub (- = standard input, as text); what is not text stays as it is. After every chunk of
-    --chunk-size tokens a temporary adapter learns the translations made so far, from their sources.
+    INPUT is .txt, .md, .epub or .jsonl (- = standard input, as text); what is not text stays as it is. After every
+    chunk of --chunk-size tokens a temporary adapter learns the translations made so far, from their sources.
     """
     given, options = split_config(arguments)
     if click.get_current_context().get_parameter_source("recipe") == click.core.ParameterSource.DEFAULT:
@@ -105,11 +115,16 @@ class _Job:
         self.sampling = SamplingParams(**{name: options.pop(name) for name in fields})
         self.to = language("to", options["to"])
         name = options["document"]
-        self.document: Document = open_document(name)
+        said = language("from", options["from_"]) if options["from_"] else None
+        self.document: Document = open_document(name, source=said, target=self.to)
         self.sources = [segment.text for segment in self.document.segments]
         if not self.sources:
             raise OptionError("input", f"{name} has no text to translate")
-        self.source = self._source_language(options["from_"])
+        self.references = self.document.references
+        self.reveals = options["targets"] == "reference"
+        if self.reveals and not self.references:
+            raise OptionError("targets", f"{name} has no true translations to learn; aligned pairs (.jsonl) have")
+        self.source = said or self._source_language()
         if self.source.code == self.to.code:
             raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
         if options["as_json"] and not options["out"]:
@@ -135,9 +150,7 @@ class _Job:
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
 
-    def _source_language(self, said: str | None) -> Language:
-        if said is not None:
-            return language("from", said)
+    def _source_language(self) -> Language:
         found = detect("\n".join(self.sources)[:_SAMPLE])
         if found is None:
             raise OptionError("from", "the language of the text could not be told: give --from LANG")
@@ -152,6 +165,7 @@ class _Job:
             "document": digest(self.sources),
             "from": self.source.code,
             "to": self.to.code,
+            "targets": self.options["targets"],
             "template": _digest("template", template) if template and template.endswith(".toml") else template,
             "glossary": _digest("glossary", glossary) if glossary else None,
             **dataclasses.asdict(self.sampling),
@@ -191,12 +205,13 @@ class _Job:
             with self.kept.open(run, engine, config) as saved:
                 if what_is_done(saved.history, self.to).about is None:
                     saved.mark({"translation": self.about})
+                known = {**(dict(enumerate(self.references)) if self.reveals else {}), **self.known}
                 translation = Translation(
-                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=self.known
+                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=known, ask=self.reveals
                 )
                 self.paragraphs = translation.paragraphs
                 before = len(self.paragraphs)
-                print_out(self.output.begin([p.target for p in self.paragraphs]))
+                print_out(self.output.begin([self._shown(p) for p in self.paragraphs]))
                 most = options["preview"]
 
                 def show(event: Event | Paragraph) -> None:
@@ -213,10 +228,14 @@ class _Job:
     def _terms(self, source: str) -> dict[str, str]:
         return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}
 
+    def _shown(self, paragraph: Paragraph) -> str:
+        """What the reader gets: where the true translation is only revealed to be learnt, the model's own."""
+        return paragraph.own if self.reveals else paragraph.target
+
     def _show(self, event: Event | Paragraph, text: TextReport, before: int) -> None:
         console, many = self.work.console, len(self.sources)
         if isinstance(event, Paragraph):
-            print_out(self.output.add(event.segment, event.target))
+            print_out(self.output.add(event.segment, self._shown(event)))
         else:
             text.add(event)
         if isinstance(event, ChunkLearned):
@@ -234,7 +253,7 @@ class _Job:
     def _leave(self, whole: bool) -> None:
         """What stays when it is over: the files that were asked for, and the session, if there is more to come."""
         run, options, name = self.work, self.options, self.kept.name
-        targets = [p.target for p in self.paragraphs]
+        targets = [self._shown(p) for p in self.paragraphs]
         self.output.end(targets)
         if options["pairs"]:
             write_pairs(options["pairs"], self.sources[: len(targets)], targets)
@@ -250,16 +269,18 @@ class _Job:
             run.notes.append(self.output.note)
 
     def _report(self, whole: bool) -> dict[str, Any]:
+        notes, shown = self.work.notes, [self._shown(p) for p in self.paragraphs]
         cut = [p.segment + 1 for p in self.paragraphs if not p.whole]
-        empty = [p.segment + 1 for p in self.paragraphs if not p.target]
-        notes = self.work.notes
-        if cut:
-            notes.append(f"cut off at their longest: paragraphs {_numbers(cut)}")
-        if empty:
-            notes.append(f"without a translation: paragraphs {_numbers(empty)}")
-        same = [p.segment + 1 for p in self.paragraphs if p.target == self.sources[p.segment]]
-        if same:
-            notes.append(f"the same as their sources: paragraphs {_numbers(same)}")
+        empty = [p.segment + 1 for p, text in zip(self.paragraphs, shown, strict=True) if not text]
+        doubts: dict[str, list[int]] = {}
+        for p in self.paragraphs:
+            if p.doubt:
+                doubts.setdefault(p.doubt, []).append(p.segment + 1)
+        for doubt, found in doubts.items():
+            notes.append(
+                f"not learnt, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}"
+            )
+        quality = self._quality(shown)
         terms = self._kept_terms()
         missed = [t for t in terms if t["kept"] < t["paragraphs"]]
         if terms:
@@ -277,11 +298,28 @@ class _Job:
             "complete": whole,
             "cut_off": cut,
             "empty": empty,
-            "same": same,
+            "doubts": doubts,
+            "targets": self.options["targets"],
+            "quality": quality,
             "glossary": terms,
             "moved_markup": self.output.moved,
             "sampling": dataclasses.asdict(self.sampling),
         }
+
+    def _quality(self, shown: list[str]) -> dict[str, Any] | None:
+        """How near the translations come to the true ones, where there are any."""
+        if not (self.references and shown):
+            return None
+        from templora.translation import quality
+
+        try:
+            found = dataclasses.asdict(quality.measure(shown, self.references[: len(shown)], self.to.code))
+        except ModelError as error:
+            self.work.notes.append(str(error))
+            return None
+        said = ", ".join(f"{name} {found[key]['score']:.2f}" for key, name in quality.NAMES.items())
+        self.work.notes.append(f"against the true translations: {said} (TER: lower is better)")
+        return found
 
     def _kept_terms(self) -> list[dict[str, Any]]:
         """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
@@ -289,7 +327,7 @@ class _Job:
         for p in self.paragraphs if self.glossary else ():
             assert self.glossary is not None
             for term in self.glossary.found(self.sources[p.segment]):
-                found.setdefault((term.source, term.target), []).append(term.kept_in(p.target))
+                found.setdefault((term.source, term.target), []).append(term.kept_in(self._shown(p)))
         return [
             {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
             for (term, translation), kept in found.items()

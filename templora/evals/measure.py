@@ -192,7 +192,7 @@ def _learn_other(
 def _follow(run: Run, session: Session, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
     """Reads `ids`, a row a chunk; yields after each."""
     opening = list(session.tokens)
-    done = run.go_on(lambda meta: [*opening, *ids[: meta["done"]]])
+    done = run.go_on(lambda meta: [*opening, *ids[: meta["done"]]])["done"]
     events = session.score_ids(ids[done:], base=base, adapted=adapted)
     while done < len(ids):
         with run.timed():

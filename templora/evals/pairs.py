@@ -22,6 +22,7 @@ from templora.evals.translating import Translating
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
 from templora.translation.characters import one_line
+from templora.translation.doubts import Doubts
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
 from templora.translation.sentences import join
@@ -110,7 +111,11 @@ class _Text:
 
     def __init__(self, session: Session, adapted: bool, score: bool) -> None:
         self._session, self._adapted, self._score = session, adapted, score
-        self.close_chunk = session.close_chunk
+        self.close_chunk, self.mask_from = session.close_chunk, session.mask_from
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        return self._session.tokens
 
     @property
     def open_tokens(self) -> int:
@@ -135,9 +140,10 @@ def translate(
 ) -> Iterator[int]:
     """Takes a document through a session, paragraph by paragraph.
 
-    A row has `source`, `reference`, `own` (what the model wrote), `whole` (it ended it itself), `learnt` (what became
-    of the chunks that ended with it), `targets`, `words`, `bytes` and NLLs of the reference, 0 where it is not
-    revealed, and `seconds`. Chunks also end where a chapter does, or a segment of GuoFeng's.
+    A row has `source`, `reference`, `own` (what the model wrote), `whole` (it ended it itself), `doubt` (why it is not
+    learnt), `learnt` (what became of the chunks that ended with it), `targets`, `words`, `bytes` and NLLs of the
+    reference, 0 where it is not revealed, and `seconds`. Chunks also end where a chapter does, or a segment of
+    GuoFeng's.
 
     Args:
         run: takes the rows.
@@ -159,6 +165,8 @@ def translate(
         return len(session.encode(part))
 
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
+    kept = run.go_on(lambda meta: meta["session"])
+    done, doubts = kept["done"], Doubts(kept.get("doubts", ()))
     translator = Translator(
         _Text(session, adapted, reference),
         template,
@@ -167,12 +175,12 @@ def translate(
         size,
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
         known=known,
+        doubts=doubts,
     )
     parts: dict[int, list[Unit]] = {}
     sources = [pair.source for pair in (*before, *pairs)]
     for unit in units(sources, lambda part: count(part) <= size * LONGEST_SOURCE, known):
         parts.setdefault(unit.segment, []).append(unit)
-    done = run.go_on(lambda meta: meta["session"])
     if not done:
         shown = (template.prompt(p.source, {}, first=i == 0) + template.answer(p.target) for i, p in enumerate(before))
         session.absorb("".join(shown), learn=False)
@@ -185,7 +193,7 @@ def translate(
                 row.take(event)
             run.rows.append(row.figures())
         if number + 1 < len(pairs):
-            run.keep(number + 1, session=session.tokens)
+            run.keep(number + 1, session=session.tokens, doubts=doubts.known)
         yield number + 1
 
 
@@ -214,6 +222,7 @@ class _Row:
             "reference": reference,
             "own": join([part.own for part in self._parts], self._language),
             "whole": all(part.whole for part in self._parts),
+            "doubt": next((part.doubt for part in self._parts if part.doubt), ""),
             **nlls,
             "targets": sum(part["targets"] for part in scored),
             "words": len(reference.split()) if scored else 0,

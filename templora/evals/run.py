@@ -56,23 +56,23 @@ class Run:
         self._held = held(path, identity)
         self._cost, self._saved = 0.0, time.perf_counter()
 
-    def go_on(self, tokens: Callable[[Mapping[str, Any]], Sequence[int]]) -> int:
+    def go_on(self, tokens: Callable[[Mapping[str, Any]], Sequence[int]]) -> Mapping[str, Any]:
         """Becomes what was kept, if anything was.
 
         Args:
             tokens: of the session, from what `keep` was told.
 
         Returns:
-            How much is done.
+            What `keep` was told: `done` is 0 if nothing was kept.
         """
         if self._held is None:
-            return 0
+            return {"done": 0}
         meta: Mapping[str, Any] = self._held.meta["run"]
         self.rows, self.seconds, self.resumed = meta["rows"], meta["seconds"], meta["resumed"] + 1
         self._others = meta["others"]
         self._session.restore(tokens(meta), self._held)
         self._held = None
-        return int(meta["done"])
+        return meta
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ from templora.evals.statistics import Pair, change, figures, interval
 from templora.evals.tables import Table, between, number, percent
 from templora.translation import consistency, quality, terms
 
-METRICS = {"bleu": "BLEU", "chrf": "chrF++", "ter": "TER"}
 # Of a document, for the table by position.
 _PARTS = 4
 # Terms listed, at most.
@@ -112,7 +111,7 @@ def headline(one: Comparison) -> str:
     assert how is not None
     revealed = "the true translation revealed after each" if how.targets == "reference" else "nothing revealed"
     penalty = "" if how.repetition_penalty == 1 else f", repetition penalty {how.repetition_penalty:g}"
-    said = [f"{name} {_change(one.measured[key])}" for key, name in METRICS.items()]
+    said = [f"{name} {_change(one.measured[key])}" for key, name in quality.NAMES.items()]
     if one.changes:
         said.insert(0, f"perplexity of the reference {percent(change(one.changes))}{between(interval(one.changes))}")
     learnt, left = one.updates
@@ -134,10 +133,17 @@ def _change(figure: dict[str, Any]) -> str:
 
 def scores(found: Sequence[Comparison]) -> Table:
     """Each setting without and with the adapter."""
-    comet = [any(c.score is not None for c in one.comets) for one in found]
+    comet = ["COMET"] if any(c.score is not None for one in found for c in one.comets) else []
     table = Table(
         "Base and adapted",
-        ["", "perplexity of the reference", *METRICS.values(), *(["COMET"] if any(comet) else []), "terms", "seconds"],
+        [
+            "",
+            "perplexity of the reference",
+            *quality.NAMES.values(),
+            *comet,
+            "terms",
+            "seconds",
+        ],
         note="TER: lower is better. Terms: of the paragraphs with a term of the source, the share with its commonest "
         "rendering. Seconds a paragraph (* other programs ran meanwhile).",
     )
@@ -148,8 +154,8 @@ def scores(found: Sequence[Comparison]) -> Table:
             seconds = sum(row["seconds"] for row in rows) / len(rows)
             table.rows.append([
                 one.name if i else f"{_targets(group)}, base", number(figures(rows).perplexity, 3),
-                *(number(one.measured[key][side]) for key in METRICS),
-                *([number(one.comets[i].score, 4)] if any(comet) else []), _share(one.terms[side]["share"]),
+                *(number(one.measured[key][side]) for key in quality.NAMES),
+                *(number(one.comets[i].score, 4) for _ in comet), _share(one.terms[side]["share"]),
                 number(seconds) + ("" if group.seconds_mean_something else "*"),
             ])  # fmt: skip
     return table
@@ -159,7 +165,7 @@ def differences(found: Sequence[Comparison]) -> Table:
     """What the adapter changes."""
     table = Table(
         "What the adapter changes",
-        ["", "perplexity of the reference", *METRICS.values(), "terms", "chunks learnt", "not", "time"],
+        ["", "perplexity of the reference", *quality.NAMES.values(), "terms", "chunks learnt", "not", "time"],
         note="Against the same without it, with 95 % intervals; terms in points. Time: times that of the base.",
     )
     for one in found:
@@ -167,7 +173,7 @@ def differences(found: Sequence[Comparison]) -> Table:
         bounds = None if use["interval"] is None else (use["interval"][0], use["interval"][1])
         table.rows.append([
             one.name, percent(change(one.changes)) + between(interval(one.changes)),
-            *(_change(one.measured[key]) for key in METRICS),
+            *(_change(one.measured[key]) for key in quality.NAMES),
             _points(use["difference"]) + between(bounds), *map(str, one.updates), number(one.slower),
         ])  # fmt: skip
     return table
@@ -228,8 +234,8 @@ def _renderings(use: dict[str, Any]) -> str:
 def signatures(found: Sequence[Comparison]) -> Table:
     """How scores were computed, so that others can compute the same."""
     table = Table("Signatures", ["", "sacreBLEU's signature"])
-    known = {(key, one.measured[key]["signature"]) for one in found for key in METRICS}
-    table.rows += [[METRICS[key], signature] for key, signature in sorted(known)]
+    known = {(key, one.measured[key]["signature"]) for one in found for key in quality.NAMES}
+    table.rows += [[quality.NAMES[key], signature] for key, signature in sorted(known)]
     for said in sorted({c.reason for one in found for c in one.comets if c.reason and one.comet}):
         table.rows.append(["COMET", said])
     return table

@@ -148,6 +148,7 @@ class SavedSession:
         chat: bool = False,
         learn_prompt: bool = True,
         score: bool = False,
+        wanted: Sequence[str] = (),
         mark: Mapping[str, Any] | None = None,
     ) -> Iterator[Event]:
         """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on.
@@ -162,6 +163,7 @@ class SavedSession:
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
+        how |= {"wanted": list(wanted)} if wanted else {}
         given = self._given(ids, learn_prompt)
         self._ask([*_mark(mark), *given, ("write", (), {**how, "sampling": asdict(sampling)})])
         yield from self._follow(self.session.absorb_ids(ids, learn=learn_prompt))
@@ -180,6 +182,11 @@ class SavedSession:
         """The end of a write whose last token is there."""
         yield from self.session.absorb_ids([])
         yield Finished(0, "length")
+
+    def mask_from(self, first: int) -> None:
+        """As `Session.mask_from`."""
+        self._ask([("masked", (), {"from": first})])
+        self.session.mask_from(first)
 
     def close_chunk(self) -> ChunkLearned | None:
         """As `Session.close_chunk`."""
@@ -399,6 +406,8 @@ class SavedSession:
         session, known = self.session, act.ids[max(0, at - act.start) :]
         if act.kind == "given":
             yield from session.absorb_ids(known, learn=act.learn)
+        elif act.kind == "masked":
+            session.mask_from(act.data["from"])
         elif act.kind == "close":
             yield from self._close_chunk()
         elif act.kind == "seed":
@@ -426,10 +435,9 @@ class SavedSession:
 
     def _stream(self, act: Act, left: int, known: Sequence[int] = ()) -> Iterator[Event]:
         """What is left of a write."""
-        how = {key: act.data[key] for key in ("stop_at_end", "score")}
-        how["going_on"] = len(self.session.tokens) > act.start
+        how = {key: act.data[key] for key in ("stop_at_end", "score", "wanted") if key in act.data}
         sampling = SamplingParams(**act.data["sampling"])
-        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
+        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, began=act.start, **how)
 
     def _held(self, record: Record) -> Snapshot | None:
         """The snapshot of a record, if it is kept and whole."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from templora.errors import ModelError, OptionError
 
+# Of the fields of `Quality`, as papers call them.
+NAMES = {"bleu": "BLEU", "chrf": "chrF++", "ter": "TER"}
 _CHINESE = frozenset({"zh", "yue", "cmn", "zho", "lzh"})
 _JAPANESE = frozenset({"ja", "jpn"})
 # Thai, Lao, Khmer, Burmese, Tibetan: no spaces between words, and no tokenizer of sacreBLEU's own.

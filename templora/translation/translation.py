@@ -21,6 +21,7 @@ from templora.sampling import SamplingParams
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
+from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
@@ -38,6 +39,7 @@ class Paragraph:
         own: what the model wrote itself.
         whole: nothing of it was cut off at its longest.
         known: the target was given, not written.
+        doubt: why it was not learnt, or a part of it; empty if it was.
     """
 
     segment: int
@@ -45,6 +47,7 @@ class Paragraph:
     own: str
     whole: bool
     known: bool
+    doubt: str = ""
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Done:
         about: what is translated, and how; None: not said yet.
         paragraphs: those that are done.
         parts: of the next one, those that are done.
+        units: all parts that are done, in order.
         begun: whether the unit after them is.
         starts: where each paragraph begins in the text, the one under way included.
     """
@@ -62,6 +66,7 @@ class Done:
     about: Mapping[str, Any] | None = None
     paragraphs: list[Paragraph] = field(default_factory=list)
     parts: list[Mapping[str, Any]] = field(default_factory=list)
+    units: list[Mapping[str, Any]] = field(default_factory=list)
     begun: bool = False
     starts: list[int] = field(default_factory=list)
 
@@ -84,6 +89,7 @@ def what_is_done(history: History, target: Language) -> Done:
             else:
                 done.begun = False
                 done.parts.append(mark)
+                done.units.append(mark)
                 if mark["last"]:
                     done.paragraphs.append(_paragraph(done.parts, target))
                     done.parts = []
@@ -95,7 +101,8 @@ def what_is_done(history: History, target: Language) -> Done:
 def _paragraph(parts: Sequence[Mapping[str, Any]], language: Language) -> Paragraph:
     target, own = (join([part[key] for part in parts], language) for key in ("target", "own"))
     whole, known = (all(part[key] for part in parts) for key in ("whole", "known"))
-    return Paragraph(int(parts[0]["segment"]), target, own, whole, known)
+    doubt = next((part["doubt"] for part in parts if part.get("doubt")), "")
+    return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt)
 
 
 class Translation:
@@ -134,11 +141,15 @@ class Translation:
             return len(session.encode(text))
 
         size = session.config.chunk_size
-        self._translator = Translator(
-            saved, template, count, session.decode, size, sampling, terms=terms, known=known, ask=ask
-        )
         self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
-        self.paragraphs = what_is_done(saved.history, target).paragraphs
+        done = what_is_done(saved.history, target)
+        self.paragraphs = done.paragraphs
+        of = {(unit.segment, unit.part): unit.source for unit in self._units}
+        own = [part for part in done.units if not part["known"]]
+        doubts = Doubts((of.get((part["segment"], part["part"]), ""), part["own"]) for part in own)
+        self._translator = Translator(
+            saved, template, count, session.decode, size, sampling, terms=terms, known=known, ask=ask, doubts=doubts
+        )
 
     def run(self) -> Iterator[Event | Paragraph]:
         """Translates what is left: the session's events, and a `Paragraph` when one is done."""
@@ -164,7 +175,7 @@ class Translation:
         return Begun(list(written), pending, act.reason == "stop")
 
 
-_KEPT = ("target", "own", "whole", "known")
+_KEPT = ("target", "own", "whole", "known", "doubt")
 
 
 def digest(sources: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """`Translator`: paragraphs, one after another, through a session that learns each translation after its source.
 
     paragraph ─► prompt: read, not learnt ─► translation: written, or known ─► its end: given
-    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
+    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations, but for those that
+                 something speaks against
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
 what is learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 3.2: discourse-level translation.)
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from templora.events import ChunkLearned, Event, Finished, TokenEvent
 from templora.sampling import SamplingParams
 from templora.translation.characters import one_line
+from templora.translation.doubts import Doubts
 from templora.translation.template import Template
 from templora.translation.units import Unit
 
@@ -27,6 +29,9 @@ _MOST_FOR_EACH, _MOST_BESIDES = 3, 32
 
 class Text(Protocol):
     """What a translator asks of a session: `SavedSession` has it."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
 
     @property
     def open_tokens(self) -> int: ...
@@ -43,10 +48,13 @@ class Text(Protocol):
         sampling: SamplingParams | None = None,
         stop_at_end: bool = False,
         learn_prompt: bool = True,
+        wanted: Sequence[str] = (),
         mark: Mapping[str, Any] | None = None,
     ) -> Iterator[Event]: ...
 
     def suggest(self, **how: Any) -> str: ...
+
+    def mask_from(self, first: int) -> None: ...
 
     def close_chunk(self) -> ChunkLearned | None: ...
 
@@ -61,6 +69,7 @@ class Translated:
         own: what the model wrote; differs from `target` where that was known.
         whole: the model ended it itself; else it was cut off at its longest.
         known: the target was known.
+        doubt: why it is not learnt; empty if it is.
     """
 
     unit: Unit
@@ -68,6 +77,7 @@ class Translated:
     own: str
     whole: bool = True
     known: bool = False
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ class Translator:
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
         ask: whether the model is asked for its own where one is known.
+        doubts: what keeps the model's own translations from being learnt; knows those before.
     """
 
     def __init__(
@@ -112,7 +123,9 @@ class Translator:
         terms: Callable[[str], Mapping[str, str]] = lambda _: {},
         known: Mapping[int, str] | None = None,
         ask: bool = True,
+        doubts: Doubts | None = None,
     ) -> None:
+        self._doubts = doubts or Doubts()
         self._text, self._template = text, template
         self._count, self._decode, self._chunk_size, self._sampling = count, decode, chunk_size, sampling
         self._terms, self._known, self._ask = terms, known or {}, ask
@@ -155,9 +168,13 @@ class Translator:
             sampling=self._sampling,
             stop_at_end=True,
             learn_prompt=False,
+            wanted=self._wanted(unit),
             mark=mark,
         )
         yield from self._write(unit, events, [])
+
+    def _wanted(self, unit: Unit) -> list[str]:
+        return list(dict.fromkeys(self._terms(unit.source).values()))
 
     def _most(self, unit: Unit) -> int:
         return _MOST_FOR_EACH * self._count(unit.source) + _MOST_BESIDES
@@ -168,7 +185,7 @@ class Translator:
         elif begun.pending is not None:
             yield from self._write(unit, begun.pending, begun.written)
         else:
-            yield from self._end(self._made(unit, begun.written, begun.whole))
+            yield from self._judge(unit, begun.written, begun.whole)
 
     def _write(self, unit: Unit, events: Iterator[Event], before: Sequence[int]) -> Iterator[Event | Translated]:
         written, whole = list(before), True
@@ -178,17 +195,22 @@ class Translator:
             elif isinstance(event, Finished):
                 whole = event.reason == "stop"
             yield event
-        yield from self._end(self._made(unit, written, whole))
+        yield from self._judge(unit, written, whole)
 
-    def _made(self, unit: Unit, written: Sequence[int], whole: bool) -> Translated:
+    def _judge(self, unit: Unit, written: Sequence[int], whole: bool) -> Iterator[Event | Translated]:
+        """The end of what the model wrote itself, which is learnt unless something speaks against it."""
         text = one_line(self._decode(written)).strip()
-        return Translated(unit, text, text, whole)
+        doubt = self._doubts.about(unit.source, text, whole)
+        if doubt:
+            self._text.mask_from(len(self._text.tokens) - len(written))
+        yield from self._end(Translated(unit, text, text, whole, doubt=doubt))
 
     def _reveal(self, unit: Unit) -> Iterator[Event | Translated]:
         """A translation that is known, after the model's own, if that is wanted."""
         target = own = self._known[unit.segment]
         if self._ask:
-            own = one_line(self._text.suggest(max_new_tokens=self._most(unit), sampling=self._sampling)).strip()
+            how = {"max_new_tokens": self._most(unit), "sampling": self._sampling, "wanted": self._wanted(unit)}
+            own = one_line(self._text.suggest(**how)).strip()
         yield from self._end(Translated(unit, target, own, known=True))
 
     def _end(self, made: Translated) -> Iterator[Event | Translated]:
@@ -202,9 +224,10 @@ class Translator:
             "own": made.own,
             "whole": made.whole,
             "known": made.known,
+            "doubt": made.doubt,
         }
         # Not one by one: whoever stops listening in between finds the unit in the log, whole.
-        events = list(self._text.absorb_events(missing, mark=mark))
+        events = list(self._text.absorb_events(missing, learn=not made.doubt, mark=mark))
         yield made
         yield from events
 

@@ -108,6 +108,19 @@ def test_only_translations_are_in_the_loss(store: SessionStore) -> None:
         assert "A: Storm!\nB:A: Nobody came that winter.\nB:" in read
 
 
+def test_what_is_doubtful_is_not_learnt(store: SessionStore) -> None:
+    """It stays in the text; of a document of such paragraphs alone nothing is learnt. They are known again later."""
+    begin(store)
+    with store.open("t", tiny_engine()) as saved:
+        made = Translation(saved, [f"{i}." for i in range(4)], GERMAN, TEMPLATE, COLD)  # never ends a line by itself
+        events = list(made.run())
+        assert not any(isinstance(e, ChunkLearned) and e.committed for e in events)
+        assert len(saved.tokens) > 96
+        assert {p.doubt for p in made.paragraphs} == {"it was cut off at its longest"}
+        assert what_is_done(saved.history, GERMAN).paragraphs == made.paragraphs
+        assert saved.session.version == 0
+
+
 def test_chunks_end_between_paragraphs_where_they_can(store: SessionStore) -> None:
     """Known translations as short as their sources: no chunk is full before it is closed."""
     begin(store)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from templora.errors import TextError, nearest
+from templora.translation.documents.aligned import AlignedPairs
 from templora.translation.documents.base import Document as Document
 from templora.translation.documents.epub import Epub
 from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
+from templora.translation.languages import Language
+from templora.translation.pairs import read_pairs
 
 _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".txt": PlainText,
@@ -18,23 +21,29 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".markdown": Markdown,
     ".epub": Epub,
 }
+_PAIRS = (".jsonl", ".json")
 
 
-def open_document(path: str, raw: bytes | None = None) -> Document:
+def open_document(
+    path: str, raw: bytes | None = None, *, source: Language | None = None, target: Language | None = None
+) -> Document:
     """The document in a file; `-` is standard input, as text.
 
     Args:
         path: of the file; the end of its name says what kind it is.
         raw: what it holds, if it is read already.
+        source, target: the languages, which may be the keys of aligned pairs.
 
     Raises:
         TextError: it cannot be read, is damaged, or is of a kind that is not known here.
     """
     label = "standard input" if path == "-" else path or "''"
     suffix = ".txt" if path == "-" else Path(path).suffix.lower()
+    if suffix in _PAIRS:
+        return AlignedPairs(read_pairs(path, source, target))
     if suffix not in _KINDS:
         hint = f"; {nearest(suffix, _KINDS)}" if suffix else ""
-        kinds = ", ".join(_KINDS)
+        kinds = ", ".join((*_KINDS, *_PAIRS))
         raise TextError(f"{label}: only {kinds} can be translated, not {suffix or 'a file without ending'}{hint}")
     return _KINDS[suffix](label, _read(path, label) if raw is None else raw)
 

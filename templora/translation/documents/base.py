@@ -26,6 +26,11 @@ class Document(ABC):
     segments: tuple[Marked, ...]
 
     @property
+    def references(self) -> Sequence[str]:
+        """True translations of all segments; none where there are none."""
+        return ()
+
+    @property
     def opening(self) -> str:
         """What stands before the first segment. Only of a document that streams."""
         raise NotImplementedError

@@ -1,0 +1,48 @@
+"""Aligned pairs as a document: its paragraphs have a translation already, to learn from or to compare with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from templora.translation.characters import one_line
+from templora.translation.documents.base import Document
+from templora.translation.languages import Language
+from templora.translation.marking import mark_up
+from templora.translation.pairs import Aligned, Pair
+
+
+class AlignedPairs(Document):
+    """Pairs, one JSON object a line in the translation: `document`, `chapter`, `source`, `reference`, `translation`.
+
+    Args:
+        documents: as `read_pairs` reads them. What comes before a document is left out, and pairs without a letter in
+            the source are, in which nothing can be translated.
+    """
+
+    streams = True
+
+    def __init__(self, documents: Sequence[Aligned]) -> None:
+        marked = [(pair, mark_up([pair.source])) for document in documents for pair in document.pairs]
+        self._pairs = [pair for pair, segment in marked if segment]
+        self.segments = tuple(segment for _, segment in marked if segment)
+
+    @property
+    def references(self) -> Sequence[str]:
+        return [one_line(pair.target).strip() for pair in self._pairs]
+
+    @property
+    def opening(self) -> str:
+        return ""
+
+    def piece(self, index: int, target: str) -> str:
+        return _line(self._pairs[index], self.restored(index, target).text)
+
+    def render(self, targets: Sequence[str], to: Language) -> bytes:
+        return "".join(self.piece(i, target) for i, target in enumerate(targets)).encode()
+
+
+def _line(pair: Pair, translation: str) -> str:
+    where = {key: value for key, value in (("document", pair.document), ("chapter", pair.chapter)) if value}
+    values = {**where, "source": pair.source, "reference": pair.target, "translation": translation}
+    return json.dumps(values, ensure_ascii=False) + "\n"

@@ -1,0 +1,82 @@
+"""`Wanted`: words that should occur in what is written, made likelier where they fit until they have.
+
+A word's first token is lifted a little, so that it is taken where it is nearly the likeliest; once it is begun the rest
+is lifted more, so that it is finished. Nothing is forced: where the model sees no place for a word it does not occur.
+(Compare soft constraints by shifted logits: Pascual et al. 2021, "A plug-and-play method for controlled text
+generation"; hard ones need a beam: Post and Vilar 2018.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from templora.text import decode, encode
+
+# Nats that a word's first token is lifted by, and those after it.
+FIRST, NEXT = 3.0, 6.0
+
+
+class Wanted:
+    """Words wanted in one piece of text.
+
+    Args:
+        words: each is wanted once, in any case, with an ending or without.
+        tokenizer: of the model.
+        since: position of the first token that counts.
+    """
+
+    def __init__(self, words: Sequence[str], tokenizer: Any, since: int) -> None:
+        self._tokenizer, self._since = tokenizer, since
+        self._words = [(_pattern(word), _ways(word, tokenizer)) for word in dict.fromkeys(words) if word.strip()]
+
+    def lift(self, logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+        """The logits [vocabulary] of what comes after `tokens`, with what leads to a word that is missing lifted."""
+        written = list(tokens[self._since :])
+        said = decode(self._tokenizer, written)
+        lifts: dict[int, float] = {}
+        for pattern, ways in self._words:
+            if not pattern.search(said):
+                for way in ways:
+                    begun = _begun(way, written)
+                    if begun or _may_begin(said, decode(self._tokenizer, way)):
+                        token, letters = way[begun], decode(self._tokenizer, way[:begun]).strip()
+                        lifts[token] = max(NEXT if letters else FIRST, lifts.get(token, 0.0))
+        if not lifts:
+            return logits
+        lifted = logits.clone()
+        at = torch.tensor(list(lifts), device=logits.device)
+        lifted[at] += torch.tensor(list(lifts.values()), dtype=logits.dtype, device=logits.device)
+        return lifted
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    """A word, at the start of one where words have spaces between them."""
+    return re.compile((r"(?<!\w)" if _alphabetic(word[0]) else "") + re.escape(word), re.IGNORECASE)
+
+
+def _alphabetic(character: str) -> bool:
+    """Of the Latin, Greek or Cyrillic script: those whose words take no article or preposition on to themselves."""
+    return character.isalnum() and character < "\u0530"
+
+
+def _ways(word: str, tokenizer: Any) -> list[list[int]]:
+    """As which tokens a word may be written: after a space, or without one, as written or with a capital."""
+    spelled = dict.fromkeys([word, word[0].upper() + word[1:]])
+    ways = [encode(tokenizer, space + form, special=False) for form in spelled for space in (" ", "")]
+    return [list(way) for way in dict.fromkeys(map(tuple, ways)) if way]
+
+
+def _begun(way: Sequence[int], written: Sequence[int]) -> int:
+    """How many of a way's tokens were written last, without being all of it."""
+    return max((n for n in range(1, len(way)) if list(written[-n:]) == list(way[:n])), default=0)
+
+
+def _may_begin(said: str, way: str) -> bool:
+    """Whether a word written this way may follow here: not within another one."""
+    if way[:1].isspace():
+        return not said[-1:].isspace()
+    return not (said and _alphabetic(said[-1]) and _alphabetic(way[0]))

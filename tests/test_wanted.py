@@ -1,0 +1,61 @@
+"""Words that should occur: lifted where they fit, until they have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import small
+
+from templora.engine import Engine
+from templora.sampling import SamplingParams
+from templora.testing import byte_tokenizer
+from templora.wanted import FIRST, NEXT, Wanted
+
+COLD = SamplingParams(temperature=0)
+
+
+def lifts(words: list[str], said: str, before: str = "kernel: ") -> dict[str, float]:
+    """By how much each character is lifted after `said`."""
+    tokenizer = byte_tokenizer()
+    tokens = tokenizer(before + said)["input_ids"]
+    logits = torch.zeros(len(tokenizer))
+    found = Wanted(words, tokenizer, len(tokenizer(before)["input_ids"])).lift(logits, tokens)
+    assert not logits.any()
+    return {tokenizer.decode([i]): float(found[i]) for i in found.nonzero()[:, 0].tolist()}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", {" ": FIRST, "k": FIRST, "K": FIRST}),
+        ("the", {" ": FIRST}),
+        ("the ", {"k": FIRST, "K": FIRST}),
+        ("the k", {"e": NEXT, " ": FIRST}),
+        ("the kern", {"e": NEXT, " ": FIRST}),
+        ("the (", {" ": FIRST, "k": FIRST, "K": FIRST}),
+        ("the kernels", {}),
+        ("a Kernel", {}),
+        ("microkernel", {" ": FIRST}),
+    ],
+)
+def test_a_word_is_lifted_where_it_fits(said: str, expected: dict[str, float]) -> None:
+    assert lifts(["kernel"], said) == expected
+
+
+def test_words_one_after_another() -> None:
+    assert lifts(["ab", "cd"], "ab") == {" ": FIRST}
+    assert lifts(["ab", "cd"], "ab c") == {"d": NEXT, " ": FIRST}
+    assert lifts(["ab", "cd"], "cd, ab.") == {}
+    assert lifts(["", " "], "x") == {}
+    assert lifts(["中文"], "这是")  # no space is needed
+
+
+def test_it_is_what_is_written(engine: Engine, text: str) -> None:
+    """And suggested."""
+    with engine.session(small(learning="off")) as session:
+        plain = session.write(text[:50], max_new_tokens=20, sampling=COLD)
+    with engine.session(small(learning="off")) as session:
+        session.absorb(text[:50])
+        suggested = session.suggest(max_new_tokens=20, sampling=COLD, wanted=["ow"], stop_at_end=False)
+        written = session.stream(max_new_tokens=20, sampling=COLD, wanted=["ow"])
+        assert suggested == "".join(getattr(e, "text", "") for e in written) != plain
