@@ -19,37 +19,27 @@ _DEGENERATE = 0.95
 
 @dataclass
 class Written:
-    """What the model wrote itself of the open chunk, and is to learn.
+    """What the model wrote itself of the open chunk.
 
     Attributes:
-        spans: where, as [first, end) of the text's tokens, and the entropy of the predictions that they were chosen
-            from, summed, in nats.
+        spans: where, as [first, end) of the text's tokens.
+        entropy: of the predictions that they were chosen from, summed, in nats.
     """
 
-    spans: list[tuple[int, int, float]] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    entropy: float = 0.0
 
     def append(self, at: int, entropy: float) -> None:
         """Counts the token at `at`."""
         if self.spans and self.spans[-1][1] == at:
-            first, _, known = self.spans[-1]
-            self.spans[-1] = (first, at + 1, known + entropy)
+            self.spans[-1] = (self.spans[-1][0], at + 1)
         else:
-            self.spans.append((at, at + 1, entropy))
-
-    def before(self, first: int) -> Written:
-        """Without what begins at token `first` or after it, and with what goes on there cut off."""
-        kept = [
-            (a, min(b, first), entropy * (min(b, first) - a) / (b - a)) for a, b, entropy in self.spans if a < first
-        ]
-        return Written(kept)
+            self.spans.append((at, at + 1))
+        self.entropy += entropy
 
     @property
     def tokens(self) -> int:
-        return sum(end - first for first, end, _ in self.spans)
-
-    @property
-    def entropy(self) -> float:
-        return sum(entropy for _, _, entropy in self.spans)
+        return sum(end - first for first, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class Brake:
             written: what of the chunk the model wrote.
             lesson: the tokens that are to be learnt.
         """
-        own = [tokens[i] for first, end, _ in written.spans for i in range(first, end)]
+        own = [tokens[i] for first, end in written.spans for i in range(first, end)]
         for ids, most in ((own, config.max_repetition), (lesson, max(_DEGENERATE, config.max_repetition))):
             share = repeated(ids) if len(ids) >= _FEWEST_TO_JUDGE else 0.0
             if share > most:
@@ -127,6 +117,7 @@ def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any
     """What a snapshot has to say about them."""
     return {
         "spans": written.spans,
+        "entropy": written.entropy,
         "brake": [brake.entropy, brake.tokens],
         "patience": [patience.rolled_back, patience.paused],
     }
@@ -134,6 +125,5 @@ def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any
 
 def from_json(held: Mapping[str, Any]) -> tuple[Written, Brake, Patience]:
     """What `to_json` was given."""
-    # Earlier versions kept one entropy for all spans: theirs are taken as 0.
-    written = Written([(first, end, entropy[0] if entropy else 0.0) for first, end, *entropy in held["spans"]])
+    written = Written([(first, end) for first, end in held["spans"]], held["entropy"])
     return written, Brake(*held["brake"]), Patience(*held["patience"])

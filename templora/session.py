@@ -27,6 +27,7 @@ from templora.cache import WindowCache
 from templora.chunks import Chunk, spans
 from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
+from templora.drafting import Draft, Drafter
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.gguf_adapter import save_gguf_adapter
@@ -43,7 +44,6 @@ from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
-from templora.wanted import Wanted
 
 if TYPE_CHECKING:
     from templora.engine import Engine
@@ -121,10 +121,9 @@ class Session:
             with engine.lock:
                 engine.release(self, self._bank, self._slot)
             raise
-        adapter = Adapter(self._bank, self._slot, config.scaling)
-        self._adapted = Decoder(engine.model, adapter, config, self._opening, self.meter, engine.new_step)
-        base = Adapter(self._bank, None, config.scaling)
-        self._base = Decoder(engine.model, base, config, self._opening, self.meter, engine.new_step)
+        self._adapted = self._reader(Adapter(self._bank, self._slot, config.scaling))
+        self._base = self._reader(Adapter(self._bank, None, config.scaling))
+        self._drafters: dict[bool, Drafter] = {}  # whether the base drafts -> with what
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter, probe)
         self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
@@ -206,6 +205,11 @@ class Session:
         """`absorb`, yielding `ChunkLearned` and `Absorbed` as it goes."""
         yield from self.absorb_ids(self.encode(text), learn=learn)
 
+    def absorb_parts(self, parts: Sequence[tuple[str, bool]]) -> Iterator[Event]:
+        """`absorb_events` for texts one after another, each with whether it is to be learnt."""
+        for text, learn in parts:
+            yield from self.absorb_events(text, learn=learn)
+
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
@@ -280,9 +284,8 @@ class Session:
         chat: bool = False,
         learn_prompt: bool = True,
         score: bool = False,
-        wanted: Sequence[str] = (),
         again: Sequence[int] = (),
-        began: int | None = None,
+        going_on: bool = False,
     ) -> Iterator[Event]:
         """Absorbs `prompt`, then writes up to `max_new_tokens` tokens, learning each chunk as it fills.
 
@@ -295,10 +298,9 @@ class Session:
             chat: put the prompt into the model's chat template, as the user's turn.
             learn_prompt: whether the prompt is learnt like what is written; else it is only read.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
-            wanted: words that should occur in what is written (`templora.wanted`).
             again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
                 same, so that the random numbers after it are those of that run.
-            began: it is the rest of a call that was left, which began to write at this position.
+            going_on: it is the rest of a call that was left: `score` then takes in what that one wrote.
 
         Yields:
             `ChunkLearned` and `Absorbed` for the prompt; then `TokenEvent`s, with a `ChunkLearned` (before it a
@@ -319,16 +321,14 @@ class Session:
             raise TextError("there is nothing to go on from: give a prompt")
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
         text = TextStream(self._tokenizer, self.tokens[-4:])
-        began = len(self.tokens) if began is None else began
-        if began == len(self.tokens):
-            self._scored_to = began
-        hoped = Wanted(wanted, self._tokenizer, began) if wanted else None
+        if not going_on:
+            self._scored_to = len(self.tokens)
         reason: FinishReason = "length"
         written = 0
         while written < max_new_tokens and reason == "length":
             with self._step():
                 self._alive()
-                token, nats = self._next(sampler, hoped)
+                token, nats = self._next(sampler)
                 if written < len(again):
                     token = again[written]
                 if token in ends:
@@ -351,49 +351,42 @@ class Session:
                 yield from self._end_chunk()
         yield Finished(written, reason, text.flush())
 
-    def suggest(
+    def draft(
         self,
+        prompt: str = "",
         *,
         max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = True,
         wanted: Sequence[str] = (),
         base: bool = False,
-    ) -> str:
-        """What it would write next. Nothing of that stays: text, adapter and random numbers are as they were.
+        each: Callable[[str], None] = lambda _: None,
+    ) -> Draft:
+        """What it would write after `prompt`. Nothing of that stays: text, adapter and random numbers are as they were.
 
         Args:
-            max_new_tokens: how much at most; the window may end it before.
-            sampling, stop_at_end, wanted: as for `stream`. Random numbers are drawn from the seed and the position.
+            prompt: text to go on from; may be empty if the session already holds some.
+            max_new_tokens: how much at most.
+            sampling, stop_at_end: as for `stream`. Random numbers are drawn from the seed and the position.
+            wanted: words that should occur in it (`templora.wanted`).
             base: ask the bare base, not the adapted model.
+            each: told the text of each token; what it raises ends the draft.
+
+        Raises:
+            TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
         sampling = sampling or SamplingParams()
-        ends = self._engine.ends(sampling)
-        reader = self._base if base else self._adapted
-        with self._step():
-            self._alive()
-            if not self.tokens:
-                raise TextError("there is nothing to go on from")
-            self._prepare(reader)
-            reader.ready()
-        generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(self.tokens)) % 2**63)
+        tokens, ends = [*self.tokens, *self.encode(prompt)], self._engine.ends(sampling)
+        if not tokens:
+            raise TextError("there is nothing to go on from: give a prompt")
+        if base not in self._drafters:
+            reader = self._reader(self._base.adapter if base else self._adapted.adapter)
+            self._drafters[base] = Drafter(reader, self._tokenizer, self._step)
+        generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(tokens)) % 2**63)
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
-        tokens, held, cache = list(self.tokens), reader.cache.length, reader.cache
-        hoped = Wanted(wanted, self._tokenizer, len(tokens)) if wanted else None
-        text, said = TextStream(self._tokenizer, tokens[-4:]), ""
-        try:
-            while len(tokens) - len(self.tokens) < max_new_tokens and cache.length < cache.capacity:
-                with self._step(), self.meter.phase("decode"):
-                    self._alive()
-                    logits = reader.next_logits(tokens)
-                    token = sampler(hoped.lift(logits, tokens) if hoped else logits, tokens[-self.config.window :])
-                if token in ends:
-                    break
-                tokens.append(token)
-                said += text.push(token)
-        finally:
-            cache.truncate(held)
-        return said + text.flush()
+        size = self.config.chunk_size
+        start = self._chunk_start + (len(tokens) - self._chunk_start) // size * size  # of the chunk that it would be in
+        return self._drafters[base].draft(tokens, start, max_new_tokens, sampler, ends, wanted, each)
 
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
@@ -410,17 +403,6 @@ class Session:
             self._alive()
             self._settle()
         return self._learned.pop() if len(self._learned) > known else None
-
-    def mask_from(self, first: int) -> None:
-        """What the open chunk holds from token `first` on is read, but not learnt: it was written, say, and is no good.
-        Of chunks that are closed nothing changes.
-        """
-        with self._step():
-            self._alive()
-            first, end = max(first, self._chunk_start), len(self.tokens)
-            if first < end:
-                kept = tuple((a, min(b, first)) for a, b in self._masked if a < first)
-                self._masked, self._written = (*kept, (first, end)), self._written.before(first)
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """Exports the adapter; without this nothing of it outlives the session.
@@ -588,7 +570,7 @@ class Session:
                     self._memory.end()
                     self._engine.release(self, self._bank, self._slot)
                     self._released = True
-                    del self._adapted, self._base, self._learner, self._reading
+                    del self._adapted, self._base, self._drafters, self._learner, self._reading
         if self.receipt is None:
             self.receipt = self._engine.receipt(self._bank, self._slot)
         return self.receipt
@@ -637,6 +619,10 @@ class Session:
         with self._step(), self.meter.phase("learn"):
             return Probe.draw(model, self.tokens, passage, self.meter)
 
+    def _reader(self, adapter: Adapter) -> Decoder:
+        engine = self._engine
+        return Decoder(engine.model, adapter, self.config, self._opening, self.meter, engine.new_step)
+
     def _prepare(self, *decoders: Decoder) -> None:
         for decoder in decoders:
             self._memory.prepare(decoder, self.tokens, self._chunk_start, self._served)
@@ -646,14 +632,13 @@ class Session:
         """What caches must have been computed under: it grows when the adapter changes, or the model itself."""
         return self.version + self._memory.version
 
-    def _next(self, sampler: Sampler, wanted: Wanted | None) -> tuple[int, float]:
+    def _next(self, sampler: Sampler) -> tuple[int, float]:
         """The token that comes next, and the entropy of what it was chosen from."""
         self._prepare(self._adapted)
         self._adapted.ready()
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
-            lifted = wanted.lift(logits, self.tokens) if wanted else logits
-            token = sampler(lifted, self.tokens[-self.config.window :])
+            token = sampler(logits, self.tokens[-self.config.window :])
             return token, entropy_of(logits) if self.config.min_entropy else 0.0
 
     def _append_written(self, token: int, entropy: float) -> None:

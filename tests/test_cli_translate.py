@@ -18,6 +18,7 @@ from evaluations import tiny_folder
 from templora.cli.translate import translate as command
 from templora.errors import OptionError, TextError
 from templora.store.store import SessionStore
+from templora.translation.doubts import Doubts
 
 SMALL = ["--chunk-size", "96", "--window", "192", "--rank", "4", "--learning-rate", "0.01"]
 BOOK = (
@@ -41,6 +42,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionStore:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(BOOK, encoding="utf-8")
     return SessionStore()
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tiny model writes is taken for a translation."""
+    monkeypatch.setattr(Doubts, "about", lambda *_: "")
 
 
 Translate = Callable[..., Result]
@@ -150,6 +157,7 @@ def test_corrections(translate: Translate, store: SessionStore, tmp_path: Path) 
     assert [json.loads(line)["target"] for line in (tmp_path / "book.jsonl").read_text().splitlines()] == after
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_glossary_is_shown_to_the_model_and_reported(
     translate: Translate, store: SessionStore, tmp_path: Path
 ) -> None:
@@ -168,8 +176,8 @@ def test_a_glossary_is_shown_to_the_model_and_reported(
 def test_what_is_doubtful_is_said(translate: Translate, tmp_path: Path) -> None:
     done = outcome(translate("--report", "run.json", "--out", "out.txt", quiet=False))
     report = json.loads((tmp_path / "run.json").read_text())
-    assert report["doubts"]["it was cut off at its longest"] == [1, 2, 3]
-    assert "not learnt, for it was cut off at its longest: paragraphs 1, 2, 3\n" in done.stderr
+    assert report["doubts"]["it was cut off at its longest"] == [1, 2, 3, 4]
+    assert "doubtful, for it was cut off at its longest: paragraphs 1, 2, 3, 4\n" in done.stderr
 
 
 ALIGNED = [("The lamp.", "Die Lampe."), ("***", "***"), ("Nobody came that winter.", "Niemand kam in jenem Winter.")]

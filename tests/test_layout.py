@@ -23,7 +23,7 @@ ORDER = [
     ["model", "peft_format", "gguf_adapter", "rates"],
     ["anatomy", "captured", "optimizer", "probe"],
     ["decoding", "learning", "step"],
-    ["updates", "methods", "snapshot"],
+    ["drafting", "updates", "methods", "snapshot"],
     ["session"],
     ["engine"],
     ["loading", "report", "testing"],

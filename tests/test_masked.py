@@ -10,9 +10,10 @@ import torch
 from conftest import small
 
 from templora.chunks import Chunk
+from templora.drafting import Draft
 from templora.engine import Engine
+from templora.errors import TextError
 from templora.events import ChunkLearned, ChunkScored, Finished, TokenEvent
-from templora.guards import Written
 from templora.sampling import SamplingParams
 from templora.session import Session
 from templora.store.store import SessionStore
@@ -111,77 +112,64 @@ def test_a_snapshot_holds_the_masks(engine: Engine, text: str) -> None:
         assert torch.equal(weights(session), wanted)
 
 
-def test_what_was_written_can_be_masked(engine: Engine, text: str) -> None:
-    """As if it had been given to be read alone; the brake does not look at it either."""
-    cold = SamplingParams(temperature=0)
-    with engine.session(small(chunk_size=96, window=192)) as session:
-        session.absorb(text[:40])
-        said = session.write(max_new_tokens=30, sampling=cold)
-        session.mask_from(len(session.tokens) - 30)
-        session.mask_from(len(session.tokens) - 30)  # twice is once
-        assert session._written.tokens == 0
-        session.absorb(text[:26])
-        found, tokens = weights(session), list(session.tokens)
-    with engine.session(small(chunk_size=96, window=192)) as session:
-        session.absorb(text[:40])
-        for _ in session.absorb_ids(tokens[40:70], learn=False):
-            pass
-        session.absorb(text[:26])
-        assert session.tokens == tokens, said
-        assert torch.equal(weights(session), found)
-
-
-def test_only_the_open_chunk_is_masked(engine: Engine, text: str) -> None:
-    with engine.session(small()) as session:
-        session.absorb(text[:40])  # 32 of them are learnt
-        before = weights(session)
-        session.mask_from(0)
-        assert session._open_chunk().masked == ((32, 40),)
-        session.absorb(text[40:64])
-        assert session._chunk_start == 64
-        assert not torch.equal(weights(session), before)
-    written = Written([(3, 5, 1.0), (8, 12, 2.0)])
-    assert written.before(10).spans == [(3, 5, 1.0), (8, 10, 1.0)]
-    assert written.before(8).spans == [(3, 5, 1.0)]
-
-
-# Suggestions and stops ---------------------------------------------------------------------------------------------
+# Drafts and stops --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_reuse": 1}, {"learning": "parallel"}])
 @pytest.mark.parametrize("sampling", [SamplingParams(temperature=0), SamplingParams(temperature=2.0)])
-def test_a_suggestion_leaves_no_trace(text: str, options: dict[str, Any], sampling: SamplingParams) -> None:
+def test_a_draft_leaves_no_trace(text: str, options: dict[str, Any], sampling: SamplingParams) -> None:
     found = []
-    for suggests in (False, True):
+    for drafts in (False, True):
         engine = tiny_engine()
         with engine.session(small(**options)) as session:
             session.absorb(text[:70])
-            if suggests:
-                said = [session.suggest(max_new_tokens=9, sampling=sampling) for _ in range(2)]
-                assert said[0] == said[1] != ""
-                session.suggest(max_new_tokens=5, sampling=sampling, base=True)
+            if drafts:
+                said = [session.draft("so", max_new_tokens=9, sampling=sampling) for _ in range(2)]
+                assert said[0] == said[1] != Draft("", True)
+                session.draft(max_new_tokens=5, sampling=sampling, base=True)
             session.score(text[70:90])
-            if suggests:
-                session.suggest(max_new_tokens=200, sampling=sampling)
+            if drafts:
+                session.draft(max_new_tokens=200, sampling=sampling)
             session.write(max_new_tokens=40, sampling=SamplingParams(temperature=1.0))
             found.append((session.tokens, weights(session)))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_a_greedy_suggestion_is_what_is_written(engine: Engine, text: str) -> None:
+def test_a_greedy_draft_is_what_is_written(engine: Engine, text: str) -> None:
+    """By the adapter or the base, with a prompt or after it."""
+    cold: dict[str, Any] = {"max_new_tokens": 12, "sampling": SamplingParams(temperature=0)}
     with engine.session(small()) as session:
         session.absorb(text[:70])
-        said = session.suggest(max_new_tokens=12, sampling=SamplingParams(temperature=0), stop_at_end=False)
-        base = session.suggest(max_new_tokens=12, sampling=SamplingParams(temperature=0), stop_at_end=False, base=True)
-        assert session.write(max_new_tokens=12, sampling=SamplingParams(temperature=0)) == said != base
+        said = session.draft(text[70:75], stop_at_end=False, **cold)
+        base = session.draft(text[70:75], stop_at_end=False, base=True, **cold)
+        session.absorb(text[70:75])
+        assert session.draft(stop_at_end=False, **cold) == said
+        assert session.write(**cold) == said.text != base.text
+        assert not said.ended
 
 
-def test_a_suggestion_ends_with_the_window(engine: Engine, text: str) -> None:
-    with engine.session(small()) as session:
-        session.absorb(text[:70])
-        said = session.suggest(max_new_tokens=1000, sampling=SamplingParams(temperature=0), stop_at_end=False)
-        assert 0 < len(session.encode(said)) <= 96
+def test_a_draft_goes_on_when_the_window_is_full(engine: Engine, text: str) -> None:
+    """As writing does, where nothing is learnt on the way."""
+    cold: dict[str, Any] = {"max_new_tokens": 150, "sampling": SamplingParams(temperature=0)}
+    with engine.session(small(learning="off")) as session:
+        session.absorb(text[:64])
+        said = session.draft(text[64:128], stop_at_end=False, **cold).text
+        session.absorb(text[64:128])
+        assert session.write(**cold) == said
+
+
+def test_a_draft_needs_something_to_go_on_from(engine: Engine) -> None:
+    with engine.session(small()) as session, pytest.raises(TextError, match="nothing to go on from"):
+        session.draft()
+
+
+def test_a_draft_ends_where_it_is_told_to(engine: Engine, text: str) -> None:
+    with engine.session(small(learning="off")) as session:
+        free = session.draft(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0)).text
+        stop = free[7]
+        said = session.draft(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop))
+        assert said == Draft(free[: free.index(stop)], True)
 
 
 def test_writing_stops_before_a_text(engine: Engine, text: str) -> None:
@@ -242,10 +230,9 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
     with tiny_engine().session(config) as session:
         for round in range(4):
             session.absorb(f"{round}. {FIRST}", learn=False)
-            for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False, wanted=["lamp"]):
+            for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
                 pass
-            session.mask_from(len(session.tokens) - 3 * (round % 2))
-            session.absorb("\n")
+            list(session.absorb_parts([("more\n", False), ("\n", True)]))
         wanted, learnt = list(session.tokens), weights(session)
     store = SessionStore(tmp_path)
     store.create("s", tiny_engine(), config).close()
@@ -255,19 +242,12 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
                 if step == 0:
                     saved.absorb(f"{round}. {FIRST}", learn=False)
                 elif step == 1:
-                    for _ in saved.stream(
-                        "and: ",
-                        max_new_tokens=30,
-                        sampling=stop,
-                        learn_prompt=False,
-                        wanted=["lamp"],
-                        mark={"n": round},
-                    ):
+                    for _ in saved.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
                         pass
                 else:
-                    assert saved.suggest(max_new_tokens=5, sampling=cold)
-                    saved.mask_from(len(saved.tokens) - 3 * (round % 2))
-                    for _ in saved.absorb_events("\n", mark={"end": round}):
+                    assert saved.draft(max_new_tokens=5, sampling=cold).text
+                    saved.mark({"n": round})
+                    for _ in saved.absorb_parts([("more\n", False), ("\n", True)], mark={"end": round}):
                         pass
             for path in (tmp_path / "s" / "files").glob("*"):
                 path.unlink()
@@ -277,4 +257,5 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
         said = [mark for _, mark in saved.history.marks]
         assert said == [m for n in range(4) for m in ({"n": n}, {"end": n})]
         places = [place for place, _ in saved.history.marks]
-        assert places == sorted(places)
+        # What the mark is of begins before it and ends after it.
+        assert [after - before for before, after in zip(places[::2], places[1::2], strict=True)] == [5] * 4

@@ -50,12 +50,9 @@ def test_words_one_after_another() -> None:
     assert lifts(["中文"], "这是")  # no space is needed
 
 
-def test_it_is_what_is_written(engine: Engine, text: str) -> None:
-    """And suggested."""
+def test_it_changes_what_is_drafted(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
-        plain = session.write(text[:50], max_new_tokens=20, sampling=COLD)
-    with engine.session(small(learning="off")) as session:
-        session.absorb(text[:50])
-        suggested = session.suggest(max_new_tokens=20, sampling=COLD, wanted=["ow"], stop_at_end=False)
-        written = session.stream(max_new_tokens=20, sampling=COLD, wanted=["ow"])
-        assert suggested == "".join(getattr(e, "text", "") for e in written) != plain
+        plain = session.draft(text[:50], max_new_tokens=20, sampling=COLD).text
+        assert "ow" not in plain
+        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=["ow"]).text != plain
+        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=[" "]).text == plain

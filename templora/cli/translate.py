@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from templora.cli.console import bar, clock, learned_text
+from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs, print_out
 from templora.cli.kept import Kept
 from templora.cli.options import (
@@ -26,7 +27,7 @@ from templora.cli.options import (
 )
 from templora.cli.run import Run
 from templora.errors import ModelError, OptionError
-from templora.events import ChunkLearned, Event, Finished, TokenEvent
+from templora.events import ChunkLearned, Event
 from templora.report import TextReport
 from templora.translation.corrections import read_corrections
 from templora.translation.documents import Document, open_document
@@ -149,6 +150,7 @@ class _Job:
         self.output = Output(self.document, self.to, out, begun=self.kept.begun)
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
+        self.before = self.drafted = self.committed = self.stopped = 0
 
     def _source_language(self) -> Language:
         found = detect("\n".join(self.sources)[:_SAMPLE])
@@ -207,23 +209,28 @@ class _Job:
                     saved.mark({"translation": self.about})
                 known = {**(dict(enumerate(self.references)) if self.reveals else {}), **self.known}
                 translation = Translation(
-                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=known, ask=self.reveals
-                )
+                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=known, ask=self.reveals,
+                    each=self._drafted,
+                )  # fmt: skip
                 self.paragraphs = translation.paragraphs
-                before = len(self.paragraphs)
+                self.before = len(self.paragraphs)
                 print_out(self.output.begin([self._shown(p) for p in self.paragraphs]))
                 most = options["preview"]
 
                 def show(event: Event | Paragraph) -> None:
-                    self._show(event, text, before)
+                    self._show(event, text)
+                    if translation.stopped and not self.stopped:
+                        self.stopped = len(self.paragraphs)
+                        note = f"learning stopped at paragraph {self.stopped}: the bare model did better too often"
+                        run.console.chunk(note)
+                        run.notes.append(note)
 
                 run.follow(_first(translation, most), show)
                 run.notes += [note for note in saved.notes if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
             self._leave(whole)
-            written = sum(row["tokens"] for row in text.chunks)
-            run.finish(engine, written, self._report(whole))
+            run.finish(engine, self.drafted, self._report(whole))
 
     def _terms(self, source: str) -> dict[str, str]:
         return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}
@@ -232,23 +239,34 @@ class _Job:
         """What the reader gets: where the true translation is only revealed to be learnt, the model's own."""
         return paragraph.own if self.reveals else paragraph.target
 
-    def _show(self, event: Event | Paragraph, text: TextReport, before: int) -> None:
-        console, many = self.work.console, len(self.sources)
+    def _drafted(self, piece: str) -> None:
+        """Between two tokens of a draft, of which nothing stays if it is stopped."""
+        if stop_signals.received is not None:
+            raise Interrupted(stop_signals.received)
+        self.drafted += 1
+        self._status()
+
+    def _show(self, event: Event | Paragraph, text: TextReport) -> None:
+        console = self.work.console
         if isinstance(event, Paragraph):
             print_out(self.output.add(event.segment, self._shown(event)))
-        else:
-            text.add(event)
+            self._status()
+            return
+        text.add(event)
         if isinstance(event, ChunkLearned):
+            self.committed += event.committed
             console.chunk(f"chunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
             if not event.committed:
                 self.work.notes.append(f"chunk {event.index} was {learned_text(event)}")
-        if isinstance(event, Paragraph | TokenEvent | ChunkLearned | Finished):
-            done = len(self.paragraphs)
-            speed = self.work.rate(done - before)
-            left = clock((many - done) / speed) if done > before and speed else "?"
-            console.status(
-                f"{bar(done, many)} {done:,}/{many:,} paragraphs · {left} left · {text.committed} chunks learnt"
-            )
+
+    def _status(self) -> None:
+        done, many = len(self.paragraphs), len(self.sources)
+        speed = self.work.rate(done - self.before)
+        left = clock((many - done) / speed) if done > self.before and speed else "?"
+        words = f"{self.work.rate(self.drafted):.0f} tokens/s"
+        self.work.console.status(
+            f"{bar(done, many)} {done:,}/{many:,} paragraphs · {words} · {left} left · {self.committed} chunks learnt"
+        )
 
     def _leave(self, whole: bool) -> None:
         """What stays when it is over: the files that were asked for, and the session, if there is more to come."""
@@ -278,7 +296,7 @@ class _Job:
                 doubts.setdefault(p.doubt, []).append(p.segment + 1)
         for doubt, found in doubts.items():
             notes.append(
-                f"not learnt, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}"
+                f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}"
             )
         quality = self._quality(shown)
         terms = self._kept_terms()
@@ -299,6 +317,7 @@ class _Job:
             "cut_off": cut,
             "empty": empty,
             "doubts": doubts,
+            "learning_stopped_at": self.stopped or None,
             "targets": self.options["targets"],
             "quality": quality,
             "glossary": terms,

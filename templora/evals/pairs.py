@@ -11,18 +11,18 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.drafting import Draft
 from templora.errors import OptionError, nearest
 from templora.evals.run import Run, predicted, update
 from templora.evals.translating import Translating
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
 from templora.translation.characters import one_line
-from templora.translation.doubts import Doubts
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
 from templora.translation.sentences import join
@@ -111,7 +111,7 @@ class _Text:
 
     def __init__(self, session: Session, adapted: bool, score: bool) -> None:
         self._session, self._adapted, self._score = session, adapted, score
-        self.close_chunk, self.mask_from = session.close_chunk, session.mask_from
+        self.close_chunk = session.close_chunk
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -121,18 +121,22 @@ class _Text:
     def open_tokens(self) -> int:
         return self._session.open_tokens
 
-    def absorb_events(self, text: str, *, learn: bool = True, mark: Mapping[str, Any] | None = None) -> Iterator[Event]:
+    def draft(self, prompt: str = "", *, base: bool = False, **how: Any) -> Draft:
+        return self._session.draft(prompt, base=base or not self._adapted, **how)
+
+    def absorb_parts(
+        self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
+    ) -> Iterator[Event]:
         session = self._session
-        if not (learn and self._score):
-            return session.absorb_events(text, learn=learn)
-        base = session.config.mixture or not self._adapted
-        return session.score_ids(session.encode(text), base=base, adapted=self._adapted)
+        for text, learn in parts:
+            if learn and self._score:
+                base = session.config.mixture or not self._adapted
+                yield from session.score_ids(session.encode(text), base=base, adapted=self._adapted)
+            else:
+                yield from session.absorb_events(text, learn=learn)
 
-    def stream(self, prompt: str = "", *, mark: Mapping[str, Any] | None = None, **how: Any) -> Iterator[Event]:
-        return self._session.stream(prompt, **how)
-
-    def suggest(self, **how: Any) -> str:
-        return self._session.suggest(base=not self._adapted, **how)
+    def mark(self, data: Mapping[str, Any]) -> None:
+        pass  # rows say it
 
 
 def translate(
@@ -140,10 +144,10 @@ def translate(
 ) -> Iterator[int]:
     """Takes a document through a session, paragraph by paragraph.
 
-    A row has `source`, `reference`, `own` (what the model wrote), `whole` (it ended it itself), `doubt` (why it is not
-    learnt), `learnt` (what became of the chunks that ended with it), `targets`, `words`, `bytes` and NLLs of the
-    reference, 0 where it is not revealed, and `seconds`. Chunks also end where a chapter does, or a segment of
-    GuoFeng's.
+    A row has `source`, `reference`, `own` (what the model wrote), `by` (which attempt), `whole` (it ended it itself),
+    `doubt` (why it is not learnt), `learnt` (what became of the chunks that ended with it), `seconds`, and, of the
+    reference, `targets`, `words`, `bytes` and NLLs, 0 where it is not revealed. Chunks also end where a chapter does,
+    or a segment of GuoFeng's.
 
     Args:
         run: takes the rows.
@@ -165,25 +169,27 @@ def translate(
         return len(session.encode(part))
 
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
-    kept = run.go_on(lambda meta: meta["session"])
-    done, doubts = kept["done"], Doubts(kept.get("doubts", ()))
     translator = Translator(
         _Text(session, adapted, reference),
         template,
         count,
-        session.decode,
         size,
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
         known=known,
-        doubts=doubts,
+        learns=session.config.learning != "off",
     )
     parts: dict[int, list[Unit]] = {}
     sources = [pair.source for pair in (*before, *pairs)]
     for unit in units(sources, lambda part: count(part) <= size * LONGEST_SOURCE, known):
         parts.setdefault(unit.segment, []).append(unit)
+    kept = run.go_on(lambda meta: meta["session"])
+    done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
     if not done:
         shown = (template.prompt(p.source, {}, first=i == 0) + template.answer(p.target) for i, p in enumerate(before))
         session.absorb("".join(shown), learn=False)
+        made += [Translated(parts[i][0], p.target, p.target, known=True) for i, p in enumerate(before)]
+    for one in made:
+        translator.remember(one)
     for number, pair in enumerate(pairs[done:], done):
         with run.timed():
             row = _Row(pair, target)
@@ -191,10 +197,19 @@ def translate(
                 row.take(session.close_chunk())
             for event in translator.run(parts[first + number]):
                 row.take(event)
+            made += row.parts
             run.rows.append(row.figures())
         if number + 1 < len(pairs):
-            run.keep(number + 1, session=session.tokens, doubts=doubts.known)
+            run.keep(number + 1, session=session.tokens, made=[_remembering(one) for one in made])
         yield number + 1
+
+
+def _remembering(made: Translated) -> tuple[Any, ...]:
+    return (*astuple(made.unit), *astuple(made)[1:])
+
+
+def _remembered(*values: Any) -> Translated:
+    return Translated(Unit(*values[:4]), *values[4:])
 
 
 class _Row:
@@ -202,13 +217,13 @@ class _Row:
 
     def __init__(self, pair: Pair, language: Language) -> None:
         self._pair, self._language, self._began = pair, language, time.perf_counter()
-        self._parts: list[Translated] = []
+        self.parts: list[Translated] = []
         self._scored: list[dict[str, Any]] = []
         self._learnt: list[dict[str, Any]] = []
 
     def take(self, event: Event | Translated | None) -> None:
         if isinstance(event, Translated):
-            self._parts.append(event)
+            self.parts.append(event)
         elif isinstance(event, ChunkScored):
             self._scored.append(predicted(event))
         elif isinstance(event, ChunkLearned):
@@ -220,9 +235,10 @@ class _Row:
         return {
             "source": self._pair.source,
             "reference": reference,
-            "own": join([part.own for part in self._parts], self._language),
-            "whole": all(part.whole for part in self._parts),
-            "doubt": next((part.doubt for part in self._parts if part.doubt), ""),
+            "own": join([part.own for part in self.parts], self._language),
+            "whole": all(part.whole for part in self.parts),
+            "by": self.parts[-1].by,
+            "doubt": next((part.doubt for part in self.parts if part.doubt), ""),
             **nlls,
             "targets": sum(part["targets"] for part in scored),
             "words": len(reference.split()) if scored else 0,

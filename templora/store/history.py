@@ -7,7 +7,6 @@
     token      yes   ... wrote this, ...
     end              ... and stopped: `length`, `stop` (an end-of-text token was drawn), or `left` by the caller
     mark             what the user of the session has to say at this point
-    masked           of the open chunk, what is there from token `from` on is not to be learnt
     close            the open chunk is learnt though it is not full
     adapter          the adapter was replaced by the one in this file
     seed             random numbers begin anew
@@ -37,7 +36,6 @@ _FIELDS: dict[str, dict[str, type]] = {
     "token": {"text": str},
     "end": {"reason": str, "text": str},
     "mark": {},
-    "masked": {"from": int},
     "close": {},
     "adapter": {"file": str, "sha256": str},
     "seed": {"seed": int},
@@ -46,7 +44,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "snapshot": {"file": str, "sha256": str, "tokens": int, "until": int},
     "rewind": {"to": int},
 }
-_VERBS = ("given", "write", "masked", "close", "adapter", "seed")
+_VERBS = ("given", "write", "close", "adapter", "seed")
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Act:
     """Something that was asked of the session.
 
     Args:
-        kind: given, write, masked, close, adapter or seed.
+        kind: given, write, close, adapter or seed.
         seq: of the record that began it.
         start: position of its first token.
         data: of that record.

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.drafting import Draft
 from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.sampling import SamplingParams
@@ -123,16 +124,25 @@ class SavedSession:
         for _ in self.absorb_events(text, learn=learn):
             pass
 
-    def absorb_events(self, text: str, *, learn: bool = True, mark: Mapping[str, Any] | None = None) -> Iterator[Event]:
-        """As `Session.absorb_events`; `mark` is put into the log together with what is given, before it."""
-        ids = self.session.encode(text)
-        self._ask([*_mark(mark), *self._given(ids, learn)])
-        yield from self._follow(self.session.absorb_ids(ids, learn=learn))
+    def absorb_events(self, text: str, *, learn: bool = True) -> Iterator[Event]:
+        """As `Session.absorb_events`."""
+        yield from self.absorb_parts([(text, learn)])
 
-    def suggest(self, **how: Any) -> str:
-        """As `Session.suggest`."""
+    def absorb_parts(
+        self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
+    ) -> Iterator[Event]:
+        """As `Session.absorb_parts`; all of it is put into the log at once, and `mark` before the last piece of it, so
+        that a log that is rewound into the parts does not have it."""
+        given = [(self.session.encode(text), learn) for text, learn in parts]
+        records = self._given(given)
+        self._ask([*records[:-1], *_mark(mark), *records[-1:]])
+        for ids, learn in given:
+            yield from self._follow(self.session.absorb_ids(ids, learn=learn))
+
+    def draft(self, prompt: str = "", **how: Any) -> Draft:
+        """As `Session.draft`."""
         self._catch_up()
-        return self.session.suggest(**how)
+        return self.session.draft(prompt, **how)
 
     def write(self, prompt: str = "", **how: Any) -> str:
         """As `Session.write`."""
@@ -148,13 +158,8 @@ class SavedSession:
         chat: bool = False,
         learn_prompt: bool = True,
         score: bool = False,
-        wanted: Sequence[str] = (),
-        mark: Mapping[str, Any] | None = None,
     ) -> Iterator[Event]:
-        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on.
-
-        `mark` is put into the log together with what is asked, before it: `History.marks` has it.
-        """
+        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
         if max_new_tokens < 1:  # before it is in the log
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
         ids = self.session.encode(prompt, chat=chat)
@@ -163,9 +168,8 @@ class SavedSession:
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
-        how |= {"wanted": list(wanted)} if wanted else {}
-        given = self._given(ids, learn_prompt)
-        self._ask([*_mark(mark), *given, ("write", (), {**how, "sampling": asdict(sampling)})])
+        given = self._given([(ids, learn_prompt)])
+        self._ask([*given, ("write", (), {**how, "sampling": asdict(sampling)})])
         yield from self._follow(self.session.absorb_ids(ids, learn=learn_prompt))
         yield from self._follow(self.session.stream("", sampling=sampling, **how))
 
@@ -182,11 +186,6 @@ class SavedSession:
         """The end of a write whose last token is there."""
         yield from self.session.absorb_ids([])
         yield Finished(0, "length")
-
-    def mask_from(self, first: int) -> None:
-        """As `Session.mask_from`."""
-        self._ask([("masked", (), {"from": first})])
-        self.session.mask_from(first)
 
     def close_chunk(self) -> ChunkLearned | None:
         """As `Session.close_chunk`."""
@@ -259,19 +258,21 @@ class SavedSession:
         for record in self._log.extend(records, durable=durable):
             self.history.add(record)
 
-    def _given(self, ids: Sequence[int], learn: bool) -> list[New]:
-        """A given text as records, each within a chunk, so that the log can be cut between any two chunks."""
+    def _given(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
+        """Given texts as records, each within a chunk, so that the log can be cut between any two chunks."""
         self._catch_up()  # where the open chunk ends depends on it
-        size = self.session.config.chunk_size
-        first = size - self.session.open_tokens % size
-        cuts = range(first, len(ids), size)
-        texts = text_pieces(self._engine.tokenizer, self.session.tokens, ids, cuts)
-        starts = [0, *cuts]
-        return [
-            ("given", ids[start:end], {"text": text} | ({} if learn else {"learn": False}))
-            for start, end, text in zip(starts, [*cuts, len(ids)], texts, strict=True)
-            if end > start
-        ]
+        size, open_tokens, before = self.session.config.chunk_size, self.session.open_tokens, self.session.tokens
+        records: list[New] = []
+        for ids, learn in parts:
+            cuts = range(size - open_tokens % size, len(ids), size)
+            texts = text_pieces(self._engine.tokenizer, before, ids, cuts)
+            records += [
+                ("given", ids[start:end], {"text": text} | ({} if learn else {"learn": False}))
+                for start, end, text in zip([0, *cuts], [*cuts, len(ids)], texts, strict=True)
+                if end > start
+            ]
+            before, open_tokens = [*before, *ids], open_tokens + len(ids)
+        return records
 
     def _follow(self, events: Iterator[Event]) -> Iterator[Event]:
         """Passes on events that are new, each when it is in the log."""
@@ -406,8 +407,6 @@ class SavedSession:
         session, known = self.session, act.ids[max(0, at - act.start) :]
         if act.kind == "given":
             yield from session.absorb_ids(known, learn=act.learn)
-        elif act.kind == "masked":
-            session.mask_from(act.data["from"])
         elif act.kind == "close":
             yield from self._close_chunk()
         elif act.kind == "seed":
@@ -435,9 +434,10 @@ class SavedSession:
 
     def _stream(self, act: Act, left: int, known: Sequence[int] = ()) -> Iterator[Event]:
         """What is left of a write."""
-        how = {key: act.data[key] for key in ("stop_at_end", "score", "wanted") if key in act.data}
+        how = {key: act.data[key] for key in ("stop_at_end", "score")}
+        how["going_on"] = len(self.session.tokens) > act.start
         sampling = SamplingParams(**act.data["sampling"])
-        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, began=act.start, **how)
+        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
 
     def _held(self, record: Record) -> Snapshot | None:
         """The snapshot of a record, if it is kept and whole."""

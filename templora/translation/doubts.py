@@ -1,10 +1,9 @@
-"""`Doubts`: what speaks against a translation that nobody has checked. A model that learns its own translations makes
-more of whatever they are: copies, and one sentence for everything, first of all.
+"""`Doubts`: what speaks against a translation that nobody has checked.
+
+A model goes on with whatever it sees of its own, and with what it has learnt of it all the more: copies, for instance.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 from templora.metrics import repeated
 from templora.translation import wording
@@ -19,22 +18,14 @@ _FEWEST_TO_REPEAT = 12
 
 
 class Doubts:
-    """About the translations of one document, as they are made.
+    """About the translations of one document, as they are made."""
 
-    Args:
-        known: sources and translations so far.
-    """
-
-    def __init__(self, known: Iterable[Sequence[str]] = ()) -> None:
-        self.known: list[Sequence[str]] = []
+    def __init__(self) -> None:
         self._sources: dict[tuple[str, ...], str] = {}  # of each translation so far, the first
-        for source, target in known:
-            self._first(source, target)
 
-    def _first(self, source: str, target: str) -> str:
-        """The source that this was a translation of first."""
-        self.known.append((source, target))
-        return self._sources.setdefault(_words(target), source)
+    def add(self, source: str, target: str) -> None:
+        """Takes note of a translation that stays."""
+        self._sources.setdefault(_words(target), source)
 
     def about(self, source: str, target: str, whole: bool) -> str:
         """What speaks against a translation, in a few words; empty if nothing does.
@@ -44,14 +35,14 @@ class Doubts:
             target: what it was translated to.
             whole: the model ended it itself.
         """
-        words, first = _words(target), self._first(source, target)
+        words = _words(target)
         if not words:
             return "nothing was written"
         if not whole:
             return "it was cut off at its longest"
         if _is_copy(words, _words(source)):
             return "it is a copy of its source"
-        if first != source and len(words) >= _FEWEST:
+        if len(words) >= _FEWEST and self._sources.get(words, source) != source:
             return "another paragraph was translated to the same"
         ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
         if len(words) >= _FEWEST_TO_REPEAT and repeated([ids[word] for word in words]) > _REPEATED:

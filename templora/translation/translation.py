@@ -2,9 +2,8 @@
 
 What has been done is read from the marks in the session's log, so that whatever was killed goes on from there:
 
-    {"translation": {...}}                        what is translated, and how
-    {"segment": 3, "part": 0}                     a unit begins here, with its prompt
-    {"segment": 3, "part": 0, "target": "..."}    and is done with the tokens after this
+    {"translation": {...}}                               what is translated, and how
+    {"segment": 3, "part": 0, "target": "...", ...}      a unit is done; if it is read on, with the tokens around this
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from templora.sampling import SamplingParams
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
-from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
-from templora.translation.translator import LONGEST_SOURCE, Begun, Translated, Translator
+from templora.translation.translator import LONGEST_SOURCE, Translated, Translator
 from templora.translation.units import units
 
 
@@ -39,7 +37,7 @@ class Paragraph:
         own: what the model wrote itself.
         whole: nothing of it was cut off at its longest.
         known: the target was given, not written.
-        doubt: why it was not learnt, or a part of it; empty if it was.
+        doubt: why it was neither read on nor learnt, or a part of it; empty if it was.
     """
 
     segment: int
@@ -59,7 +57,6 @@ class Done:
         paragraphs: those that are done.
         parts: of the next one, those that are done.
         units: all parts that are done, in order.
-        begun: whether the unit after them is.
         starts: where each paragraph begins in the text, the one under way included.
     """
 
@@ -67,7 +64,6 @@ class Done:
     paragraphs: list[Paragraph] = field(default_factory=list)
     parts: list[Mapping[str, Any]] = field(default_factory=list)
     units: list[Mapping[str, Any]] = field(default_factory=list)
-    begun: bool = False
     starts: list[int] = field(default_factory=list)
 
 
@@ -79,15 +75,12 @@ def what_is_done(history: History, target: Language) -> Done:
     """
     done = Done()
     try:
-        for position, mark in history.marks:
+        for _, mark in history.marks:
             if "translation" in mark:
                 done.about = mark["translation"]
-            elif "target" not in mark:
-                done.begun = True
-                if mark["part"] == 0:
-                    done.starts.append(position)
             else:
-                done.begun = False
+                if mark["part"] == 0:
+                    done.starts.append(mark["at"])
                 done.parts.append(mark)
                 done.units.append(mark)
                 if mark["last"]:
@@ -101,7 +94,7 @@ def what_is_done(history: History, target: Language) -> Done:
 def _paragraph(parts: Sequence[Mapping[str, Any]], language: Language) -> Paragraph:
     target, own = (join([part[key] for part in parts], language) for key in ("target", "own"))
     whole, known = (all(part[key] for part in parts) for key in ("whole", "known"))
-    doubt = next((part["doubt"] for part in parts if part.get("doubt")), "")
+    doubt = next((part["doubt"] for part in parts if part["doubt"]), "")
     return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt)
 
 
@@ -117,6 +110,7 @@ class Translation:
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations that are known, by paragraph.
         ask: whether the model is asked for its own where one is known.
+        each: as for `Translator`.
 
     Attributes:
         paragraphs: those that are done.
@@ -133,6 +127,7 @@ class Translation:
         terms: Callable[[str], Mapping[str, str]] = lambda _: {},
         known: Mapping[int, str] | None = None,
         ask: bool = False,
+        each: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._saved, self._target, known = saved, target, known or {}
         session = saved.session
@@ -142,14 +137,22 @@ class Translation:
 
         size = session.config.chunk_size
         self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
+        self._translator = Translator(
+            saved, template, count, size, sampling, terms=terms, known=known, ask=ask,
+            learns=session.config.learning != "off", each=each,
+        )  # fmt: skip
         done = what_is_done(saved.history, target)
         self.paragraphs = done.paragraphs
-        of = {(unit.segment, unit.part): unit.source for unit in self._units}
-        own = [part for part in done.units if not part["known"]]
-        doubts = Doubts((of.get((part["segment"], part["part"]), ""), part["own"]) for part in own)
-        self._translator = Translator(
-            saved, template, count, session.decode, size, sampling, terms=terms, known=known, ask=ask, doubts=doubts
-        )
+        of = {(unit.segment, unit.part): unit for unit in self._units}
+        for mark in done.units:
+            unit = of.get((mark["segment"], mark["part"]))
+            if unit:  # one that was corrected since may have had other parts
+                self._translator.remember(Translated(unit, **{key: mark[key] for key in _KEPT}))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether learning has stopped, because it did harm."""
+        return self._translator.stopped
 
     def run(self) -> Iterator[Event | Paragraph]:
         """Translates what is left: the session's events, and a `Paragraph` when one is done."""
@@ -157,25 +160,18 @@ class Translation:
         at = len(done.paragraphs), len(done.parts)
         left = [unit for unit in self._units if (unit.segment, unit.part) >= at]
         parts = [dict(part) for part in done.parts]
-        for event in self._translator.run(left, self._begun() if done.begun else None):
+        for event in self._translator.run(left):
             if not isinstance(event, Translated):
                 yield event
                 continue
-            parts.append({"segment": event.unit.segment, **{k: getattr(event, k) for k in _KEPT}})
+            parts.append({"segment": event.unit.segment, **{key: getattr(event, key) for key in _KEPT}})
             if event.unit.last:
                 self.paragraphs.append(_paragraph(parts, self._target))
                 parts = []
                 yield self.paragraphs[-1]
 
-    def _begun(self) -> Begun:
-        """The unit that the last mark begins."""
-        act = self._saved.history.acts[-1]
-        written = act.ids if act.kind == "write" else []
-        pending = self._saved.resume() if act.kind == "write" and act.ended is None else None
-        return Begun(list(written), pending, act.reason == "stop")
 
-
-_KEPT = ("target", "own", "whole", "known", "doubt")
+_KEPT = ("target", "own", "whole", "known", "doubt", "by")
 
 
 def digest(sources: Sequence[str]) -> str:

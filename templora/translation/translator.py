@@ -1,20 +1,22 @@
 """`Translator`: paragraphs, one after another, through a session that learns each translation after its source.
 
-    paragraph ─► prompt: read, not learnt ─► translation: written, or known ─► its end: given
-    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations, but for those that
-                 something speaks against
+    paragraph ─► draft ─► nothing speaks against it: read with its source, to be learnt
+                     └──► doubtful: the bare base is asked, then the same again less freely; what stays doubtful is
+                          shown to the reader, and neither read on nor learnt
+    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
-what is learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 3.2: discourse-level translation.)
+what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 3.2: discourse-level translation.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from templora.events import ChunkLearned, Event, Finished, TokenEvent
+from templora.drafting import Draft
+from templora.events import ChunkLearned, Event
 from templora.sampling import SamplingParams
 from templora.translation.characters import one_line
 from templora.translation.doubts import Doubts
@@ -25,6 +27,13 @@ from templora.translation.units import Unit
 LONGEST_SOURCE = 1 / 3
 # A translation ends at the latest after this many tokens for each token of the source, and these besides.
 _MOST_FOR_EACH, _MOST_BESIDES = 3, 32
+# With at least this penalty a doubtful one is asked for again: what stands in the source, and an end, are less likely.
+_PENALTY = 1.3
+# If of so many paragraphs in a row the bare base does so many better than the adapter, learning stops.
+_LAST, _HARMED = 16, 4
+
+# Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty.
+FIRST, BASE, AGAIN = "first", "base", "again"
 
 
 class Text(Protocol):
@@ -36,25 +45,13 @@ class Text(Protocol):
     @property
     def open_tokens(self) -> int: ...
 
-    def absorb_events(
-        self, text: str, *, learn: bool = True, mark: Mapping[str, Any] | None = None
+    def draft(self, prompt: str = "", **how: Any) -> Draft: ...
+
+    def absorb_parts(
+        self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
     ) -> Iterator[Event]: ...
 
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_new_tokens: int = 256,
-        sampling: SamplingParams | None = None,
-        stop_at_end: bool = False,
-        learn_prompt: bool = True,
-        wanted: Sequence[str] = (),
-        mark: Mapping[str, Any] | None = None,
-    ) -> Iterator[Event]: ...
-
-    def suggest(self, **how: Any) -> str: ...
-
-    def mask_from(self, first: int) -> None: ...
+    def mark(self, data: Mapping[str, Any]) -> None: ...
 
     def close_chunk(self) -> ChunkLearned | None: ...
 
@@ -65,11 +62,12 @@ class Translated:
 
     Args:
         unit: which.
-        target: what it is in the text, and learnt.
+        target: its translation.
         own: what the model wrote; differs from `target` where that was known.
         whole: the model ended it itself; else it was cut off at its longest.
         known: the target was known.
-        doubt: why it is not learnt; empty if it is.
+        doubt: why it is neither read on nor learnt; empty if it is.
+        by: which attempt it is: `first`, `base` or `again`.
     """
 
     unit: Unit
@@ -78,21 +76,7 @@ class Translated:
     whole: bool = True
     known: bool = False
     doubt: str = ""
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What there is already of a unit whose prompt is in the text.
-
-    Args:
-        written: tokens of its translation.
-        pending: the rest, if it was cut short.
-        whole: as in `Translated`, if it was not.
-    """
-
-    written: list[int]
-    pending: Iterator[Event] | None
-    whole: bool
+    by: str = FIRST
 
 
 class Translator:
@@ -102,13 +86,16 @@ class Translator:
         text: the session.
         template: how paragraphs stand in it.
         count: how many tokens a text has.
-        decode: the text of tokens.
         chunk_size: of the session.
         sampling: how words are chosen.
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
         ask: whether the model is asked for its own where one is known.
-        doubts: what keeps the model's own translations from being learnt; knows those before.
+        learns: whether the session learns at all.
+        each: told each piece of text that is drafted; what it raises ends the run, and the paragraph is not begun.
+
+    Attributes:
+        stopped: learning has stopped, because it did harm.
     """
 
     def __init__(
@@ -116,121 +103,100 @@ class Translator:
         text: Text,
         template: Template,
         count: Callable[[str], int],
-        decode: Callable[[Sequence[int]], str],
         chunk_size: int,
         sampling: SamplingParams,
         *,
         terms: Callable[[str], Mapping[str, str]] = lambda _: {},
         known: Mapping[int, str] | None = None,
         ask: bool = True,
-        doubts: Doubts | None = None,
+        learns: bool = True,
+        each: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._doubts = doubts or Doubts()
         self._text, self._template = text, template
-        self._count, self._decode, self._chunk_size, self._sampling = count, decode, chunk_size, sampling
-        self._terms, self._known, self._ask = terms, known or {}, ask
+        self._count, self._chunk_size, self._sampling = count, chunk_size, sampling
+        self._terms, self._known, self._ask, self._learns = terms, known or {}, ask, learns
+        self._each = each
+        self._doubts = Doubts()
+        self._begun = False  # whether the session has read any
+        self._helped: list[bool] = []  # of the last units, whether the base did better
+        self.stopped = False
 
-    def run(self, units: Sequence[Unit], begun: Begun | None = None) -> Iterator[Event | Translated]:
-        """Translates `units`, the first of which may be `begun`.
+    def run(self, units: Sequence[Unit]) -> Iterator[Event | Translated]:
+        """Translates `units`.
 
         Yields:
-            The session's events; `Translated` after each unit, when it is in the text with its end.
+            The session's events; `Translated` after each unit, when all of it is in the session, or in its log.
         """
         for unit in units:
-            if begun:
-                yield from self._finish(unit, begun)
-                begun = None
-            else:
-                yield from self._close_if_full(unit)
-                yield from self._translate(unit)
+            expected = self._known.get(unit.segment, unit.source)  # a translation is about as long as its source
+            size = self._count(self._prompt(unit) + self._template.answer(expected))
+            if self._begun and self._text.open_tokens and self._text.open_tokens + size > self._chunk_size:
+                learnt = self._text.close_chunk()
+                if learnt:
+                    yield learnt
+            made = self._reveal(unit) if unit.segment in self._known else self._translate(unit)
+            yield from self._take(made)
 
-    def _close_if_full(self, unit: Unit) -> Iterator[Event]:
-        """Has the chunk learnt if the next unit will not fit it."""
-        expected = self._known.get(unit.segment, unit.source)  # a translation is about as long as its source
-        size = self._count(self._prompt(unit) + self._template.answer(expected))
-        if not _is_first(unit) and self._text.open_tokens and self._text.open_tokens + size > self._chunk_size:
-            learnt = self._text.close_chunk()
-            if learnt:
-                yield learnt
+    def remember(self, made: Translated) -> None:
+        """Takes note of a unit that is done."""
+        if not made.doubt:
+            self._begun = True
+            self._doubts.add(made.unit.source, made.target)
+        if not made.known:
+            self._helped = [*self._helped, made.by == BASE][-_LAST:]
+            self.stopped = self.stopped or (self._learns and sum(self._helped) >= _HARMED)
 
     def _prompt(self, unit: Unit) -> str:
-        return self._template.prompt(unit.source, self._terms(unit.source), first=_is_first(unit))
+        return self._template.prompt(unit.source, self._terms(unit.source), first=not self._begun)
 
-    def _translate(self, unit: Unit) -> Iterator[Event | Translated]:
-        prompt, mark = self._prompt(unit), {"segment": unit.segment, "part": unit.part}
-        if unit.segment in self._known:
-            yield from self._text.absorb_events(prompt, learn=False, mark=mark)
-            yield from self._reveal(unit)
-            return
-        events = self._text.stream(
-            prompt,
-            max_new_tokens=self._most(unit),
-            sampling=self._sampling,
-            stop_at_end=True,
-            learn_prompt=False,
-            wanted=self._wanted(unit),
-            mark=mark,
+    def _draft(self, unit: Unit, *, base: bool, penalty: float = 1.0) -> tuple[str, bool]:
+        """What the model makes of a unit, and whether it ended that itself."""
+        sampling = self._sampling
+        if penalty > sampling.repetition_penalty:
+            sampling = replace(sampling, repetition_penalty=penalty)
+        draft = self._text.draft(
+            self._prompt(unit),
+            max_new_tokens=_MOST_FOR_EACH * self._count(unit.source) + _MOST_BESIDES,
+            sampling=sampling,
+            wanted=list(dict.fromkeys(self._terms(unit.source).values())),
+            base=base,
+            each=self._each,
         )
-        yield from self._write(unit, events, [])
+        return one_line(draft.text).strip(), draft.ended
 
-    def _wanted(self, unit: Unit) -> list[str]:
-        return list(dict.fromkeys(self._terms(unit.source).values()))
-
-    def _most(self, unit: Unit) -> int:
-        return _MOST_FOR_EACH * self._count(unit.source) + _MOST_BESIDES
-
-    def _finish(self, unit: Unit, begun: Begun) -> Iterator[Event | Translated]:
-        if unit.segment in self._known:
-            yield from self._reveal(unit)
-        elif begun.pending is not None:
-            yield from self._write(unit, begun.pending, begun.written)
-        else:
-            yield from self._judge(unit, begun.written, begun.whole)
-
-    def _write(self, unit: Unit, events: Iterator[Event], before: Sequence[int]) -> Iterator[Event | Translated]:
-        written, whole = list(before), True
-        for event in events:
-            if isinstance(event, TokenEvent):
-                written.append(event.token)
-            elif isinstance(event, Finished):
-                whole = event.reason == "stop"
-            yield event
-        yield from self._judge(unit, written, whole)
-
-    def _judge(self, unit: Unit, written: Sequence[int], whole: bool) -> Iterator[Event | Translated]:
-        """The end of what the model wrote itself, which is learnt unless something speaks against it."""
-        text = one_line(self._decode(written)).strip()
-        doubt = self._doubts.about(unit.source, text, whole)
-        if doubt:
-            self._text.mask_from(len(self._text.tokens) - len(written))
-        yield from self._end(Translated(unit, text, text, whole, doubt=doubt))
-
-    def _reveal(self, unit: Unit) -> Iterator[Event | Translated]:
+    def _reveal(self, unit: Unit) -> Translated:
         """A translation that is known, after the model's own, if that is wanted."""
-        target = own = self._known[unit.segment]
-        if self._ask:
-            how = {"max_new_tokens": self._most(unit), "sampling": self._sampling, "wanted": self._wanted(unit)}
-            own = one_line(self._text.suggest(**how)).strip()
-        yield from self._end(Translated(unit, target, own, known=True))
+        target = self._known[unit.segment]
+        own = self._draft(unit, base=self.stopped)[0] if self._ask else target
+        return Translated(unit, target, own, known=True)
 
-    def _end(self, made: Translated) -> Iterator[Event | Translated]:
-        """Gives what is still missing of the unit; with it in the log is what became of the unit."""
-        missing = self._template.answer(made.target) if made.known else self._template.end
-        mark = {
-            "segment": made.unit.segment,
-            "part": made.unit.part,
-            "last": made.unit.last,
-            "target": made.target,
-            "own": made.own,
-            "whole": made.whole,
-            "known": made.known,
-            "doubt": made.doubt,
-        }
+    def _translate(self, unit: Unit) -> Translated:
+        found: list[Translated] = []
+        for by in (FIRST, BASE, AGAIN):
+            if by == BASE and (self.stopped or not self._learns):
+                continue  # it is the same
+            base = by == BASE or self.stopped
+            text, whole = self._draft(unit, base=base, penalty=_PENALTY if by == AGAIN else 1.0)
+            doubt = self._doubts.about(unit.source, text, whole)
+            found.append(Translated(unit, text, text, whole, doubt=doubt, by=by))
+            if not doubt:
+                return found[-1]
+        # The reader gets the first that is whole, if there is one with words in it.
+        return max(found, key=lambda made: (bool(made.target), made.whole))
+
+    def _take(self, made: Translated) -> Iterator[Event | Translated]:
+        """Has the session read a unit; with it in the log is what became of it."""
+        unit = made.unit
+        mark = {"segment": unit.segment, "part": unit.part, "last": unit.last, "at": len(self._text.tokens)}
+        mark |= {name: getattr(made, name) for name in ("target", "own", "whole", "known", "doubt", "by")}
+        if made.doubt:
+            self._text.mark(mark)
+            self.remember(made)
+            yield made
+            return
+        parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+        self.remember(made)
         # Not one by one: whoever stops listening in between finds the unit in the log, whole.
-        events = list(self._text.absorb_events(missing, learn=not made.doubt, mark=mark))
+        events = list(self._text.absorb_parts(parts, mark=mark))
         yield made
         yield from events
-
-
-def _is_first(unit: Unit) -> bool:
-    return unit.segment == unit.part == 0

@@ -14,13 +14,15 @@ import pytest
 import torch
 from conftest import small
 
+from templora.drafting import Draft
 from templora.errors import OptionError, StoreError
-from templora.events import ChunkLearned, TokenEvent
+from templora.events import ChunkLearned
 from templora.sampling import SamplingParams
 from templora.store import saved as saved_module
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
+from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
 from templora.translation.template import Template, read_template
 from templora.translation.translation import (
@@ -75,6 +77,12 @@ def weights(store: SessionStore) -> torch.Tensor:
         return saved.session.adapter_weights()
 
 
+@pytest.fixture(autouse=True)
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tiny model writes is taken for a translation, but for some of it."""
+    monkeypatch.setattr(Doubts, "about", lambda _, source, target, whole: "odd" if len(target) % 7 == 3 else "")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "store")
@@ -103,22 +111,55 @@ def test_only_translations_are_in_the_loss(store: SessionStore) -> None:
             pass
         acts = [a for a in saved.history.acts if a.kind == "given"]
         sources = [a for a in acts if not a.learn]
-        assert {a.data["text"] for a in acts if a.learn} == {"\n"}
+        assert not any("A: " in a.data["text"] for a in acts if a.learn)
         read = "".join(a.data["text"] for a in sources)
         assert "A: Storm!\nB:A: Nobody came that winter.\nB:" in read
 
 
-def test_what_is_doubtful_is_not_learnt(store: SessionStore) -> None:
-    """It stays in the text; of a document of such paragraphs alone nothing is learnt. They are known again later."""
+def test_what_is_doubtful_is_neither_read_nor_learnt(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the log; the reader gets it, marked as such."""
+    monkeypatch.undo()  # this model never ends a line by itself
     begin(store)
     with store.open("t", tiny_engine()) as saved:
-        made = Translation(saved, [f"{i}." for i in range(4)], GERMAN, TEMPLATE, COLD)  # never ends a line by itself
-        events = list(made.run())
-        assert not any(isinstance(e, ChunkLearned) and e.committed for e in events)
-        assert len(saved.tokens) > 96
+        made = Translation(saved, [f"{i}." for i in range(4)], GERMAN, TEMPLATE, COLD)
+        list(made.run())
         assert {p.doubt for p in made.paragraphs} == {"it was cut off at its longest"}
+        assert all(p.target for p in made.paragraphs)
         assert what_is_done(saved.history, GERMAN).paragraphs == made.paragraphs
+        assert saved.text == ""
         assert saved.session.version == 0
+
+
+def test_learning_stops_where_the_base_does_better(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every translation but the base's is doubted: of sixteen paragraphs four are enough."""
+    asked: list[bool] = []
+    plain = SavedSession.draft
+
+    def draft(self: SavedSession, prompt: str = "", **how: Any) -> Draft:
+        asked.append(how["base"])
+        made = plain(self, prompt, **how)
+        return Draft(("+" if how["base"] else "-") + made.text, True)
+
+    monkeypatch.setattr(SavedSession, "draft", draft)
+    monkeypatch.setattr(Doubts, "about", lambda _, source, target, whole: "odd" if target[0] == "-" else "")
+    begin(store)
+    sources = [f"{i}." for i in range(9)]
+    with store.open("t", tiny_engine()) as saved:
+        made = Translation(saved, sources, GERMAN, TEMPLATE, HOT)
+        events = []
+        for event in made.run():
+            events.append(event)
+            if isinstance(event, Paragraph):
+                assert made.stopped == (event.segment >= 3)
+        learnt = [e.end for e in events if isinstance(e, ChunkLearned)]
+        assert learnt
+    assert asked == [False, True] * 4 + [True] * 5
+    with store.open("t", tiny_engine()) as saved:  # what is known of it is in the log
+        made = Translation(saved, [*sources, "9."], GERMAN, TEMPLATE, HOT)
+        assert made.stopped
+        assert not any(isinstance(e, ChunkLearned) for e in made.run())
+        given = [act for act in saved.history.acts if act.kind == "given" and "A: 9." in act.data["text"]]
+        assert not any(act.learn for act in saved.history.acts if given[0].start <= act.start)
 
 
 def test_chunks_end_between_paragraphs_where_they_can(store: SessionStore) -> None:
@@ -213,10 +254,10 @@ def correct(store: SessionStore, corrections: Mapping[int, str]) -> list[str]:
 def test_a_correction_changes_what_comes_after_it_alone(store: SessionStore) -> None:
     begin(store)
     before = targets(store, sampling=COLD)
-    after = correct(store, {3: "Hallo Welt"})
-    assert after[:3] == before[:3]
-    assert after[3] == "Hallo Welt"
-    assert after[4:] != before[4:]
+    after = correct(store, {1: "Hallo Welt"})
+    assert after[:1] == before[:1]
+    assert after[1] == "Hallo Welt"
+    assert after[2:] != before[2:]
     # What nobody changed is no correction, and one that was made stays.
     assert correct(store, dict(enumerate(after))) == after
     assert corrected(what_is_done(store.history("t"), GERMAN), dict(enumerate(after)))[1] is None
@@ -240,11 +281,10 @@ def test_a_correction_of_what_is_not_reached_is_kept_for_then(store: SessionStor
 def test_a_correction_of_what_is_under_way(store: SessionStore) -> None:
     begin(store)
     with store.open("t", tiny_engine()) as saved:
-        tokens = 0
-        for event in translation(saved).run():
-            tokens += isinstance(event, TokenEvent) and len(what_is_done(saved.history, GERMAN).paragraphs) == 2
-            if tokens == 5:
+        for _ in translation(saved).run():
+            if what_is_done(saved.history, GERMAN).parts:
                 break
+    assert [part["segment"] for part in what_is_done(store.history("t"), GERMAN).parts] == [2]
     found = correct(store, {2: "Niemand kam."})
     assert found[2] == "Niemand kam."
     assert len(found) == len(SOURCES)
