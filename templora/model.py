@@ -21,8 +21,9 @@ from templora.metering import ModelShape
 from templora.targets import linear_layers
 from templora.threads import governor
 
-# Most rows of logits computed at once, and most logits, of a large vocabulary: 13 MB in bf16.
-_LOGIT_ROWS = 256
+# Most rows of logits computed at once, and most logits: 13 MB in bf16. A large vocabulary's take more, Gemma's 50 MB:
+# with fewer rows reading the head takes longer than the product.
+_LOGIT_ROWS, _FEWEST_LOGIT_ROWS = 256, 96
 _LOGITS = 128 * 49152
 
 
@@ -174,7 +175,7 @@ class CausalModel:
 
     def _blocks(self, hidden: torch.Tensor, targets: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`hidden` and `targets` in blocks of rows whose logits may exist at one time."""
-        rows = min(_LOGIT_ROWS, max(1, _LOGITS // self.vocabulary))
+        rows = min(_LOGIT_ROWS, max(_FEWEST_LOGIT_ROWS, _LOGITS // self.vocabulary))
         wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
         return zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
 
@@ -182,11 +183,12 @@ class CausalModel:
     def nll(self, hidden: torch.Tensor, targets: list[int]) -> torch.Tensor:
         """NLL, in nats, of each of `targets`, predicted from its row of `hidden` [T, H]: fp32 [T]."""
         parts = []
-        for h, t in self._blocks(hidden, targets):
-            if _has_kernels(h):
-                parts.append(_cross_entropy(self.head(h), t, self.softcap, None))
-            else:
-                parts.append(F.cross_entropy(self.logits(h), t, reduction="none"))
+        with self.passes():
+            for h, t in self._blocks(hidden, targets):
+                if _has_kernels(h):
+                    parts.append(_cross_entropy(self.head(h), t, self.softcap, None))
+                else:
+                    parts.append(F.cross_entropy(self.logits(h), t, reduction="none"))
         return torch.cat(parts)
 
     def nll_gradient(self, hidden: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,7 +200,7 @@ class CausalModel:
         gradients, parts = [], []
         for h, t in self._blocks(hidden.detach(), targets):
             h.requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), self.passes():
                 if _has_kernels(h):
                     # The head's own backward pass, whatever it is made of, from a gradient written over its output.
                     output = self.head(h)

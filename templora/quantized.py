@@ -134,7 +134,7 @@ class QuantLinear(Packed):
         rows = max(1, _PIECE // self.in_features)
         for first in range(0, self.out_features, rows):
             part = slice(first, min(first + rows, self.out_features))
-            out = _scratch_memory((part.stop - first) * self.in_features, dtype).view(-1, self.in_features)
+            out = scratch_memory((part.stop - first) * self.in_features, dtype).view(-1, self.in_features)
             minimum = None if self.minimum is None else self.minimum[part]
             yield part, unpack(self.codes[part], self.scale[part], minimum, dtype, out)
 
@@ -175,7 +175,7 @@ class _Product(torch.autograd.Function):
         return ctx.layer.product_backward(gradients[0]), None
 
 
-def _scratch_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
+def scratch_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
     """`size` numbers of memory that belong to this thread; each call hands out the same again."""
     held: dict[torch.dtype, torch.Tensor] = _scratch.__dict__.setdefault("held", {})
     if dtype not in held or held[dtype].numel() < size:

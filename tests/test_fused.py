@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from templora import widened
 from templora.fused import FusedPasses, _fused
 from templora.model import CausalModel
 from templora.quantized import quantize_model
@@ -19,6 +20,12 @@ from templora.testing import FAMILIES, tiny_engine, tiny_model
 
 # RMSNorms and gated MLPs in two layers of each family.
 REPLACED = {"llama": 7, "qwen2": 7, "qwen3": 11, "gemma3": 15, "mistral": 7, "phi": 0, "gpt2": 0}
+
+
+@pytest.fixture(autouse=True)
+def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this CPU can do, products with bf16 weights are left to it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
 
 class GatedMLP(nn.Module):
@@ -134,3 +141,51 @@ def test_a_model_they_do_not_fit_is_read_the_plain_way(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("templora.attention.attend", wrong)
     assert tiny_engine("llama").model._fused is None
+
+
+# CPUs without instructions for bf16 ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_widened_product_is_the_product(rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces too, and so is its gradient; as near to fp32's as bf16's own."""
+    monkeypatch.setattr(widened, "_PIECE", 7 * 16)
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(16, 24, bias=bias).bfloat16().requires_grad_(False)
+    x = torch.randn(2, rows, 16, generator=generator).bfloat16().requires_grad_()
+    gradient = torch.randn(2, rows, 24, generator=generator).bfloat16()
+    exact = layer.float()(x.detach().float())
+    layer.bfloat16()
+    y = widened.widened(layer)(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.allclose(y.float(), exact, rtol=2**-8, atol=2**-8)
+    (found,) = torch.autograd.grad(y, x, gradient)
+    assert torch.allclose(found.float(), gradient.float() @ layer.weight.float(), rtol=2**-7, atol=2**-7)
+
+
+def test_products_are_widened_where_that_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the passes alone; what learns itself is left alone, for it needs its own gradient."""
+    layer = nn.Sequential(nn.Linear(8, 8)).bfloat16()
+    layer.config = tiny_model().config  # type: ignore[assignment]
+    x = torch.randn(40, 8).bfloat16()
+    for known, wide in (({"avx2": True}, True), ({"avx2": True, "avx512_bf16": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        passes = FusedPasses(layer, torch.bfloat16)
+        with passes:
+            assert ("forward" in layer[0].__dict__) == wide
+            layer(x).sum().backward()
+        assert layer[0].weight.grad is not None
+        assert "forward" not in layer[0].__dict__
+        layer.zero_grad()
+
+
+def test_a_norm_with_a_few_large_weights_is_not_taken_for_another() -> None:
+    """Gemma's add one to their weights: beside a weight of 400 that is no more than rounding."""
+    norm = Gemma3RMSNorm(64).bfloat16()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([400.0, *[0.1] * 63]))
+    forward = _fused(norm)
+    assert forward is not None
+    x = torch.randn(1, 5, 64).bfloat16()
+    assert torch.allclose(forward(x).float(), norm(x).float(), rtol=2**-6, atol=1e-3)

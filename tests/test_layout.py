@@ -19,7 +19,7 @@ ORDER = [
     ["guards", "quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp"],
     ["wanted", "adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
-    ["fused", "unpacked", "ceilings"],
+    ["widened", "fused", "unpacked", "ceilings"],
     ["model", "peft_format", "gguf_adapter", "rates"],
     ["anatomy", "captured", "optimizer", "probe"],
     ["decoding", "learning", "step"],

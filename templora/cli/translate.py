@@ -295,9 +295,7 @@ class _Job:
             if p.doubt:
                 doubts.setdefault(p.doubt, []).append(p.segment + 1)
         for doubt, found in doubts.items():
-            notes.append(
-                f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}"
-            )
+            notes.append(f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}")
         quality = self._quality(shown)
         terms = self._kept_terms()
         missed = [t for t in terms if t["kept"] < t["paragraphs"]]

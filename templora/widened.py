@@ -1,0 +1,73 @@
+"""Products with frozen bf16 weights on CPUs without instructions for bf16, as most laptops' are: in fp32.
+
+Such a CPU multiplies bf16 numbers at a quarter of the rate of fp32. Here weights are widened first, a piece at a time,
+and the product is one of fp32 rounded to bf16 once: the same sums, in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from templora.quantized import scratch_memory
+
+# Fewer rows than this gain nothing.
+_FEWEST_ROWS = 24
+# Weights widened at once: 16 MB, which a large vocabulary's head does not fit.
+_PIECE = 1 << 22
+_FLAGS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
+
+
+def worthwhile() -> bool:
+    """Whether this CPU has no instructions for bf16, but some for fp32 that are worth it."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx2")) and not any(known.get(flag) for flag in _FLAGS)
+
+
+def widened(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A `forward` for a linear layer in bf16."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight, bias = module.weight, module.bias
+        few = x.numel() < _FEWEST_ROWS * module.in_features
+        if few or weight.requires_grad or x.dtype != torch.bfloat16:
+            return F.linear(x, weight, bias)
+        y: torch.Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return y
+
+    return forward
+
+
+class _Product(torch.autograd.Function):
+    """y = W x + b; the gradient goes to x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.weight = weight
+        wide = x.float()
+        y = x.new_empty(*x.shape[:-1], weight.shape[0])
+        for part, weights in _pieces(weight):
+            y[..., part] = F.linear(wide, weights, None if bias is None else bias[part].float())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        total: torch.Tensor | None = None
+        for part, weights in _pieces(ctx.weight):
+            found = grads[0][..., part].float() @ weights
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.bfloat16(), None, None
+
+
+def _pieces(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows, their weights [rows, in] in fp32) one piece after the other, in memory that the next overwrites."""
+    rows = min(weight.shape[0], max(1, _PIECE // weight.shape[1]))
+    scratch = scratch_memory(rows * weight.shape[1], torch.float32).view(rows, -1)
+    for first in range(0, weight.shape[0], rows):
+        held = weight[first : first + rows]
+        yield slice(first, first + len(held)), scratch[: len(held)].copy_(held)
