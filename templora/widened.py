@@ -25,7 +25,14 @@ _FLAGS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
 def worthwhile() -> bool:
     """Whether this CPU has no instructions for bf16, but some for fp32 that are worth it."""
     known = torch.cpu.get_capabilities()
-    return bool(known.get("avx2")) and not any(known.get(flag) for flag in _FLAGS)
+    has = bool(known.get("avx2")) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has and not any(known.get(flag) for flag in _FLAGS)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x Wᵀ in fp32 by oneDNN: its bits do not depend on the number of threads, as those of MKL do."""
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
 
 
 def widened(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -51,14 +58,14 @@ class _Product(torch.autograd.Function):
         wide = x.float()
         y = x.new_empty(*x.shape[:-1], weight.shape[0])
         for part, weights in _pieces(weight):
-            y[..., part] = F.linear(wide, weights, None if bias is None else bias[part].float())
-        return y
+            y[..., part] = _product(wide, weights)
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         total: torch.Tensor | None = None
         for part, weights in _pieces(ctx.weight):
-            found = grads[0][..., part].float() @ weights
+            found = _product(grads[0][..., part].float(), weights.t())
             total = found if total is None else total.add_(found)
         assert total is not None
         return total.bfloat16(), None, None
