@@ -223,6 +223,7 @@ def test_tables_are_arithmetic(model: Path, file: Path, tmp_path: Path) -> None:
         ({"pairs": 0}, OptionError, "pairs: must be at least 1"),
         ({"texts": ["hund"]}, OptionError, "there is no document 'hund'; did you mean 'hunde.jsonl'"),
         ({"methods": [{"adapters": ["other"]}]}, OptionError, "'other' is for books"),
+        ({"methods": [{"method": "attention_sinks"}]}, OptionError, "method: 'attention_sinks' is for books"),
         ({"repetition_penalty": 0.0}, OptionError, "repetition.penalty"),
         ({"from_": "fr"}, TextError, "has no 'fr'"),
     ],
@@ -245,10 +246,11 @@ def test_on_the_command_line(model: Path, file: Path, tmp_path: Path) -> None:
     ran = CliRunner().invoke(evaluate, asked)
     assert ran.exit_code == 0, ran.output
     assert len(list(out.glob("*--reference--*.json"))) == 2
-    shown = CliRunner().invoke(report, [str(out), "--print"])
+    shown = CliRunner().invoke(report, [str(out), "--print", "--comet", "nothing"])
     assert shown.exit_code == 0, shown.output
     assert "| reference, k1" in shown.output
     assert "sacreBLEU's signature" in shown.output
+    assert "| COMET | COMET" in shown.output  # why there is none
 
 
 def test_pairs_of_a_folder(file: Path) -> None:

@@ -158,6 +158,8 @@ class Plan:
             asked += [(model, *setting) for setting in self._swept()]
         cells: dict[str, Cell] = {}
         for model, method, options, adapter, config in asked:
+            if self.translates and method != "sliding_window":
+                raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
             for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
                 cell = Cell(
                     task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,

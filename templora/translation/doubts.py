@@ -9,8 +9,11 @@ from templora.metrics import repeated
 from templora.translation import wording
 from templora.translation.wording import GAP
 
-# From so many words on, that a translation stands elsewhere too is no chance.
+# From so many words on, of either, that a translation stands elsewhere too is no chance.
 _FEWEST = 4
+# Of sources of so many words, a translation has at least this share of their number, and at most this multiple. (Words;
+# of scripts without spaces, characters: English has 0.6 words for one of Chinese, which has 1.7 for one of English.)
+_FEWEST_TO_COMPARE, _SHORTEST, _LONGEST = 8, 0.25, 5
 # Of its runs of so many words, at most this share may stand in the source; of its 4-grams, this share may repeat.
 _RUN, _COPIED, _REPEATED = 3, 0.5, 0.5
 # Fewer words say nothing about repetition.
@@ -35,15 +38,17 @@ class Doubts:
             target: what it was translated to.
             whole: the model ended it itself.
         """
-        words = _words(target)
+        words, asked = _words(target), _words(source)
         if not words:
             return "nothing was written"
         if not whole:
             return "it was cut off at its longest"
-        if _is_copy(words, _words(source)):
+        if _is_copy(words, asked):
             return "it is a copy of its source"
-        if len(words) >= _FEWEST and self._sources.get(words, source) != source:
+        if max(len(words), len(asked)) >= _FEWEST and self._sources.get(words, source) != source:
             return "another paragraph was translated to the same"
+        if len(asked) >= _FEWEST_TO_COMPARE and not _SHORTEST <= len(words) / len(asked) <= _LONGEST:
+            return f"it is much {'shorter' if len(words) < len(asked) else 'longer'} than its source"
         ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
         if len(words) >= _FEWEST_TO_REPEAT and repeated([ids[word] for word in words]) > _REPEATED:
             return "it repeats itself"

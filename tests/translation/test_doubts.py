@@ -23,6 +23,10 @@ LONG = "The keeper of the old lamp climbs the stairs every evening to light it a
         ("Linux", "Linux", True, "a copy"),
         ("Ein Satz.", "a lamp and a keeper and a lamp and a keeper and a lamp and a keeper", True, "repeats itself"),
         ("Ein Satz über vieles, was es gibt.", LONG, True, ""),
+        (LONG, "The tower.", True, "much shorter"),
+        ("看守人每天晚上都爬上楼梯。", "The keeper climbs the stairs every evening.", True, ""),
+        (LONG, "看守人每天晚上都爬上楼梯，再次点亮那盏旧灯。", True, ""),
+        ("看守人每天晚上都爬上楼梯。", "the " + " ".join(f"word{i}" for i in range(70)), True, "much longer"),
     ],
 )
 def test_what_speaks_against_a_translation(source: str, target: str, whole: bool, said: str) -> None:
@@ -37,3 +41,4 @@ def test_one_translation_of_two_sources() -> None:
     assert not doubts.about("Der Wärter steigt.", "The light is on the hill.", True)  # the same paragraph again
     assert "another paragraph" in doubts.about("Das Schiff kam.", "The light is on the hill!", True)
     assert not doubts.about("Jawohl.", "Yes.", True)  # short ones may be the same
+    assert "another paragraph" in doubts.about("Niemand hatte das jemals gesehen.", "Yes.", True)
