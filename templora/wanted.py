@@ -1,7 +1,8 @@
 """`Wanted`: words that should occur in what is written, made likelier where they fit until they have.
 
-A word's first token is lifted a little, so that it is taken where it is nearly the likeliest; once it is begun the rest
-is lifted more, so that it is finished. Nothing is forced: where the model sees no place for a word it does not occur.
+A word's first token is lifted where it is among the likeliest ones, so that it is taken where it fits; once it is begun
+the rest is lifted anywhere, so that it is finished. Nothing is forced: where the model sees no place for a word it does
+not occur. Lifted anywhere, first tokens gather at the beginning of a text, whatever comes of it (docs/log.md).
 (Compare soft constraints by shifted logits: Pascual et al. 2021, "A plug-and-play method for controlled text
 generation"; hard ones need a beam: Post and Vilar 2018.)
 """
@@ -16,8 +17,8 @@ import torch
 
 from templora.text import decode, encode
 
-# Nats that a word's first token is lifted by, and those after it.
-FIRST, NEXT = 3.0, 6.0
+# How likely a first token must be: one of so many; nats that it is lifted by, and those after it.
+RANK, FIRST, NEXT = 25, 8.0, 10.0
 
 
 class Wanted:
@@ -38,13 +39,15 @@ class Wanted:
         written = list(tokens[self._since :])
         said = decode(self._tokenizer, written)
         lifts: dict[int, float] = {}
+        least = float(logits.topk(min(RANK, len(logits))).values[-1])
         for pattern, ways in self._words:
             if not pattern.search(said):
                 for way in ways:
                     begun = _begun(way, written)
                     if begun or _may_begin(said, decode(self._tokenizer, way)):
                         token, letters = way[begun], decode(self._tokenizer, way[:begun]).strip()
-                        lifts[token] = max(NEXT if letters else FIRST, lifts.get(token, 0.0))
+                        if letters or float(logits[token]) >= least:
+                            lifts[token] = max(NEXT if letters else FIRST, lifts.get(token, 0.0))
         if not lifts:
             return logits
         lifted = logits.clone()

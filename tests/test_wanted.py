@@ -42,6 +42,20 @@ def test_a_word_is_lifted_where_it_fits(said: str, expected: dict[str, float]) -
     assert lifts(["kernel"], said) == expected
 
 
+def test_only_what_is_likely_is_begun() -> None:
+    """A word that is begun is finished all the same."""
+    tokenizer = byte_tokenizer()
+    logits = torch.linspace(0, 1, len(tokenizer))
+    unlikely = tokenizer("b")["input_ids"][0]
+    likely = int(logits.argmax())
+    wanted = Wanted(["b"], tokenizer, 0)
+    assert torch.equal(wanted.lift(logits, []), logits)
+    logits[unlikely], logits[likely] = 1.0, 0.0
+    assert wanted.lift(logits, [])[unlikely] == 1.0 + FIRST
+    logits[unlikely] = 0.0
+    assert Wanted(["ab"], tokenizer, 0).lift(logits, tokenizer("a")["input_ids"])[unlikely] == NEXT
+
+
 def test_words_one_after_another() -> None:
     assert lifts(["ab", "cd"], "ab") == {" ": FIRST}
     assert lifts(["ab", "cd"], "ab c") == {"d": NEXT, " ": FIRST}
@@ -53,6 +67,6 @@ def test_words_one_after_another() -> None:
 def test_it_changes_what_is_drafted(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
         plain = session.draft(text[:50], max_new_tokens=20, sampling=COLD).text
-        assert "ow" not in plain
-        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=["ow"]).text != plain
+        words = [letter + "zz" for letter in "abcdefghijklmnopqrstuvwxy"]
+        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=words).text != plain
         assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=[" "]).text == plain
