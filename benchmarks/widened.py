@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What widened products bring on a CPU without instructions for bf16: scoring and learning with them and without, in turn.
+"""What widened products bring on a CPU without instructions for bf16: scoring and learning with and without, in turn.
 
     benchmarks/widened.py [--model smollm2-135m] [--pairs 3]
 
@@ -21,7 +21,7 @@ from templora.metering import PHASES
 from templora.report import describe_device, source_commit, write_json
 
 OUT = Path(__file__).parent.parent / "results" / "benchmarks" / "widened.json"
-WORDS = "the old keeper climbed stairs lamp harbour sea wind captain night island ship and of to in was a".split()
+WORDS = ["the", "old", "keeper", "climbed", "stairs", "lamp", "harbour", "sea", "wind", "captain", "night", "of", "to"]
 TOKENS = 1024
 
 
