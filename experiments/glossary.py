@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How often a glossary is kept: its terms in the prompt alone, and lifted while they are missing (`templora.wanted`).
+"""How often a glossary is kept: its terms in the prompt alone, and lifted in several ways (`templora.wanted`).
 
     experiments/glossary.py [--model gemma-3-270m] [--to es]
 
@@ -48,12 +48,24 @@ TERMS = {
 }
 
 
-def run(engine: Engine, to: str, lifted: bool) -> dict[str, Any]:
+# Name -> among how many of the likeliest a first token must be, nats that it is lifted by, and those after it.
+ANY = 10**9
+WAYS = {
+    "prompt alone": (ANY, 0.0, 0.0),
+    "3 nats": (ANY, 3.0, 6.0),
+    "5 nats": (ANY, 5.0, 8.0),
+    "7 nats": (ANY, 7.0, 10.0),
+    "8 nats among 5": (5, 8.0, 10.0),
+    "8 nats among 10": (10, 8.0, 10.0),
+    "8 nats among 25": (25, 8.0, 10.0),
+}
+
+
+def run(engine: Engine, to: str, way: tuple[int, float, float]) -> dict[str, Any]:
     """Translates the text, and counts."""
     target, glossary = language("to", to), Glossary([Term(*pair) for pair in TERMS.items()])
-    before = wanted.FIRST, wanted.NEXT
-    if not lifted:
-        wanted.FIRST = wanted.NEXT = 0.0
+    before = wanted.RANK, wanted.FIRST, wanted.NEXT
+    wanted.RANK, wanted.FIRST, wanted.NEXT = way
     try:
         with tempfile.TemporaryDirectory() as folder:
             store = SessionStore(Path(folder))
@@ -67,7 +79,7 @@ def run(engine: Engine, to: str, lifted: bool) -> dict[str, Any]:
                 made = Translation(saved, TEXT, target, template, sampling, terms=terms)
                 found = [event for event in made.run() if isinstance(event, Paragraph)]
     finally:
-        wanted.FIRST, wanted.NEXT = before
+        wanted.RANK, wanted.FIRST, wanted.NEXT = before
     kept = [term.kept_in(p.target) for p in found for term in glossary.found(TEXT[p.segment])]
     rows = [{"source": TEXT[p.segment], "target": p.target, "doubt": p.doubt} for p in found]
     return {"kept": sum(kept), "of": len(kept), "paragraphs": rows}
@@ -79,14 +91,14 @@ def main() -> None:
     parser.add_argument("--to", default="es")
     asked = parser.parse_args()
     engine = templora.load(asked.model)
-    found = {name: run(engine, asked.to, lifted) for name, lifted in (("prompt alone", False), ("lifted", True))}
+    found = {name: {"way": way, **run(engine, asked.to, way)} for name, way in WAYS.items()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     document = {
         "model": engine.name,
         "to": asked.to,
         "terms": TERMS,
-        "lift": [wanted.FIRST, wanted.NEXT],
-        **found,
+        "built_in": [wanted.RANK, wanted.FIRST, wanted.NEXT],
+        "ways": found,
         "device": describe_device(engine.model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},
     }
