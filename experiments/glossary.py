@@ -3,7 +3,7 @@
 
     experiments/glossary.py [--model gemma-3-270m] [--to es]
 
-Writes results/translation/glossary.json.
+Writes results/glossary.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from templora.translation.languages import language
 from templora.translation.template import read_template
 from templora.translation.translation import Paragraph, Translation
 
-RESULTS = Path(__file__).parent.parent / "results" / "translation"
+RESULTS = Path(__file__).parent.parent / "results"
 TEXT = (
     "The old man lives in the lighthouse on the island.",
     "Every evening he climbs the stairs and lights the lamp.",

@@ -1,7 +1,7 @@
 """Products with frozen bf16 weights on CPUs without instructions for bf16, as most laptops' are: in fp32.
 
-Such a CPU multiplies bf16 numbers at a quarter of the rate of fp32. Here weights are widened first, a piece at a time,
-and the product is one of fp32 rounded to bf16 once: the same sums, in another order.
+Such a CPU multiplies bf16 numbers several times slower than those of fp32 (`benchmarks/widened.py`). Here weights are
+widened first, a piece at a time, and the product is one of fp32 rounded to bf16 once: the same sums, in another order.
 """
 
 from __future__ import annotations
