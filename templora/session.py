@@ -187,10 +187,6 @@ class Session:
         self._known(ids)
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones left out."""
-        return decode(self._tokenizer, ids)
-
     def absorb(self, text: str, *, learn: bool = True) -> None:
         """Takes in a given text: learns every full chunk of it, keeps the rest as context.
 
@@ -204,11 +200,6 @@ class Session:
     def absorb_events(self, text: str, *, learn: bool = True) -> Iterator[Event]:
         """`absorb`, yielding `ChunkLearned` and `Absorbed` as it goes."""
         yield from self.absorb_ids(self.encode(text), learn=learn)
-
-    def absorb_parts(self, parts: Sequence[tuple[str, bool]]) -> Iterator[Event]:
-        """`absorb_events` for texts one after another, each with whether it is to be learnt."""
-        for text, learn in parts:
-            yield from self.absorb_events(text, learn=learn)
 
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""

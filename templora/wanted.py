@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,21 @@ from templora.text import decode, encode
 
 # How likely a first token must be: one of so many; nats that it is lifted by, and those after it.
 RANK, FIRST, NEXT = 25, 8.0, 10.0
+
+
+@dataclass(frozen=True)
+class _Way:
+    """As which tokens a word may be written.
+
+    Args:
+        ids: the tokens.
+        text: of them.
+        blank: how many of the first ones are white space alone.
+    """
+
+    ids: list[int]
+    text: str
+    blank: int
 
 
 class Wanted:
@@ -38,16 +54,17 @@ class Wanted:
         """The logits [vocabulary] of what comes after `tokens`, with what leads to a word that is missing lifted."""
         written = list(tokens[self._since :])
         said = decode(self._tokenizer, written)
+        missing = [way for pattern, ways in self._words if not pattern.search(said) for way in ways]
+        if not missing:
+            return logits
         lifts: dict[int, float] = {}
         least = float(logits.topk(min(RANK, len(logits))).values[-1])
-        for pattern, ways in self._words:
-            if not pattern.search(said):
-                for way in ways:
-                    begun = _begun(way, written)
-                    if begun or _may_begin(said, decode(self._tokenizer, way)):
-                        token, letters = way[begun], decode(self._tokenizer, way[:begun]).strip()
-                        if letters or float(logits[token]) >= least:
-                            lifts[token] = max(NEXT if letters else FIRST, lifts.get(token, 0.0))
+        for way in missing:
+            begun = _begun(way.ids, written)
+            if begun or _may_begin(said, way.text):
+                token, lift = way.ids[begun], NEXT if begun > way.blank else FIRST
+                if lift == NEXT or float(logits[token]) >= least:
+                    lifts[token] = max(lift, lifts.get(token, 0.0))
         if not lifts:
             return logits
         lifted = logits.clone()
@@ -66,11 +83,15 @@ def _alphabetic(character: str) -> bool:
     return character.isalnum() and character < "\u0530"
 
 
-def _ways(word: str, tokenizer: Any) -> list[list[int]]:
-    """As which tokens a word may be written: after a space, or without one, as written or with a capital."""
+def _ways(word: str, tokenizer: Any) -> list[_Way]:
+    """After a space, or without one, as written or with a capital."""
     spelled = dict.fromkeys([word, word[0].upper() + word[1:]])
     ways = [encode(tokenizer, space + form, special=False) for form in spelled for space in (" ", "")]
-    return [list(way) for way in dict.fromkeys(map(tuple, ways)) if way]
+    found = []
+    for ids in map(list, dict.fromkeys(map(tuple, ways))):
+        blank = sum(not decode(tokenizer, ids[: n + 1]).strip() for n in range(len(ids)))
+        found.append(_Way(ids, decode(tokenizer, ids), blank))
+    return [way for way in found if way.ids]
 
 
 def _begun(way: Sequence[int], written: Sequence[int]) -> int:

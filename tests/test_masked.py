@@ -232,7 +232,8 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
             session.absorb(f"{round}. {FIRST}", learn=False)
             for _ in session.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
                 pass
-            list(session.absorb_parts([("more\n", False), ("\n", True)]))
+            session.absorb("more\n", learn=False)
+            session.absorb("\n")
         wanted, learnt = list(session.tokens), weights(session)
     store = SessionStore(tmp_path)
     store.create("s", tiny_engine(), config).close()

@@ -89,7 +89,7 @@ class Comparison:
 def comparisons(groups: Sequence[Group], comet: str | None = None) -> list[Comparison]:
     """Each setting with an adapter whose base was measured: `reference` first, short contexts first."""
     found = [g for g in groups if g.pairs]
-    found.sort(key=lambda g: (_targets(g) != "reference", g.cell.config.window, g.cell.method))
+    found.sort(key=lambda g: (_targets(g) != "reference", g.cell.config.window))
     return [Comparison(name, g, comet) for g, name in zip(found, told_apart(found, _label), strict=True)]
 
 
@@ -99,10 +99,9 @@ def _targets(group: Group) -> str:
 
 
 def _label(group: Group) -> str:
-    config, method = group.cell.config, group.cell.method
+    config = group.cell.config
     context = (config.window - config.chunk_size) / config.chunk_size
-    other = "" if method == "sliding_window" else f"{method.replace('_', ' ')}, "
-    return f"{_targets(group)}, {other}k{context:g}, {recipe_label(config)}"
+    return f"{_targets(group)}, k{context:g}, {recipe_label(config)}"
 
 
 def headline(one: Comparison) -> str:
@@ -136,14 +135,7 @@ def scores(found: Sequence[Comparison]) -> Table:
     comet = ["COMET"] if any(c.score is not None for one in found for c in one.comets) else []
     table = Table(
         "Base and adapted",
-        [
-            "",
-            "perplexity of the reference",
-            *quality.NAMES.values(),
-            *comet,
-            "terms",
-            "seconds",
-        ],
+        ["", "perplexity of the reference", *quality.NAMES.values(), *comet, "terms", "seconds"],
         note="TER: lower is better. Terms: of the paragraphs with a term of the source, the share with its commonest "
         "rendering. Seconds a paragraph (* other programs ran meanwhile).",
     )
@@ -187,14 +179,14 @@ def by_position(found: Sequence[Comparison]) -> Table:
         note=f"Each document in {_PARTS} parts of as many paragraphs.",
     )
     for one in found:
-        cells = [
-            (one.group.base.results[t], r) for t, r in one.group.results.items() if one.group.base and _both(one, t)
-        ]
+        group, bare = one.group, one.group.base
+        assert bare is not None
+        cells = [(bare.results[text], result) for text, result in group.results.items() if group.pair(text)]
         for part in range(_PARTS):
             base, ours = ([row for pair in cells for row in _part(pair[side]["chunks"], part)] for side in (0, 1))
             if not ours:
                 continue
-            how = one.group.cell.translation
+            how = group.cell.translation
             assert how is not None
             q = [quality.measure(_own(rows), [r["reference"] for r in rows], how.target) for rows in (base, ours)]
             table.rows.append([
@@ -202,10 +194,6 @@ def by_position(found: Sequence[Comparison]) -> Table:
                 *(number(getattr(which, key).score) for key in ("bleu", "chrf") for which in q),
             ])  # fmt: skip
     return table
-
-
-def _both(one: Comparison, text: str) -> bool:
-    return one.group.pair(text) is not None
 
 
 def _part(rows: Sequence[dict[str, Any]], part: int) -> Sequence[dict[str, Any]]:

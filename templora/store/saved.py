@@ -131,8 +131,10 @@ class SavedSession:
     def absorb_parts(
         self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
     ) -> Iterator[Event]:
-        """As `Session.absorb_parts`; all of it is put into the log at once, and `mark` before the last piece of it, so
-        that a log that is rewound into the parts does not have it."""
+        """Texts one after another, each with whether it is to be learnt; all of it is put into the log at once.
+
+        `mark` comes before the last piece of it, so that a log that is rewound into the parts does not have it.
+        """
         given = [(self.session.encode(text), learn) for text, learn in parts]
         records = self._given(given)
         self._ask([*records[:-1], *_mark(mark), *records[-1:]])
