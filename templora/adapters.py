@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from templora import widened
 from templora.targets import Target, first_weights, module_at
 
 
@@ -237,10 +238,15 @@ def _add(
 
     B starts at zero, and adding an exact zero changes no value of the output.
     """
-    inner = F.linear(x.flatten(0, -2), a)
+    wide, rows = widened.applies(x), x.flatten(0, -2)
+    inner = widened.product(rows, a).to(x.dtype) if wide else F.linear(rows, a)
     if scaling != 1:
         inner = inner * scaling
-    output.view(-1, output.shape[-1]).addmm_(inner, b.t())
+    total = output.view(-1, output.shape[-1])
+    if wide:
+        total.add_(widened.product(inner, b))
+    else:
+        total.addmm_(inner, b.t())
     return output, inner
 
 
@@ -273,13 +279,19 @@ class _Learnt(torch.autograd.Function):
             route.check()
         x, inner, a, b = ctx.saved_tensors
         d_a, d_b = ctx.gradients
-        grad = grads[0].flatten(0, -2)
-        d_inner = grad @ b
+        grad, rows, wide = grads[0].flatten(0, -2), x.flatten(0, -2), widened.applies(x)
+        d_inner = widened.product(grad, b.t()).to(x.dtype) if wide else grad @ b
         if route.scaling != 1:
             d_inner *= route.scaling
-        d_b.addmm_(grad.t(), inner)
-        d_a.addmm_(d_inner.t(), x.flatten(0, -2))
-        d_x = (d_inner @ a).view_as(x) if ctx.needs_input_grad[1] else None
+        if wide:
+            d_b += widened.product(grad.t(), inner.t())
+            d_a += widened.product(d_inner.t(), rows.t())
+        else:
+            d_b.addmm_(grad.t(), inner)
+            d_a.addmm_(d_inner.t(), rows)
+        d_x = None
+        if ctx.needs_input_grad[1]:
+            d_x = (widened.product(d_inner, a.t()).to(x.dtype) if wide else d_inner @ a).view_as(x)
         return grads[0], d_x, None, None, None, None
 
 

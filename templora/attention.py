@@ -8,7 +8,8 @@ This one knows what is visible:
 
 Queries go in tiles of rows; keys right of a tile's last query, or left of its first one's window, are left out. The
 query heads of one key head are rows of one product, so keys and values are never repeated. Scores have fp32's accuracy
-or nearly so: in bf16 a product's rounded result and, by a second product that starts from it, the remainder.
+or nearly so: in bf16 a product's rounded result and, by a second product that starts from it, the remainder. Where bf16
+is slow all of it is fp32 (`templora.widened`).
 
 Shapes: H heads, G key heads, Q queries, K keys, D head size.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from templora import widened
 from templora.kernels import rowwise
 from templora.kernels.openmp import run
 
@@ -118,22 +120,29 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
         (heads, queries, size), groups = query.shape, key.shape[0]
-        query, key, value = query.reshape(groups, -1, queries, size), key.contiguous(), value.contiguous()
         out = query.new_empty(queries, groups, heads // groups, value.shape[2])
+        ctx.scale, ctx.window, ctx.wide = scale, window, widened.applies(query)
+        query, key, value = query.reshape(groups, -1, queries, size), key.contiguous(), value.contiguous()
+        ctx.save_for_backward(query, key, value)
+        if ctx.wide:
+            query, key, value = query.float(), key.float(), value.float()
         for begin, end, left, right in _Tiles(heads, queries, key.shape[1], window):
             q = query[:, :, begin:end].flatten(1, 2)
-            p = _probabilities(q, key[:, left:right].contiguous(), scale, end - begin, window)
-            o = torch.bmm(p, value[:, left:right])
+            p = _probabilities(q, key[:, left:right].contiguous(), scale, end - begin, window, ctx.wide)
+            o = _product(p, value[:, left:right], ctx.wide)
             out[begin:end] = o.view(groups, -1, end - begin, o.shape[2]).permute(2, 0, 1, 3)
-        ctx.save_for_backward(query, key, value)
-        ctx.scale, ctx.window = scale, window
         return out.flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors  # [G, H / G, Q, D], [G, K, D], [G, K, D]
+        dtype, wide = query.dtype, ctx.wide
+        if wide:
+            query, key, value = query.float(), key.float(), value.float()
         (groups, shared, queries, size), keys = query.shape, key.shape[1]
-        grad = grads[0].reshape(queries, groups, -1, value.shape[2]).permute(1, 2, 0, 3)  # [G, H / G, Q, D]
+        grad = (
+            grads[0].to(query.dtype).reshape(queries, groups, -1, value.shape[2]).permute(1, 2, 0, 3)
+        )  # [G, H / G, Q, D]
         d_query = torch.empty_like(query)
         # Sums over tiles are kept in fp32; the context, to the left, stays zero.
         d_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
@@ -142,17 +151,25 @@ class _Attention(torch.autograd.Function):
         for begin, end, left, right in _Tiles(groups * shared, queries, keys, ctx.window):
             q, g = query[:, :, begin:end].flatten(1, 2), grad[:, :, begin:end].flatten(1, 2)
             k, v = key[:, left:right].contiguous(), value[:, left:right]
-            p = _probabilities(q, k, ctx.scale, end - begin, ctx.window)
-            d = torch.bmm(g, v.transpose(1, 2), out=_scratch("d", p, *p.shape))
+            p = _probabilities(q, k, ctx.scale, end - begin, ctx.window, wide)
+            d = _product(g, v.transpose(1, 2), wide, out="d")
             cut = max(0, own - left)  # of the keys seen, those of the context
             p_own, d_own = _scores_gradient(p, d, ctx.scale, cut)
-            d_query[:, :, begin:end] = torch.bmm(d, k).view(groups, -1, end - begin, size)
-            d_key[:, left + cut : right] += torch.bmm(d_own.transpose(1, 2), q)
-            d_value[:, left + cut : right] += torch.bmm(p_own.transpose(1, 2), g)
-        return d_query.flatten(0, 1), d_key.to(key.dtype), d_value.to(value.dtype), None, None
+            d_query[:, :, begin:end] = _product(d, k, wide).view(groups, -1, end - begin, size)
+            d_key[:, left + cut : right] += _product(d_own.transpose(1, 2), q, wide)
+            d_value[:, left + cut : right] += _product(p_own.transpose(1, 2), g, wide)
+        return d_query.to(dtype).flatten(0, 1), d_key.to(dtype), d_value.to(dtype), None, None
 
 
-def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, window: int) -> torch.Tensor:
+def _product(a: torch.Tensor, b: torch.Tensor, wide: bool, out: str = "") -> torch.Tensor:
+    """a b [G, M, N] of a [G, M, K] and b [G, K, N]; `out` names the scratch memory to put it into."""
+    into = _scratch(out, a, len(a), a.shape[1], b.shape[2]) if out else None
+    if not wide:
+        return torch.bmm(a, b, out=into)
+    return torch.stack([widened.product(x, y.t()) for x, y in zip(a, b, strict=True)], out=into)
+
+
+def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, window: int, wide: bool) -> torch.Tensor:
     """Softmax, in scratch memory, of the scores of q [G, rows, D] and k [G, keys, D].
 
     The last key is that of row `tile` − 1.
@@ -160,7 +177,7 @@ def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, wi
     keys = k.shape[1]
     end = keys - tile + 1  # of what row 0 sees
     shape = (q.shape[0], q.shape[1], keys)
-    scores = torch.bmm(q, k.transpose(1, 2), out=_scratch("scores", q, *shape))
+    scores = _product(q, k.transpose(1, 2), wide, out="scores")
     if scores.dtype == torch.bfloat16:
         remainder = torch.baddbmm(scores, q, k.transpose(1, 2), beta=-1, out=_scratch("remainder", q, *shape))
         rows = scores.shape[0] * scores.shape[1]

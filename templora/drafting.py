@@ -1,7 +1,11 @@
 """`Drafter`: what a text would go on with, of which nothing stays.
 
-A draft depends on the text, the adapter and the arguments alone, not on what was read before, and in how many passes:
-its window is read anew each time, into a cache of its own. So a draft need not be kept in order to be made again.
+    window    first ──── context ──── chunk │ piece │ piece │ the rest, prompt included
+    passes    [                             ][      ][      ][                        ]
+
+A draft depends on the text, the adapter and the arguments alone, not on what was drafted before: so it need not be kept
+in order to be made again. In bf16 keys and values depend on how many tokens are read at once, hence the fixed passes,
+into a cache of its own. Those before the rest are still there for the next draft, and for who learns the chunk.
 """
 
 from __future__ import annotations
@@ -9,12 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from templora.cache import WindowCache
 from templora.decoding import Decoder
 from templora.sampling import Sampler
 from templora.text import TextStream
 from templora.wanted import Wanted
+
+# Tokens of an open chunk that are read in one pass: fewer would cost more passes, more would be read again more often.
+_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,13 @@ class Drafter:
 
     def __init__(self, reader: Decoder, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
         self._reader, self._tokenizer, self._step = reader, tokenizer, step
+        self._version, self._passes = 0, list[list[int]]()  # what was read, in passes, and under which version
 
     def draft(
         self,
         tokens: Sequence[int],
         chunk_start: int,
+        version: int,
         most: int,
         sampler: Sampler,
         ends: Collection[int],
@@ -58,6 +69,7 @@ class Drafter:
             tokens: of the text, prompt included.
             chunk_start: where its open chunk begins; the window begins with the context before it, and moves on when it
                 is full.
+            version: of the adapter.
             most: tokens to draft.
             sampler: how they are chosen.
             ends: tokens at which it ends.
@@ -67,14 +79,14 @@ class Drafter:
         reader, meter, begun = self._reader, self._reader.meter, list(tokens)
         cache, text, said = reader.cache, TextStream(self._tokenizer, begun[-4:]), ""
         hoped = Wanted(wanted, self._tokenizer, len(begun)) if wanted else None
-        first = reader.window_start(chunk_start)
-        cache.clear(first)
+        with self._step():
+            self._read(begun, chunk_start, version)
         for _ in range(most):
             with self._step():
-                if len(begun) - first >= cache.capacity:  # as it does at the end of a chunk
-                    first = reader.window_start(len(begun))
-                    cache.clear(first)
-                reader.fill(begun, 0)
+                if len(begun) - cache.first_token >= cache.capacity:  # as it does at the end of a chunk
+                    self._passes = []
+                    cache.clear(reader.window_start(len(begun)))
+                reader.fill(begun, version)
                 with meter.phase("decode"):
                     logits = reader.next_logits(begun)
                     logits = hoped.lift(logits, begun) if hoped else logits
@@ -86,3 +98,29 @@ class Drafter:
             each(piece)
             said += piece
         return Draft(said + text.flush(), False)
+
+    def context(self, tokens: Sequence[int], chunk_start: int, version: int) -> WindowCache | None:
+        """A cache that holds the context of a chunk, up to the token before it; None if that was not read."""
+        first, end = self._reader.window_start(chunk_start), chunk_start - 1
+        held = self._passes and self._version == version and self._reader.cache.first_token == first
+        return self._reader.cache if held and self._passes[0] == list(tokens[first:end]) else None
+
+    def _read(self, tokens: list[int], chunk_start: int, version: int) -> None:
+        """Reads what comes before the rest, but for those passes that it was last read in too."""
+        cache, first = self._reader.cache, self._reader.window_start(chunk_start)
+        # The token before the chunk is an input of who learns it, so the context ends before that (`Learner`).
+        ends = [end for end in range(chunk_start - 1, len(tokens), _PIECE) if end > first + cache.opening]
+        passes = [tokens[begin:end] for begin, end in pairwise([first, *ends])]
+        same = 0
+        if version == self._version and first == cache.first_token:
+            while same < min(len(passes), len(self._passes)) and passes[same] == self._passes[same]:
+                same += 1
+        self._version = version
+        self._passes = passes[:same]
+        if same:
+            cache.truncate(ends[same - 1] - first)
+        else:
+            cache.clear(first)
+        for read, end in list(zip(passes, ends, strict=True))[same:]:
+            self._reader.fill(tokens[: end + 1], version)
+            self._passes.append(read)

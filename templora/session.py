@@ -34,7 +34,7 @@ from templora.gguf_adapter import save_gguf_adapter
 from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
-from templora.methods.base import Method
+from templora.methods.base import Memory, Method
 from templora.metrics import Likelihood
 from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
@@ -377,7 +377,8 @@ class Session:
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
         size = self.config.chunk_size
         start = self._chunk_start + (len(tokens) - self._chunk_start) // size * size  # of the chunk that it would be in
-        return self._drafters[base].draft(tokens, start, max_new_tokens, sampler, ends, wanted, each)
+        version = self._memory.version if base else self._served
+        return self._drafters[base].draft(tokens, start, version, max_new_tokens, sampler, ends, wanted, each)
 
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
@@ -531,6 +532,7 @@ class Session:
             self._written, self._brake, self._patience = guards.from_json(meta["guards"])
             self._masked = spans(meta.get("masked", ()))
             self._scored_to, self._reading = meta["scored_to"], None
+            self._drafters = {}  # whose versions are another adapter's
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
@@ -701,13 +703,13 @@ class Session:
         if not self._updates:
             self._open_next(chunk, reading)
         else:
-            self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+            context = self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
             with uninterrupted():  # from here on the context is needed as it is
                 self._settle()
-                self._open_next(chunk, None)
+                self._open_next(chunk, None, context)
         self._memory.learn(self.tokens, chunk, self.meter)
 
-    def _open_next(self, chunk: Chunk, reading: Reading | None) -> None:
+    def _open_next(self, chunk: Chunk, reading: Reading | None, context: WindowCache | None = None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
         before = self._chunk_index, self._chunk_start, self._written, self._brake, self._masked
         reported, written = len(self._learned), self._written
@@ -725,23 +727,22 @@ class Session:
                     self._learned.append(skipped)
                 return
             self._brake = self._brake.passed(written)
-            self._learn(chunk, lesson, reading)
+            self._learn(chunk, lesson, reading, context)
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
             if len(self._learned) == reported and not under_way:  # interrupted before: it is still to be learnt
                 self._chunk_index, self._chunk_start, self._written, self._brake, self._masked = before
             raise
 
-    def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None) -> None:
+    def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None, context: WindowCache | None) -> None:
         began = time.perf_counter()
-        cache = self._adapted.cache
+        cache = self._prepare_context(chunk) if context is None else context
         if self._updates:
             if not self.config.context_gradients:
                 # The token before the chunk is an input of the training, as in `Learner`.
                 cache = cache.snapshot(chunk.first_target - 1, self.config.learn_context - 1)
             self._updates.start(lesson, chunk, cache)
             return
-        self._prepare_context(chunk)
         with self.meter.phase("learn"):
             self._learner.learn(
                 lesson,
@@ -785,13 +786,19 @@ class Session:
             )
         )
 
-    def _prepare_context(self, chunk: Chunk) -> None:
-        """The cache must reach up to the token before the chunk; a chunk that was given, not read, is not in it."""
+    def _prepare_context(self, chunk: Chunk) -> WindowCache:
+        """A cache that reaches up to the token before the chunk; one that was given, not read, is not in it yet."""
         cache = self._adapted.cache
-        if self.config.context_gradients:
-            return
-        if cache.next_token < chunk.first_target - 1 or cache.served_version != self._served:
-            self._memory.prepare(self._adapted, self.tokens[: chunk.first_target], chunk.middle, self._served)
+        read = cache.next_token >= chunk.first_target - 1 and cache.served_version == self._served
+        if self.config.context_gradients or read:
+            return cache
+        # Read for a draft in the very pass that would read it now.
+        if type(self._memory) is Memory and not self.config.cache_reuse and False in self._drafters:
+            held = self._drafters[False].context(self.tokens, chunk.middle, self._served)
+            if held is not None:
+                return held
+        self._memory.prepare(self._adapted, self.tokens[: chunk.first_target], chunk.middle, self._served)
+        return cache
 
     def _encode_chat(self, prompt: str) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):

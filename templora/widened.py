@@ -1,7 +1,7 @@
-"""Products with frozen bf16 weights on CPUs without instructions for bf16, as most laptops' are: in fp32.
+"""Products of bf16 numbers on CPUs without instructions for bf16, as most laptops' are: in fp32.
 
-Such a CPU multiplies bf16 numbers several times slower than those of fp32 (`benchmarks/widened.py`). Here weights are
-widened first, a piece at a time, and the product is one of fp32 rounded to bf16 once: the same sums, in another order.
+Such a CPU multiplies bf16 numbers several times slower than those of fp32 (`benchmarks/widened.py`). Here they are
+widened first, and the product is one of fp32 rounded to bf16 once: the same sums, in another order.
 """
 
 from __future__ import annotations
@@ -29,19 +29,27 @@ def worthwhile() -> bool:
     return has and not any(known.get(flag) for flag in _FLAGS)
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x Wᵀ in fp32 by oneDNN: its bits do not depend on the number of threads, as those of MKL do."""
-    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def applies(x: torch.Tensor) -> bool:
+    """Whether a product of x [..., in] should be widened."""
+    enough = x.numel() >= _FEWEST_ROWS * x.shape[-1]
+    return enough and x.dtype == torch.bfloat16 and x.device.type == "cpu" and worthwhile()
+
+
+def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x Wᵀ in fp32, of x [..., in] and W [out, in] in bf16 or fp32, strided as they like.
+
+    By oneDNN: its bits do not depend on the number of threads, as those of MKL may.
+    """
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.float(), weight.float(), None, "none", [], "")
     return y
 
 
 def widened(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A `forward` for a linear layer in bf16."""
+    """A `forward` for a linear layer with frozen weights in bf16."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         weight, bias = module.weight, module.bias
-        few = x.numel() < _FEWEST_ROWS * module.in_features
-        if few or weight.requires_grad or x.dtype != torch.bfloat16:
+        if weight.requires_grad or not applies(x):
             return F.linear(x, weight, bias)
         y: torch.Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return y
@@ -58,14 +66,14 @@ class _Product(torch.autograd.Function):
         wide = x.float()
         y = x.new_empty(*x.shape[:-1], weight.shape[0])
         for part, weights in _pieces(weight):
-            y[..., part] = _product(wide, weights)
+            y[..., part] = product(wide, weights)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         total: torch.Tensor | None = None
         for part, weights in _pieces(ctx.weight):
-            found = _product(grads[0][..., part].float(), weights.t())
+            found = product(grads[0][..., part], weights.t())
             total = found if total is None else total.add_(found)
         assert total is not None
         return total.bfloat16(), None, None

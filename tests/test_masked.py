@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from conftest import small
 
 from templora.chunks import Chunk
+from templora.decoding import Decoder
 from templora.drafting import Draft
 from templora.engine import Engine
 from templora.errors import TextError
@@ -24,6 +28,21 @@ FIRST, SECOND = "zwei Worte: ", "two words. "
 
 def weights(session: Session) -> torch.Tensor:
     return session.adapter_weights()
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """How many tokens each pass inside reads into a cache."""
+    read: list[int] = []
+    real = Decoder.feed
+
+    def feed(reader: Decoder, ids: list[int], **how: Any) -> torch.Tensor:
+        read.append(len(ids))
+        return real(reader, ids, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "feed", feed)
+        yield read
 
 
 def test_a_chunk_knows_what_it_learns() -> None:
@@ -147,6 +166,75 @@ def test_a_greedy_draft_is_what_is_written(engine: Engine, text: str) -> None:
         assert session.draft(stop_at_end=False, **cold) == said
         assert session.write(**cold) == said.text != base.text
         assert not said.ended
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_draft_is_the_same_whatever_was_drafted_before(dtype: torch.dtype, text: str) -> None:
+    """Though it reads no more than it has to: a learnt chunk, another text, an end of the window are noticed."""
+    cold = SamplingParams(temperature=0)
+    engine, config = tiny_engine(dtype=dtype), small(chunk_size=100, window=230)
+    prompts = {
+        "a": 20,
+        text[:100]: 20,
+        text[100:]: 20,
+        text[:90]: 150,
+        text[20:99]: 20,
+        text[50:140]: 20,
+    }  # and how many tokens of it
+
+    def draft(session: Session, prompt: str) -> Draft:
+        return session.draft(prompt, max_new_tokens=prompts[prompt], sampling=cold, stop_at_end=False)
+
+    with engine.session(config) as session:
+        states, wanted = [], []
+        for part in (text[:100], text[100:230], text[230:260], text[260:500]):
+            session.absorb(part)
+            states.append((list(session.tokens), session.snapshot()))
+            wanted.append([])
+            for prompt in prompts:
+                with engine.session(config) as fresh:
+                    fresh.restore(*states[-1])
+                    wanted[-1].append(draft(fresh, prompt))
+        for n in (0, 1, 2, 3, 1, 0):
+            session.restore(*states[n])
+            assert [draft(session, prompt) for prompt in prompts] == wanted[n]
+        draft(session, text[50:140])
+        with counted() as read:
+            assert draft(session, text[50:140]) == wanted[0][5]
+        assert sum(read) < 64
+        other = torch.randn(len(weights(session)), generator=torch.Generator().manual_seed(0)) / 20
+        tokens, held = states[0]
+        for change in (
+            lambda: session.use_adapter(other),
+            lambda: session.restore(tokens, replace(held, tensors=held.tensors | {"weights": other})),
+        ):
+            draft(session, text[50:140])
+            change()
+            with engine.session(config) as fresh:
+                fresh.restore(session.tokens, session.snapshot())
+                assert draft(session, text[50:140]) == draft(fresh, text[50:140])
+            session.restore(tokens, held)
+
+
+@pytest.mark.parametrize("options", [{}, {"learning": "parallel"}, {"cache_reuse": 1}])
+def test_what_a_draft_has_read_of_the_context_is_not_read_again(text: str, options: dict[str, Any]) -> None:
+    """Unless more than the plain context would be seen; what is learnt is the same."""
+    cold, found, reads = SamplingParams(temperature=0), [], []
+    for drafts in (False, True):
+        engine = tiny_engine(dtype=torch.bfloat16)
+        with engine.session(small(**options)) as session:
+            for n in range(4):
+                session.absorb(text[60 * n : 60 * n + 20])
+                if drafts:
+                    session.draft("so", max_new_tokens=2, sampling=cold)
+                with counted() as read:
+                    session.absorb(text[60 * n + 20 : 60 * n + 60])
+                    session.close_chunk()
+                reads.append(sum(read))
+            found.append(weights(session))
+    assert torch.equal(*found)
+    without, with_ = sum(reads[1:4]), sum(reads[5:8])
+    assert (with_ < without) == ("cache_reuse" not in options)
 
 
 def test_a_draft_goes_on_when_the_window_is_full(engine: Engine, text: str) -> None:
