@@ -172,6 +172,7 @@ def translate(
     translator = Translator(
         _Text(session, adapted, reference),
         template,
+        target,
         count,
         size,
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),

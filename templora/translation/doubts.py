@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from templora.metrics import repeated
 from templora.translation import wording
+from templora.translation.languages import Language
+from templora.translation.scripts import foreign
 from templora.translation.wording import GAP
 
 # From so many words on, of either, that a translation stands elsewhere too is no chance.
@@ -14,21 +16,29 @@ _FEWEST = 4
 # Of sources of so many words, a translation has at least this share of their number, and at most this multiple. (Words;
 # of scripts without spaces, characters: English has 0.6 words for one of Chinese, which has 1.7 for one of English.)
 _FEWEST_TO_COMPARE, _SHORTEST, _LONGEST = 8, 0.25, 5
-# Of its runs of so many words, at most this share may stand in the source; of its 4-grams, this share may repeat.
-_RUN, _COPIED, _REPEATED = 3, 0.5, 0.5
+# Of its runs of so many words, at most this share may stand in the source; of its 4-grams, this share may repeat; and
+# less than this share of its words may be in a script that the language is not written in.
+_RUN, _COPIED, _REPEATED, _FOREIGN = 3, 0.5, 0.5, 0.5
 # Fewer words say nothing about repetition.
 _FEWEST_TO_REPEAT = 12
 
 
 class Doubts:
-    """About the translations of one document, as they are made."""
+    """About the translations of one document, as they are made.
 
-    def __init__(self) -> None:
-        self._sources: dict[tuple[str, ...], str] = {}  # of each translation so far, the first
+    Numbers do not count: one that is counted up makes no other translation of the same words.
+
+    Args:
+        language: that is translated to.
+    """
+
+    def __init__(self, language: Language) -> None:
+        self._language = language
+        self._sources: dict[tuple[str, ...], tuple[str, ...]] = {}  # of each translation so far, the first
 
     def add(self, source: str, target: str) -> None:
         """Takes note of a translation that stays."""
-        self._sources.setdefault(_words(target), source)
+        self._sources.setdefault(_words(target), _words(source))
 
     def about(self, source: str, target: str, whole: bool) -> str:
         """What speaks against a translation, in a few words; empty if nothing does.
@@ -45,8 +55,10 @@ class Doubts:
             return "it was cut off at its longest"
         if _is_copy(words, asked):
             return "it is a copy of its source"
-        if max(len(words), len(asked)) >= _FEWEST and self._sources.get(words, source) != source:
+        if max(len(words), len(asked)) >= _FEWEST and self._sources.get(words, asked) != asked:
             return "another paragraph was translated to the same"
+        if foreign(words, self._language) >= _FOREIGN:
+            return f"it is not in the script of {self._language.name}"
         if len(asked) >= _FEWEST_TO_COMPARE and not _SHORTEST <= len(words) / len(asked) <= _LONGEST:
             return f"it is much {'shorter' if len(words) < len(asked) else 'longer'} than its source"
         ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
@@ -56,7 +68,9 @@ class Doubts:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(token.casefold() for token in wording.tokens(text) if token != GAP)
+    """Its words, but numbers, unless there is nothing else."""
+    found = tuple(token.casefold() for token in wording.tokens(text) if token != GAP)
+    return tuple(word for word in found if not word.isdigit()) or found
 
 
 def _is_copy(target: tuple[str, ...], source: tuple[str, ...]) -> bool:

@@ -31,12 +31,14 @@ class Language:
     Args:
         code: as BCP 47 writes it: zh, pt-BR.
         name: in English.
+        script: that it is written in, by ISO 15924; empty where that is not known.
         spaces: whether words are written with spaces between them.
         right_to_left: whether lines begin at the right.
     """
 
     code: str
     name: str
+    script: str = ""
     spaces: bool = True
     right_to_left: bool = False
 
@@ -96,7 +98,7 @@ def _by_code(code: str) -> Language | None:
         if not tag.is_valid() or not _assigned(tag):
             return None
         script = tag.maximize().script or ""
-        return Language(tag.to_tag(), tag.display_name(), script not in _NO_SPACES, script in _RIGHT_TO_LEFT)
+        return Language(tag.to_tag(), tag.display_name(), script, script not in _NO_SPACES, script in _RIGHT_TO_LEFT)
     except ValueError:  # not well formed
         return None
 

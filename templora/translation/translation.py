@@ -138,7 +138,7 @@ class Translation:
         size = session.config.chunk_size
         self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
         self._translator = Translator(
-            saved, template, count, size, sampling, terms=terms, known=known, ask=ask,
+            saved, template, target, count, size, sampling, terms=terms, known=known, ask=ask,
             learns=session.config.learning != "off", each=each,
         )  # fmt: skip
         done = what_is_done(saved.history, target)

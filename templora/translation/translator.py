@@ -20,6 +20,7 @@ from templora.events import ChunkLearned, Event
 from templora.sampling import SamplingParams
 from templora.translation.characters import one_line
 from templora.translation.doubts import Doubts
+from templora.translation.languages import Language
 from templora.translation.template import Template
 from templora.translation.units import Unit
 
@@ -85,6 +86,7 @@ class Translator:
     Args:
         text: the session.
         template: how paragraphs stand in it.
+        language: that is translated to.
         count: how many tokens a text has.
         chunk_size: of the session.
         sampling: how words are chosen.
@@ -102,6 +104,7 @@ class Translator:
         self,
         text: Text,
         template: Template,
+        language: Language,
         count: Callable[[str], int],
         chunk_size: int,
         sampling: SamplingParams,
@@ -116,7 +119,7 @@ class Translator:
         self._count, self._chunk_size, self._sampling = count, chunk_size, sampling
         self._terms, self._known, self._ask, self._learns = terms, known or {}, ask, learns
         self._each = each
-        self._doubts = Doubts()
+        self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
         self._helped: list[bool] = []  # of the last units, whether the base did better
         self.stopped = False

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from templora.translation.doubts import Doubts
+from templora.translation.languages import Language, language
+from templora.translation.scripts import foreign
 
+ENGLISH = language("to", "en")
 LONG = "The keeper of the old lamp climbs the stairs every evening to light it again."
 
 
@@ -20,22 +23,51 @@ LONG = "The keeper of the old lamp climbs the stairs every evening to light it a
         (LONG, LONG.replace("evening", "Abend"), True, "a copy"),
         ("看守人每天晚上都爬上楼梯。", "看守人每天晚上都爬上楼梯。", True, "a copy"),
         ("看守人每天晚上都爬上楼梯。", "The keeper 爬上楼梯 every evening of his life.", True, ""),
+        ("看守人每天晚上都爬上楼梯。", "Now, the keeper 每天晚上都爬上楼梯。", True, "a copy"),
+        ("1.1.6. 虚拟控制台", "1.2.1. 虚拟控制台", True, "a copy"),
+        ("看守人每天晚上都爬上楼梯。", "He climbs 用于文件权限的更改", True, "not in the script of English"),
+        ("看守人每天晚上都爬上楼梯。", "They say (Лестница) of ls and chmod", True, ""),
+        ("1, 2", "3, 4", True, ""),
+        ("1, 2", "1, 2", True, "a copy"),
         ("Linux", "Linux", True, "a copy"),
         ("Ein Satz.", "a lamp and a keeper and a lamp and a keeper and a lamp and a keeper", True, "repeats itself"),
         ("Ein Satz über vieles, was es gibt.", LONG, True, ""),
         (LONG, "The tower.", True, "much shorter"),
         ("看守人每天晚上都爬上楼梯。", "The keeper climbs the stairs every evening.", True, ""),
-        (LONG, "看守人每天晚上都爬上楼梯，再次点亮那盏旧灯。", True, ""),
         ("看守人每天晚上都爬上楼梯。", "the " + " ".join(f"word{i}" for i in range(70)), True, "much longer"),
     ],
 )
 def test_what_speaks_against_a_translation(source: str, target: str, whole: bool, said: str) -> None:
-    found = Doubts().about(source, target, whole)
+    found = Doubts(ENGLISH).about(source, target, whole)
     assert found == "" if not said else said in found
 
 
+def test_scripts_of_other_languages() -> None:
+    chinese, russian, latin = (
+        "看守人每天晚上都爬上楼梯，再次点亮那盏旧灯。",
+        "Смотритель поднимается.",
+        "ls -l shows it",
+    )
+    for to, wrong in (("zh", russian), ("ja", russian), ("ru", chinese), ("ar", russian), ("el", chinese)):
+        doubts = Doubts(language("to", to))
+        for target in (chinese, russian, latin):
+            assert ("script" in doubts.about(LONG, target * 2, True)) == (
+                target == wrong or (to in ("ar", "el") and target != latin)
+            )
+    assert not Doubts(Language("xx", "unknown")).about(LONG, chinese, True)
+    assert foreign([], ENGLISH) == 0
+
+
+def test_a_number_that_is_counted_up_makes_no_other_translation() -> None:
+    doubts = Doubts(ENGLISH)
+    doubts.add("Der Wärter steigt.", "The light (1) is on the hill.")
+    assert "another paragraph" in doubts.about("Das Schiff kam.", "The light (2) is on the hill.", True)
+    doubts.add("Tabelle 1.2: Namen und Orte", "Table 1.2: Names and places")
+    assert not doubts.about("Tabelle 1.3: Namen und Orte", "Table 1.3: Names and places", True)
+
+
 def test_one_translation_of_two_sources() -> None:
-    doubts = Doubts()
+    doubts = Doubts(ENGLISH)
     doubts.add("Der Wärter steigt.", "The light is on the hill.")
     doubts.add("Ja.", "Yes.")
     assert not doubts.about("Der Wärter steigt.", "The light is on the hill.", True)  # the same paragraph again
