@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from templora import widened
@@ -238,15 +237,10 @@ def _add(
 
     B starts at zero, and adding an exact zero changes no value of the output.
     """
-    wide, rows = widened.applies(x), x.flatten(0, -2)
-    inner = widened.product(rows, a).to(x.dtype) if wide else F.linear(rows, a)
+    inner = widened.linear(x.flatten(0, -2), a)
     if scaling != 1:
         inner = inner * scaling
-    total = output.view(-1, output.shape[-1])
-    if wide:
-        total.add_(widened.product(inner, b))
-    else:
-        total.addmm_(inner, b.t())
+    widened.add_product(output.view(-1, output.shape[-1]), inner, b)
     return output, inner
 
 
@@ -279,19 +273,13 @@ class _Learnt(torch.autograd.Function):
             route.check()
         x, inner, a, b = ctx.saved_tensors
         d_a, d_b = ctx.gradients
-        grad, rows, wide = grads[0].flatten(0, -2), x.flatten(0, -2), widened.applies(x)
-        d_inner = widened.product(grad, b.t()).to(x.dtype) if wide else grad @ b
+        grad, rows = grads[0].flatten(0, -2), x.flatten(0, -2)
+        d_inner = widened.linear(grad, b.t())
         if route.scaling != 1:
             d_inner *= route.scaling
-        if wide:
-            d_b += widened.product(grad.t(), inner.t())
-            d_a += widened.product(d_inner.t(), rows.t())
-        else:
-            d_b.addmm_(grad.t(), inner)
-            d_a.addmm_(d_inner.t(), rows)
-        d_x = None
-        if ctx.needs_input_grad[1]:
-            d_x = (widened.product(d_inner, a.t()).to(x.dtype) if wide else d_inner @ a).view_as(x)
+        widened.add_product(d_b, grad.t(), inner.t())
+        widened.add_product(d_a, d_inner.t(), rows.t())
+        d_x = widened.linear(d_inner, a.t()).view_as(x) if ctx.needs_input_grad[1] else None
         return grads[0], d_x, None, None, None, None
 
 

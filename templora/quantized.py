@@ -14,15 +14,15 @@ must be left as it was is the model with these layers.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from templora import widened
 from templora.errors import ModelError
+from templora.scratch import scratch_memory
 
 BLOCK = 32
 Bits = Literal[4, 8]
@@ -30,7 +30,6 @@ Bits = Literal[4, 8]
 _PIECE = 1 << 22
 # Fewer weights than this, such as a token's embedding, are not worth a second thread.
 _FEW = 1 << 15
-_scratch = threading.local()
 
 
 class Packed(nn.Module):
@@ -142,7 +141,7 @@ class QuantLinear(Packed):
         """y [..., out] of x [..., in]."""
         y: torch.Tensor | None = None
         for part, weights in self.pieces(x.dtype):
-            found = F.linear(x, weights, None if self.bias is None else self.bias[part])
+            found = widened.linear(x, weights, None if self.bias is None else self.bias[part])
             if part.stop - part.start == self.out_features:
                 return found
             y = x.new_empty(*x.shape[:-1], self.out_features) if y is None else y
@@ -154,7 +153,7 @@ class QuantLinear(Packed):
         """The gradient with respect to x [..., in], from that with respect to y [..., out]."""
         total: torch.Tensor | None = None
         for part, weights in self.pieces(gradient.dtype):
-            found = gradient[..., part] @ weights
+            found = widened.linear(gradient[..., part], weights.t())
             if part.stop - part.start == self.out_features:
                 return found
             total = found.float() if total is None else total.add_(found)
@@ -173,14 +172,6 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return ctx.layer.product_backward(gradients[0]), None
-
-
-def scratch_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """`size` numbers of memory that belong to this thread; each call hands out the same again."""
-    held: dict[torch.dtype, torch.Tensor] = _scratch.__dict__.setdefault("held", {})
-    if dtype not in held or held[dtype].numel() < size:
-        held[dtype] = torch.empty(size, dtype=dtype)
-    return held[dtype][:size]
 
 
 class QuantEmbedding(Packed):

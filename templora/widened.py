@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from templora.quantized import scratch_memory
+from templora.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
 _FEWEST_ROWS = 24
@@ -42,6 +42,27 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.float(), weight.float(), None, "none", [], "")
     return y
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x Wᵀ + b, as `torch.nn.functional.linear`."""
+    if _left_alone(x):
+        return F.linear(x, weight, bias)
+    y = product(x, weight)
+    return (y if bias is None else y.add_(bias)).to(x.dtype)
+
+
+def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> None:
+    """Adds x Wᵀ to `total`, all of them matrices, and rounds only the sum."""
+    if _left_alone(x):
+        total.addmm_(x, weight.t())
+    else:
+        total.add_(product(x, weight))
+
+
+def _left_alone(x: torch.Tensor) -> bool:
+    """`product` has no gradient."""
+    return not applies(x) or (x.requires_grad and torch.is_grad_enabled())
 
 
 def widened(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

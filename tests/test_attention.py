@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from templora import attention
+from templora import attention, widened
 from templora.testing import FAMILIES, tiny_engine
 
 # Queries, keys, window; tiles of 256 rows: one, several, the last one ragged, with and without context.
@@ -37,10 +37,22 @@ def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("queries", "keys", "window"), SHAPES)
 @pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-6), (torch.bfloat16, 6e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "wide", "most"),
+    [(torch.float32, True, 2e-6), (torch.bfloat16, False, 6e-3), (torch.bfloat16, True, 6e-3)],
+)
 def test_attention_and_its_gradients_are_those_of_fp64(
-    queries: int, keys: int, window: int | None, heads: int, dtype: torch.dtype, most: float
+    queries: int,
+    keys: int,
+    window: int | None,
+    heads: int,
+    dtype: torch.dtype,
+    wide: bool,
+    most: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """On CPUs that have instructions for bf16, and on those that have none."""
+    monkeypatch.setattr(widened, "worthwhile", lambda: wide)
     ours = [x.requires_grad_() for x in given(queries, keys, heads, dtype)]
     wanted = [x.detach().double().requires_grad_() for x in ours]
     found, _ = attention.attend(None, *ours, None, sliding_window=window)
@@ -57,8 +69,10 @@ def test_attention_and_its_gradients_are_those_of_fp64(
         assert not mine.grad[:, :, :own].any()  # the context is constant
 
 
-def test_bf16_is_as_exact_as_torchs_own() -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_bf16_is_as_exact_as_torchs_own(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores rounded to bf16 would be several times further off."""
+    monkeypatch.setattr(widened, "worthwhile", lambda: wide)
     query, key, value = given(300, 700, 2, torch.bfloat16)
     query = 4 * query
     wanted = plain([x.double() for x in (query, key, value)], None)

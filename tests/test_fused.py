@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from templora import widened
+from templora import attention, widened
+from templora.adapters import Route, _add, _Learnt
 from templora.fused import FusedPasses, _fused
 from templora.model import CausalModel
 from templora.quantized import quantize_model
@@ -146,29 +149,85 @@ def test_a_model_they_do_not_fit_is_read_the_plain_way(monkeypatch: pytest.Monke
 # CPUs without instructions for bf16 ---------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever CPU this is."""
+    monkeypatch.setattr(widened, "worthwhile", lambda: True)
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@contextmanager
+def other_threads() -> Iterator[None]:
+    """Bits must not depend on how many threads there are."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(2, threads))
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.usefixtures("slow_bf16")
 def test_a_widened_product_is_the_product(rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces too, and so is its gradient; as near to fp32's as bf16's own."""
     monkeypatch.setattr(widened, "_PIECE", 7 * 16)
-    generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(16, 24, bias=bias).bfloat16().requires_grad_(False)
-    x = torch.randn(2, rows, 16, generator=generator).bfloat16().requires_grad_()
-    gradient = torch.randn(2, rows, 24, generator=generator).bfloat16()
+    x, gradient = numbers(2, rows, 16).requires_grad_(), numbers(2, rows, 24, seed=1)
     exact = layer.float()(x.detach().float())
     layer.bfloat16()
     y = widened.widened(layer)(x)
     assert y.dtype == torch.bfloat16
     assert torch.allclose(y.float(), exact, rtol=2**-8, atol=2**-8)
     (found,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
-    threads = torch.get_num_threads()
-    try:  # its bits do not depend on how many threads there are
-        torch.set_num_threads(3 - min(2, threads))
+    with other_threads():
         assert torch.equal(widened.widened(layer)(x), y)
         assert torch.equal(torch.autograd.grad(y, x, gradient)[0], found)
-    finally:
-        torch.set_num_threads(threads)
     assert torch.allclose(found.float(), gradient.float() @ layer.weight.float(), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("scaling", [1.0, 0.5])
+@pytest.mark.usefixtures("slow_bf16")
+def test_a_widened_adapter_is_the_adapter(scaling: float) -> None:
+    """What it adds, and the gradients of A, B and x; a fresh one still adds nothing at all."""
+    x, output, grad = numbers(2, 40, 16), numbers(2, 40, 24, seed=1), numbers(2, 40, 24, seed=2)
+    a, b = numbers(8, 16, seed=3), numbers(24, 8, seed=4)
+
+    def learn() -> list[torch.Tensor]:
+        d_a, d_b, leaf = torch.zeros_like(a), torch.zeros_like(b), x.clone().requires_grad_()
+        route = Route([(a, b)], scaling)
+        y = _Learnt.apply(output.clone(), leaf, a.clone().requires_grad_(), b, (d_a, d_b), route)
+        y.backward(grad)
+        return [y.detach(), d_a, d_b, leaf.grad]
+
+    exact = [t.double().requires_grad_() for t in (x, a, b)]
+    y = output.double() + scaling * exact[0] @ exact[1].T @ exact[2].T
+    y.backward(grad.double())
+    found = learn()
+    for mine, theirs in zip(found, [y.detach(), exact[1].grad, exact[2].grad, exact[0].grad], strict=True):
+        assert (mine.double() - theirs).norm() < 5e-3 * theirs.norm()
+    with other_threads():
+        assert all(map(torch.equal, learn(), found))
+    assert torch.equal(_add(output.clone(), x, a, torch.zeros_like(b), scaling)[0], output)
+
+
+@pytest.mark.usefixtures("slow_bf16")
+def test_widened_attention_does_not_depend_on_threads() -> None:
+    inputs = [numbers(1, 4, 40, 16), numbers(1, 2, 70, 16, seed=1), numbers(1, 2, 70, 16, seed=2)]
+
+    def attend() -> list[torch.Tensor]:
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        y, _ = attention.attend(None, *leaves, None)
+        y.backward(numbers(*y.shape, seed=3))
+        return [y, *(leaf.grad for leaf in leaves)]
+
+    found = attend()
+    with other_threads():
+        assert all(map(torch.equal, attend(), found))
 
 
 def test_products_are_widened_where_that_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
