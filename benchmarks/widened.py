@@ -32,16 +32,15 @@ def main() -> None:
     a = parser.parse_args()
     if not widened.worthwhile():
         parser.error("this CPU has instructions for bf16: nothing is widened here")
-    with_it = templora.load(a.model)
-    plain = widened.worthwhile
+    engines = {"widened": templora.load(a.model)}
     widened.worthwhile = lambda: False
-    without = templora.load(a.model)
-    widened.worthwhile = plain
+    engines["bf16"] = templora.load(a.model)
     text = " ".join(random.Random(0).choices(WORDS, k=TOKENS))
     pairs: list[dict[str, dict[str, float]]] = []
     for turn in range(a.pairs + 1):
         pair = {}
-        for name, engine in [("widened", with_it), ("bf16", without)][:: -1 if turn % 2 else 1]:
+        for name, engine in list(engines.items())[:: -1 if turn % 2 else 1]:
+            widened.worthwhile = lambda name=name: name == "widened"
             with engine.session(engine.config()) as session:
                 ids = session.encode(text)[:TOKENS]
                 began = time.perf_counter()
@@ -60,9 +59,9 @@ def main() -> None:
         "tokens": TOKENS,
         "pairs": pairs,
         "times_as_fast": ratios,
-        "config": with_it.config().to_dict(),
-        "versions": with_it.versions() | {"commit": source_commit()},
-        "device": describe_device(with_it.model.device, with_it.threads),
+        "config": engines["widened"].config().to_dict(),
+        "versions": engines["widened"].versions() | {"commit": source_commit()},
+        "device": describe_device(engines["widened"].model.device, engines["widened"].threads),
     }
     write_json(OUT, document)
 
