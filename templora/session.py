@@ -380,6 +380,24 @@ class Session:
         version = self._memory.version if base else self._served
         return self._drafters[base].draft(tokens, start, version, max_new_tokens, sampler, ends, wanted, each)
 
+    def likelihood(self, prompt: str, text: str) -> Likelihood:
+        """How well the bare base predicts `text` right after `prompt`, with nothing of this session before it.
+
+        Raises:
+            TextError: the text is empty, or they are longer than the model's positions.
+        """
+        before = [*self.tokens[: self._opening], *self.encode(prompt)]
+        ids, model = self.encode(text), self._engine.model
+        if not before or not ids or len(before) + len(ids) > model.max_positions:
+            raise TextError(f"a likelihood needs a prompt and a text, of {model.max_positions:,} tokens at most")
+        with self._step(), self.meter.phase("score"), self._bank.through(None), torch.no_grad():
+            self._alive()
+            hidden = model.hidden([*before, *ids[:-1]], None)[len(before) - 1 :]
+            found = Likelihood()
+            found.add(_total(model.nll(hidden, ids)), len(ids))
+        self.meter.count(model.shape.forward(len(before) + len(ids) - 1, 0, len(ids), 0))
+        return found
+
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
 

@@ -247,6 +247,23 @@ def test_a_draft_goes_on_when_the_window_is_full(engine: Engine, text: str) -> N
         assert session.write(**cold) == said
 
 
+def test_a_likelihood_is_the_bases_and_leaves_nothing(engine: Engine, text: str) -> None:
+    """That of the same text in a session with nothing else in it."""
+    with engine.session(small()) as session, engine.session(small(learning="off", window=200)) as other:
+        session.absorb(text[:70])
+        before = session.snapshot()
+        found = session.likelihood(text[:20], text[20:50])
+        other.absorb(text[:20])
+        scored = other.score(text[20:50]).base
+        assert found.tokens == scored.tokens == 30
+        assert found.nll == pytest.approx(scored.nll, rel=1e-5)
+        assert before.meta["tokens"] == len(session.tokens)
+        assert all(map(torch.equal, before.tensors.values(), session.snapshot().tensors.values()))
+        for prompt, wanted in (("", "a"), ("a", ""), ("a", "b" * 300)):
+            with pytest.raises(TextError, match="a prompt and a text"):
+                session.likelihood(prompt, wanted)
+
+
 def test_a_draft_needs_something_to_go_on_from(engine: Engine) -> None:
     with engine.session(small()) as session, pytest.raises(TextError, match="nothing to go on from"):
         session.draft()

@@ -111,7 +111,7 @@ class _Text:
 
     def __init__(self, session: Session, adapted: bool, score: bool) -> None:
         self._session, self._adapted, self._score = session, adapted, score
-        self.close_chunk = session.close_chunk
+        self.close_chunk, self.likelihood = session.close_chunk, session.likelihood
 
     @property
     def tokens(self) -> Sequence[int]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from templora.drafting import Draft
 from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
+from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.snapshot import Snapshot
 from templora.store.history import Act, History
@@ -145,6 +146,10 @@ class SavedSession:
         """As `Session.draft`."""
         self._catch_up()
         return self.session.draft(prompt, **how)
+
+    def likelihood(self, prompt: str, text: str) -> Likelihood:
+        """As `Session.likelihood`."""
+        return self.session.likelihood(prompt, text)
 
     def write(self, prompt: str = "", **how: Any) -> str:
         """As `Session.write`."""

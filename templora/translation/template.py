@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Template:
         end: after a translation.
         glossary: a line with `{terms}`.
         stop: text at which a translation ends at the latest; empty: only at a token that ends a text.
+        languages: the English names of both.
     """
 
     start: str
@@ -58,6 +59,7 @@ class Template:
     end: str
     glossary: str
     stop: str = "\n"
+    languages: tuple[str, str] = ("Source", "Translation")
 
     def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> str:
         """All that stands before the translation of a paragraph."""
@@ -69,6 +71,10 @@ class Template:
     def answer(self, target: str) -> str:
         """A translation that is known, and what ends it."""
         return self.lead + target + self.end
+
+    def back(self, target: str) -> str:
+        """What asks for the source of a translation, for a model that goes on with a text."""
+        return f"{self.languages[1]}: {target}\n{self.languages[0]}:"
 
 
 def read_template(name: str | None, tokenizer: Any, source: str, target: str) -> Template:
@@ -89,9 +95,8 @@ def read_template(name: str | None, tokenizer: Any, source: str, target: str) ->
     for part in values:
         for hole, language in zip(_LANGUAGES, (source, target), strict=True):
             values[part] = values[part].replace(f"{{{hole}}}", language)
-    if "pair" in values:
-        return _of_lines(values)
-    return _of_chat(name, values, tokenizer)
+    made = _of_lines(values) if "pair" in values else _of_chat(name, values, tokenizer)
+    return replace(made, languages=(source, target))
 
 
 def _parsed(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from templora.store.store import SessionStore
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
-from templora.translation.translator import LONGEST_SOURCE, Translated, Translator
+from templora.translation.translator import KEPT, LONGEST_SOURCE, Translated, Translator
 from templora.translation.units import units
 
 
@@ -147,7 +147,7 @@ class Translation:
         for mark in done.units:
             unit = of.get((mark["segment"], mark["part"]))
             if unit:  # one that was corrected since may have had other parts
-                self._translator.remember(Translated(unit, **{key: mark[key] for key in _KEPT}))
+                self._translator.remember(Translated(unit, **{key: mark[key] for key in KEPT}))
 
     @property
     def stopped(self) -> bool:
@@ -164,14 +164,11 @@ class Translation:
             if not isinstance(event, Translated):
                 yield event
                 continue
-            parts.append({"segment": event.unit.segment, **{key: getattr(event, key) for key in _KEPT}})
+            parts.append({"segment": event.unit.segment, **{key: getattr(event, key) for key in KEPT}})
             if event.unit.last:
                 self.paragraphs.append(_paragraph(parts, self._target))
                 parts = []
                 yield self.paragraphs[-1]
-
-
-_KEPT = ("target", "own", "whole", "known", "doubt", "by")
 
 
 def digest(sources: Sequence[str]) -> str:

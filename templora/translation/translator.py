@@ -3,6 +3,7 @@
     paragraph ─► draft ─► nothing speaks against it: read with its source, to be learnt
                      └──► doubtful: the bare base is asked, then the same again less freely; what stays doubtful is
                           shown to the reader, and neither read on nor learnt
+    one of 4  ─► the bare base is asked as well, and the better one is taken (`control`)
     chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
@@ -16,8 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from templora.drafting import Draft
+from templora.errors import TextError
 from templora.events import ChunkLearned, Event
+from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
+from templora.translation import control
 from templora.translation.characters import one_line
 from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
@@ -37,6 +41,10 @@ _LAST, _HARMED = 16, 4
 FIRST, BASE, AGAIN = "first", "base", "again"
 
 
+# What a session's log holds of a `Translated`, beside its unit.
+KEPT = ("target", "own", "whole", "known", "doubt", "by", "control")
+
+
 class Text(Protocol):
     """What a translator asks of a session: `SavedSession` has it."""
 
@@ -47,6 +55,8 @@ class Text(Protocol):
     def open_tokens(self) -> int: ...
 
     def draft(self, prompt: str = "", **how: Any) -> Draft: ...
+
+    def likelihood(self, prompt: str, text: str) -> Likelihood: ...
 
     def absorb_parts(
         self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
@@ -69,6 +79,7 @@ class Translated:
         known: the target was known.
         doubt: why it is neither read on nor learnt; empty if it is.
         by: which attempt it is: `first`, `base` or `again`.
+        control: how much more of its source the model's own lost than the base's, where both were asked.
     """
 
     unit: Unit
@@ -78,6 +89,7 @@ class Translated:
     known: bool = False
     doubt: str = ""
     by: str = FIRST
+    control: float | None = None
 
 
 class Translator:
@@ -121,7 +133,8 @@ class Translator:
         self._each = each
         self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
-        self._helped: list[bool] = []  # of the last units, whether the base did better
+        self._helped: list[bool] = []  # of the last units, whether the base helped out
+        self._control, self._asked = control.Control(self._lost), 0
         self.stopped = False
 
     def run(self, units: Sequence[Unit]) -> Iterator[Event | Translated]:
@@ -146,8 +159,11 @@ class Translator:
             self._begun = True
             self._doubts.add(made.unit.source, made.target)
         if not made.known:
-            self._helped = [*self._helped, made.by == BASE][-_LAST:]
-            self.stopped = self.stopped or (self._learns and sum(self._helped) >= _HARMED)
+            self._asked += 1
+            self._helped = [*self._helped, made.by == BASE and made.control is None][-_LAST:]
+            if made.control is not None:
+                self._control.add(made.control)
+            self.stopped = self.stopped or (self._learns and (sum(self._helped) >= _HARMED or self._control.harm))
 
     def _prompt(self, unit: Unit) -> str:
         return self._template.prompt(unit.source, self._terms(unit.source), first=not self._begun)
@@ -183,15 +199,35 @@ class Translator:
             doubt = self._doubts.about(unit.source, text, whole)
             found.append(Translated(unit, text, text, whole, doubt=doubt, by=by))
             if not doubt:
-                return found[-1]
+                return self._controlled(found[0]) if by == FIRST else found[-1]
         # The reader gets the first that is whole, if there is one with words in it.
         return max(found, key=lambda made: (bool(made.target), made.whole))
+
+    def _controlled(self, own: Translated) -> Translated:
+        """The better of the model's own and the base's, if it is time to compare them."""
+        if self.stopped or not self._learns or (self._asked + 1) % control.EVERY:
+            return own
+        unit = own.unit
+        text, whole = self._draft(unit, base=True)
+        if self._doubts.about(unit.source, text, whole):
+            return own
+        try:
+            difference = self._control.compare(unit.source, own.target, text)
+        except TextError:  # source and translation do not fit the model at once
+            return own
+        if difference <= 0:
+            return replace(own, control=difference)
+        return Translated(unit, text, text, by=BASE, control=difference)
+
+    def _lost(self, source: str, target: str) -> float:
+        found = self._text.likelihood(self._template.back(target), f" {source}")
+        return found.nll / found.tokens
 
     def _take(self, made: Translated) -> Iterator[Event | Translated]:
         """Has the session read a unit; with it in the log is what became of it."""
         unit = made.unit
         mark = {"segment": unit.segment, "part": unit.part, "last": unit.last, "at": len(self._text.tokens)}
-        mark |= {name: getattr(made, name) for name in ("target", "own", "whole", "known", "doubt", "by")}
+        mark |= {name: getattr(made, name) for name in KEPT}
         if made.doubt:
             self._text.mark(mark)
             self.remember(made)

@@ -17,11 +17,13 @@ from conftest import small
 from templora.drafting import Draft
 from templora.errors import OptionError, StoreError
 from templora.events import ChunkLearned
+from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.store import saved as saved_module
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
+from templora.translation import control
 from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
 from templora.translation.template import Template, read_template
@@ -160,6 +162,42 @@ def test_learning_stops_where_the_base_does_better(store: SessionStore, monkeypa
         assert not any(isinstance(e, ChunkLearned) for e in made.run())
         given = [act for act in saved.history.acts if act.kind == "given" and "A: 9." in act.data["text"]]
         assert not any(act.learn for act in saved.history.acts if given[0].start <= act.start)
+
+
+@pytest.mark.parametrize("better", ["base", "own"])
+def test_now_and_then_the_base_translates_too(
+    better: str, store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The better one is taken, and where that is the base's time and again learning stops; a resumed one knows."""
+    asked: list[bool] = []
+    plain = SavedSession.draft
+
+    def draft(self: SavedSession, prompt: str = "", **how: Any) -> Draft:
+        asked.append(how["base"])
+        return Draft(("+" if how["base"] else "-") + plain(self, prompt, **how).text[:8], True)
+
+    def likelihood(self: SavedSession, prompt: str, text: str) -> Likelihood:
+        target, source = prompt.split("Translation: ")[1].split("\nSource:")[0], text
+        assert source in [f" {i}." for i in range(99)]
+        return Likelihood((1.0 if (target[0] == "+") == (better == "base") else 3.0) * 2, 2)
+
+    monkeypatch.setattr(SavedSession, "draft", draft)
+    monkeypatch.setattr(SavedSession, "likelihood", likelihood)
+    monkeypatch.setattr(Doubts, "about", lambda *_: "")
+    monkeypatch.setattr(control, "EVERY", 2)
+    begin(store)
+    for sources in (range(7), range(20)):
+        with store.open("t", tiny_engine()) as saved:
+            made = Translation(saved, [f"{i}." for i in sources], GERMAN, TEMPLATE, HOT)
+            list(made.run())
+            assert made.stopped == (better == "base" and len(sources) > 16)
+    signs = "".join(p.target[0] for p in made.paragraphs)
+    if better == "base":
+        assert signs == "-+" * 8 + "+" * 4
+        assert asked == [False, False, True] * 8 + [True] * 4
+    else:
+        assert signs == "-" * 20
+        assert asked == [False, False, True] * 10
 
 
 def test_chunks_end_between_paragraphs_where_they_can(store: SessionStore) -> None:
