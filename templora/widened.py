@@ -16,7 +16,7 @@ from torch import nn
 from templora.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
-_FEWEST_ROWS = 24
+_FEWEST_ROWS = 8
 # Weights widened at once: 16 MB, which a large vocabulary's head does not fit.
 _PIECE = 1 << 22
 _FLAGS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")

@@ -2,9 +2,9 @@
 
 A model that learns its own translations makes them more alike, and in the end alike whatever the source is. Nobody
 knows the right ones, but the bare base can say how well a source could be told from a translation of it:
-−log p(source | translation), in nats a token. Now and then it translates too, and the better one of the two is taken. Where the
-adapter's lose more of their sources than the base's, learning does harm. (A source as the output of a noisy channel:
-Brown et al. 1993; translations chosen by it: Yu et al. 2017, "The Neural Noisy Channel".)
+−log p(source | translation), in nats a token. Now and then it translates too, and the better one of the two is taken.
+Where the adapter's lose more of their sources than the base's, learning does harm. (A source as the output of a noisy
+channel: Brown et al. 1993; translations chosen by it: Yu et al. 2017, "The Neural Noisy Channel".)
 """
 
 from __future__ import annotations
