@@ -140,9 +140,8 @@ class _Attention(torch.autograd.Function):
         if wide:
             query, key, value = query.float(), key.float(), value.float()
         (groups, shared, queries, size), keys = query.shape, key.shape[1]
-        grad = (
-            grads[0].to(query.dtype).reshape(queries, groups, -1, value.shape[2]).permute(1, 2, 0, 3)
-        )  # [G, H / G, Q, D]
+        grad = grads[0].to(query.dtype).reshape(queries, groups, -1, value.shape[2])
+        grad = grad.permute(1, 2, 0, 3)  # [G, H / G, Q, D]
         d_query = torch.empty_like(query)
         # Sums over tiles are kept in fp32; the context, to the left, stays zero.
         d_key = torch.zeros(key.shape, dtype=torch.float32, device=key.device)

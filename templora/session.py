@@ -810,9 +810,9 @@ class Session:
         read = cache.next_token >= chunk.first_target - 1 and cache.served_version == self._served
         if self.config.context_gradients or read:
             return cache
-        # Read for a draft in the very pass that would read it now.
-        if type(self._memory) is Memory and not self.config.cache_reuse and False in self._drafters:
-            held = self._drafters[False].context(self.tokens, chunk.middle, self._served)
+        drafter = self._drafters.get(False)  # may have read it, in the very pass that would read it now
+        if drafter and type(self._memory) is Memory and not self.config.cache_reuse:
+            held = drafter.context(self.tokens, chunk.middle, self._served)
             if held is not None:
                 return held
         self._memory.prepare(self._adapted, self.tokens[: chunk.first_target], chunk.middle, self._served)
