@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from templora import widened
 from templora.errors import ModelError
 from templora.scratch import scratch_memory
 
@@ -141,7 +141,7 @@ class QuantLinear(Packed):
         """y [..., out] of x [..., in]."""
         y: torch.Tensor | None = None
         for part, weights in self.pieces(x.dtype):
-            found = widened.linear(x, weights, None if self.bias is None else self.bias[part])
+            found = F.linear(x, weights, None if self.bias is None else self.bias[part])
             if part.stop - part.start == self.out_features:
                 return found
             y = x.new_empty(*x.shape[:-1], self.out_features) if y is None else y
@@ -153,7 +153,7 @@ class QuantLinear(Packed):
         """The gradient with respect to x [..., in], from that with respect to y [..., out]."""
         total: torch.Tensor | None = None
         for part, weights in self.pieces(gradient.dtype):
-            found = widened.linear(gradient[..., part], weights.t())
+            found = gradient[..., part] @ weights
             if part.stop - part.start == self.out_features:
                 return found
             total = found.float() if total is None else total.add_(found)

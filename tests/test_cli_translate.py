@@ -217,7 +217,8 @@ def test_stopped_with_ctrl_c_and_gone_on_with(model: Path, translate: Translate,
     process = subprocess.Popen(
         [sys.executable, "-m", "templora", "translate", *arguments], stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and not (tmp_path / "out.txt").exists():
+    out = tmp_path / "out.txt"
+    while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]

@@ -65,7 +65,7 @@ def _pieces(text: str, fits: Callable[[str], bool], levels: Sequence[Cuts]) -> l
     if not levels or fits(text):
         return [text]
     tags = [match.span() for match in TAG.finditer(text)]
-    cuts = [0, *(cut for cut in levels[0](text) if not _inside(cut, tags)), len(text)]
+    cuts = [0, *(cut for cut in levels[0](text) if breakable(text, cut) and not _inside(cut, tags)), len(text)]
     parts = [text[start:end] for start, end in itertools.pairwise(cuts)]
     found: list[str] = []
     at = 0
@@ -131,4 +131,4 @@ def _word_ends(text: str) -> list[int]:
 
 
 def _character_ends(text: str) -> list[int]:
-    return [at for at in range(1, len(text)) if breakable(text, at)]
+    return list(range(1, len(text)))

@@ -6,7 +6,7 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from templora.translation.characters import breakable
 from templora.translation.languages import language
@@ -131,6 +131,7 @@ TEXT = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(TEXT, st.integers(1, 40))
+@example(". \u08ca", 1)  # a mark on a space
 def test_pieces_are_the_text_again(text: str, longest: int) -> None:
     found = cut(text, longest)
     assert "".join(found) == text
