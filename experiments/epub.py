@@ -90,7 +90,8 @@ def read_book(path: Path) -> dict[str, str]:
 
 
 def _tags(text: str) -> list[str]:
-    return re.findall(r"<[^>]*>", re.sub(r'(xml:lang|lang)="[^"]*"', "", text))
+    """Without the language, which is another one."""
+    return re.findall(r"<[^>]*>", re.sub(r'\s+(xml:)?lang="[^"]*"', "", text))
 
 
 def compared(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def main() -> None:
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     book, translated = OUT / "lamp.epub", OUT / f"lamp.{asked.to}.epub"
+    translated.unlink(missing_ok=True)
     write_book(book)
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.jsonl"
