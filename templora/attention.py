@@ -17,7 +17,6 @@ Shapes: H heads, G key heads, Q queries, K keys, D head size.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from templora import widened
 from templora.kernels import rowwise
 from templora.kernels.openmp import run
+from templora.scratch import scratch_memory
 
 NAME = "templora"
 # Rows of a tile: fewer leave less above the diagonal, more make better products.
@@ -34,20 +34,9 @@ _TILE = 256
 _SCORES = 1 << 24
 
 
-class _Scratch(threading.local):
-    """Memory for one tile's scores, used again for the next: fresh memory would have to be fetched each time."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, torch.Tensor] = {}
-
-    def __call__(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        size, held = math.prod(shape), self._held.get(name)
-        if held is None or held.dtype != like.dtype or len(held) < size:
-            held = self._held[name] = like.new_empty(size)
-        return held[:size].view(shape)
-
-
-_scratch = _Scratch()
+def _scratch(name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Memory for one tile's scores, used again for the next."""
+    return scratch_memory(math.prod(shape), like.dtype, name).view(shape)
 
 
 def supported(model: Any) -> bool:

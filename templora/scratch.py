@@ -9,9 +9,10 @@ import torch
 _held = threading.local()
 
 
-def scratch_memory(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """`size` numbers of memory that belong to this thread; each call hands out the same again."""
-    held: dict[torch.dtype, torch.Tensor] = _held.__dict__.setdefault("held", {})
-    if dtype not in held or held[dtype].numel() < size:
-        held[dtype] = torch.empty(size, dtype=dtype)
-    return held[dtype][:size]
+def scratch_memory(size: int, dtype: torch.dtype, name: str = "") -> torch.Tensor:
+    """`size` numbers of memory that belong to this thread; each call with the same name hands out the same again."""
+    held: dict[tuple[str, torch.dtype], torch.Tensor] = _held.__dict__.setdefault("held", {})
+    key = name, dtype
+    if key not in held or held[key].numel() < size:
+        held[key] = torch.empty(size, dtype=dtype)
+    return held[key][:size]

@@ -39,8 +39,6 @@ _LAST, _HARMED = 16, 4
 
 # Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty.
 FIRST, BASE, AGAIN = "first", "base", "again"
-
-
 # What a session's log holds of a `Translated`, beside its unit.
 KEPT = ("target", "own", "whole", "known", "doubt", "by", "control")
 
