@@ -27,7 +27,7 @@ from flatness import memory_now
 from journal import RESULTS, code_digest, versions, write_results
 
 import templora
-from templora import ChunkLearned, adapters, attention, fused, optimizer, quantized
+from templora import ChunkLearned, adapters, attention, fused, optimizer, quantized, widened
 from templora.bench import model_products
 from templora.ceilings import measure_apart
 from templora.metering import PHASES
@@ -39,6 +39,7 @@ from templora.text import encode
 # What is clocked: (part, owner, its functions).
 WORK: list[tuple[str, Any, tuple[str, ...]]] = [
     ("frozen products", quantized._Product, ("forward", "backward")),
+    ("frozen products", widened._Product, ("forward", "backward")),
     ("attention", attention._Attention, ("forward", "backward")),
     ("adapter products", adapters._Learnt, ("forward", "backward")),
     ("norms and gates", fused._RMSNorm, ("forward", "backward")),

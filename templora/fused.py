@@ -18,6 +18,7 @@ from torch import nn
 from templora import attention, widened
 from templora.kernels import rowwise
 from templora.kernels.openmp import run
+from templora.quantized import QuantLinear
 
 
 class FusedPasses:
@@ -37,7 +38,8 @@ class FusedPasses:
         modules = model.modules() if dtype == torch.bfloat16 else ()
         self._forwards = [(m, f) for m in modules for f in [_fused(m)] if f is not None]
         if dtype == torch.bfloat16 and widened.worthwhile():
-            self._forwards += [(m, widened.widened(m)) for m in model.modules() if _is_plain(m)]
+            linear = [m for m in model.modules() if isinstance(m, nn.Linear | QuantLinear) and _is_plain(m)]
+            self._forwards += [(m, widened.widened(m)) for m in linear]
         self._lock = threading.Lock()
         self._inside = 0
         self._before: str | None = None
@@ -64,8 +66,10 @@ class FusedPasses:
                 self._config._attn_implementation = self._before
 
 
-def _is_plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and "forward" not in module.__dict__
+def _is_plain(layer: nn.Linear | QuantLinear) -> bool:
+    """Whether it is bf16's, and nobody's who computes something else."""
+    dtype = layer.dtype if isinstance(layer, QuantLinear) else layer.weight.dtype
+    return type(layer) in (nn.Linear, QuantLinear) and dtype == torch.bfloat16 and "forward" not in layer.__dict__
 
 
 def _fused(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:

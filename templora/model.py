@@ -170,7 +170,8 @@ class CausalModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 logits [T, V] of hidden states [T, H]."""
-        logits: torch.Tensor = self.head(hidden).float()
+        with self.passes():
+            logits: torch.Tensor = self.head(hidden).float()
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
 
     def _blocks(self, hidden: torch.Tensor, targets: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from templora.quantized import QuantLinear
 from templora.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
@@ -65,14 +66,14 @@ def _left_alone(x: torch.Tensor) -> bool:
     return not applies(x) or (x.requires_grad and torch.is_grad_enabled())
 
 
-def widened(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A `forward` for a linear layer with frozen weights in bf16."""
+def widened(layer: nn.Linear | QuantLinear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A `forward` for a linear layer with frozen weights, in bf16 or unpacked to it."""
+    own = layer.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        weight, bias = module.weight, module.bias
-        if weight.requires_grad or not applies(x):
-            return F.linear(x, weight, bias)
-        y: torch.Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        if not applies(x) or (isinstance(layer, nn.Linear) and layer.weight.requires_grad):
+            return own(x)
+        y: torch.Tensor = _Product.apply(x, layer)  # type: ignore[no-untyped-call]
         return y
 
     return forward
@@ -82,28 +83,33 @@ class _Product(torch.autograd.Function):
     """y = W x + b; the gradient goes to x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.weight = weight
+    def forward(ctx: Any, x: torch.Tensor, layer: nn.Linear | QuantLinear) -> torch.Tensor:
+        ctx.layer = layer
         wide = x.float()
-        y = x.new_empty(*x.shape[:-1], weight.shape[0])
-        for part, weights in _pieces(weight):
-            y[..., part] = product(wide, weights)
-        return y if bias is None else y.add_(bias)
+        y = x.new_empty(*x.shape[:-1], layer.out_features)
+        for part, weights in _pieces(layer):
+            found = product(wide, weights)
+            y[..., part] = found if layer.bias is None else found.add_(layer.bias[part])
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         total: torch.Tensor | None = None
-        for part, weights in _pieces(ctx.weight):
+        for part, weights in _pieces(ctx.layer):
             found = product(grads[0][..., part], weights.t())
             total = found if total is None else total.add_(found)
         assert total is not None
-        return total.bfloat16(), None, None
+        return total.bfloat16(), None
 
 
-def _pieces(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+def _pieces(layer: nn.Linear | QuantLinear) -> Iterator[tuple[slice, torch.Tensor]]:
     """(rows, their weights [rows, in] in fp32) one piece after the other, in memory that the next overwrites."""
-    rows = min(weight.shape[0], max(1, _PIECE // weight.shape[1]))
-    scratch = scratch_memory(rows * weight.shape[1], torch.float32).view(rows, -1)
+    for part, held in layer.pieces(torch.bfloat16) if isinstance(layer, QuantLinear) else _split(layer.weight):
+        yield part, scratch_memory(held.numel(), torch.float32).view_as(held).copy_(held)
+
+
+def _split(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    rows = max(1, _PIECE // weight.shape[1])
     for first in range(0, weight.shape[0], rows):
-        held = weight[first : first + rows]
-        yield slice(first, first + len(held)), scratch[: len(held)].copy_(held)
+        part = slice(first, min(first + rows, weight.shape[0]))
+        yield part, weight[part]

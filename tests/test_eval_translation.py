@@ -190,6 +190,7 @@ def result(cell: Cell, rows: list[dict[str, Any]]) -> dict[str, Any]:
     total = {"targets": "tokens", "words": "words", "bytes": "bytes"}
     return {
         "schema": results.SCHEMA, "status": "done", "cell": cell.to_dict(), "chunks": rows, "others": 0.0, "notes": [],
+        "device": "cpu",
         "nll": math.fsum(r["nll"] for r in rows), **{to: sum(r[key] for r in rows) for key, to in total.items()},
     }  # fmt: skip
 
@@ -197,13 +198,16 @@ def result(cell: Cell, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def test_tables_are_arithmetic(model: Path, file: Path, tmp_path: Path) -> None:
     found = cells(planned(model, file))
     base = result(found["none", "reference"][0], [row(i, 20.0, f"this is core {i}") for i in range(12)])
-    ours = result(found["own", "reference"][0], [row(i, 18.0, f"this is the kernel {i}", True) for i in range(12)])
+    ours = result(found["own", "reference"][0], [row(i, 18.0, f"this is the kernel {i}", i < 9) for i in range(12)])
     for cell, document in ((found["none", "reference"][0], base), (found["own", "reference"][0], ours)):
         results.write(tmp_path, cell, document)
         assert results.find(tmp_path, cell) == document
     (one,) = translations.comparisons(group([base, ours]))
-    assert one.updates == (12, 0)
-    assert one.slower == pytest.approx(3.0)
+    assert (one.updates, one.learnt_until) == ((9, 0), "9 of 12")
+    assert one.slower == pytest.approx(2.5)
+    base["device"] = "another"
+    assert one.slower is None
+    base["device"] = "cpu"
     table = translations.scores([one])
     assert [r[1] for r in table.rows] == [f"{math.exp(2):.3f}", f"{math.exp(1.8):.3f}"]
     assert [r[2] for r in table.rows][1] == "100.00"

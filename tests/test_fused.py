@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from templora import attention, widened
+from templora import attention, quantized, widened
 from templora.adapters import Route, _add, _Learnt
 from templora.fused import FusedPasses, _fused
 from templora.model import CausalModel
@@ -188,6 +188,32 @@ def test_a_widened_product_is_the_product(rows: int, bias: bool, monkeypatch: py
         assert torch.equal(widened.widened(layer)(x), y)
         assert torch.equal(torch.autograd.grad(y, x, gradient)[0], found)
     assert torch.allclose(found.float(), gradient.float() @ layer.weight.float(), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.usefixtures("slow_bf16")
+def test_a_quantised_layer_is_widened_like_its_unpacked_weights(
+    bits: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, in pieces of as many rows, forward and back; within the passes alone."""
+    for module in (widened, quantized):
+        monkeypatch.setattr(module, "_PIECE", 7 * 64)
+    plain = nn.Linear(64, 24, bias=bias).bfloat16().requires_grad_(False)
+    codes = quantized.quantize_rows(plain.weight) if bits == 8 else quantized.quantize_blocks(plain.weight)
+    packed = quantized.QuantLinear(*codes, *([None] * (3 - len(codes))), plain.bias)
+    with torch.no_grad():
+        plain.weight.copy_(packed.weight)
+    x, gradient = numbers(2, 40, 64).requires_grad_(), numbers(2, 40, 24, seed=1)
+    found = [widened.widened(layer)(x) for layer in (plain, packed)]
+    assert torch.equal(*found)
+    assert torch.equal(*(torch.autograd.grad(y, x, gradient)[0] for y in found))
+    model = nn.Sequential(packed)
+    model.config = tiny_model().config  # type: ignore[assignment]
+    with FusedPasses(model, torch.bfloat16):
+        assert "forward" in packed.__dict__
+        assert torch.equal(model(x), found[0])
+    assert "forward" not in packed.__dict__
 
 
 @pytest.mark.parametrize("scaling", [1.0, 0.5])

@@ -15,9 +15,9 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted"],
-    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "widened"],
+    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files"],
     ["guards", "quantized"],
-    ["recipes", "sampling", "text", "targets", "llama_cpp"],
+    ["recipes", "sampling", "text", "targets", "llama_cpp", "widened"],
     ["wanted", "adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
     ["model", "peft_format", "gguf_adapter", "rates"],

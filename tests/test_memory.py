@@ -125,7 +125,7 @@ sizes = memory.Sizes.of(UnpackedModel(BUILTIN_MODELS[DEFAULT_MODEL]).config)
 before = peak()
 need = memory.needed(sizes, weights, 2, plan, as_stored=True)
 with templora.load(weights=weights).session(plan) as session:
-    for _ in session.score_ids([i % 9973 for i in range(1, 1025)]):
+    for _ in session.score_ids([i % 9973 for i in range(1, 769)]):
         pass
 print(json.dumps({"before": before, "need": need.total, "peak": peak()}))
 """

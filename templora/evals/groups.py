@@ -59,6 +59,11 @@ class Group:
         """Whether other programs left the cores alone."""
         return all(r["others"] is not None and r["others"] < _BUSY for r in self.results.values())
 
+    @property
+    def devices(self) -> set[str]:
+        """What it was measured on."""
+        return {r["device"] for r in self.results.values()}
+
     def pair(self, text: str, base: Group | None = None) -> Pair | None:
         """A text's NLL beside that of `base` (else this one's own) over the same tokens; None if one is missing."""
         base = base or self.base

@@ -77,10 +77,19 @@ class Comparison:
         return sum(learnt), len(learnt) - sum(learnt)
 
     @property
+    def learnt_until(self) -> str:
+        """The last paragraph with which a chunk was learnt, of how many: learning stops where it does harm."""
+        ours = self.rows[1]
+        last = max((n for n, row in enumerate(ours, 1) if any(c["committed"] for c in row["learnt"])), default=0)
+        return f"{last:,} of {len(ours):,}"
+
+    @property
     def slower(self) -> float | None:
-        """Seconds with the adapter, of those without; None where other programs ran beside it."""
+        """Seconds with the adapter, of those without; None on another device, or where other programs ran beside it."""
         base = self.group.base
         if base is None or not (base.seconds_mean_something and self.group.seconds_mean_something):
+            return None
+        if base.devices != self.group.devices:
             return None
         base_seconds, seconds = (math.fsum(row["seconds"] for row in rows) for rows in self.rows)
         return seconds / base_seconds
@@ -157,8 +166,9 @@ def differences(found: Sequence[Comparison]) -> Table:
     """What the adapter changes."""
     table = Table(
         "What the adapter changes",
-        ["", "perplexity of the reference", *quality.NAMES.values(), "terms", "chunks learnt", "not", "time"],
-        note="Against the same without it, with 95 % intervals; terms in points. Time: times that of the base.",
+        ["", "perplexity of the reference", *quality.NAMES.values(), "terms", "chunks learnt", "not", "until", "time"],
+        note="Against the same without it, with 95 % intervals; terms in points. Until: the last paragraph with which "
+        "a chunk was learnt. Time: times that of the base.",
     )
     for one in found:
         use = one.terms
@@ -166,7 +176,8 @@ def differences(found: Sequence[Comparison]) -> Table:
         table.rows.append([
             one.name, percent(change(one.changes)) + between(interval(one.changes)),
             *(_change(one.measured[key]) for key in quality.NAMES),
-            _points(use["difference"]) + between(bounds), *map(str, one.updates), number(one.slower),
+            _points(use["difference"]) + between(bounds), *map(str, one.updates), one.learnt_until,
+            number(one.slower),
         ])  # fmt: skip
     return table
 
