@@ -209,6 +209,7 @@ def test_tables_are_arithmetic(model: Path, file: Path, tmp_path: Path) -> None:
     assert one.slower is None
     base["device"] = "cpu"
     table = translations.scores([one])
+    assert [r[0][:19] for r in table.rows] == ["reference, k1, base", "reference, k1, defa"]
     assert [r[1] for r in table.rows] == [f"{math.exp(2):.3f}", f"{math.exp(1.8):.3f}"]
     assert [r[2] for r in table.rows][1] == "100.00"
     assert translations.differences([one]).rows[0][1].startswith("−18.13 %")

@@ -108,9 +108,13 @@ def _targets(group: Group) -> str:
 
 
 def _label(group: Group) -> str:
+    return f"{_setting(group)}, {recipe_label(group.cell.config)}"
+
+
+def _setting(group: Group) -> str:
+    """What is revealed, and how much context a chunk has."""
     config = group.cell.config
-    context = (config.window - config.chunk_size) / config.chunk_size
-    return f"{_targets(group)}, k{context:g}, {recipe_label(config)}"
+    return f"{_targets(group)}, k{(config.window - config.chunk_size) / config.chunk_size:g}"
 
 
 def headline(one: Comparison) -> str:
@@ -154,7 +158,7 @@ def scores(found: Sequence[Comparison]) -> Table:
             assert group is not None
             seconds = sum(row["seconds"] for row in rows) / len(rows)
             table.rows.append([
-                one.name if i else f"{_targets(group)}, base", number(figures(rows).perplexity, 3),
+                one.name if i else f"{_setting(group)}, base", number(figures(rows).perplexity, 3),
                 *(number(one.measured[key][side]) for key in quality.NAMES),
                 *(number(one.comets[i].score, 4) for _ in comet), _share(one.terms[side]["share"]),
                 number(seconds) + ("" if group.seconds_mean_something else "*"),
