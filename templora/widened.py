@@ -18,7 +18,8 @@ from templora.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
 _FEWEST_ROWS = 8
-# Weights widened at once: 16 MB, which a large vocabulary's head does not fit.
+# Weights widened at once: 16 MB, which a large vocabulary's head does not fit. As many as `quantized` unpacks at
+# once, or the gradients of a quantised layer and of its unpacked weights would be summed from other pieces.
 _PIECE = 1 << 22
 _FLAGS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
 
