@@ -13,8 +13,8 @@ import click
 
 from templora.cli.console import Console
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.files import print_out
 from templora.cli.options import check_early, config_options, model_options, split_config
+from templora.cli.streams import print_out
 from templora.errors import OptionError, nearest
 
 if TYPE_CHECKING:

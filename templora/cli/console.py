@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
 from typing import Any
 
+from templora.cli.streams import say
 from templora.events import ChunkLearned
 
 
@@ -68,9 +68,7 @@ class Console:
             self._rows = 0
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # whoever watched has gone; the run goes on
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        say(text)
 
 
 def bar(done: int, total: int, width: int = 20) -> str:

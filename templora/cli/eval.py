@@ -12,8 +12,8 @@ import click
 
 from templora.cli.console import Console, bar, clock
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.files import print_out
 from templora.cli.options import config_options, split_config
+from templora.cli.streams import print_out
 from templora.errors import OptionError, TemploraError
 from templora.methods import METHODS
 from templora.methods.adapters import SOURCES

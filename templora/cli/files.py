@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import IO
 
@@ -90,27 +89,3 @@ class TextFile:
 
     def _failed(self, error: OSError) -> TextError:
         return TextError(f"{self._path}: the text cannot be written: {error.strerror}")
-
-
-def print_out(text: str) -> None:
-    """Puts text on standard output at once; does nothing if that was closed from the start.
-
-    Raises:
-        TextError: its reader has gone, or it takes no more.
-    """
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        drop_stdout()
-        closed = isinstance(error, BrokenPipeError)
-        problem = "was closed; the run stopped there" if closed else f"cannot be written: {error.strerror}"
-        raise TextError(f"standard output {problem}") from error
-
-
-def drop_stdout() -> None:
-    """After its reader has gone: keeps Python from complaining once more at exit about what it still holds."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import warnings
@@ -14,6 +13,7 @@ import warnings
 import click
 
 from templora import __version__
+from templora.cli import streams
 from templora.cli.exits import Interrupted, stop_signals
 from templora.errors import OptionError, TemploraError, nearest
 
@@ -77,27 +77,30 @@ def _run() -> int:
     """The command line of `sys.argv`; returns the exit code."""
     with stop_signals.caught():
         try:
-            return _invoke(sys.argv[1:])
+            code = _invoke(sys.argv[1:])
         except Interrupted as stop:
             if stop_signals.mode == "now":
                 _say(f"templora: {stop} before anything was written")
-            return stop.code
+            code = stop.code
+        if lost := streams.lost():
+            _say(f"templora: warning: {lost}; in a file (--out FILE, or > FILE) they are as they should be")
+        return code
 
 
 def _invoke(arguments: list[str]) -> int:
     from templora.cli.options import as_flag
 
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character must not end a run
+    streams.prepare()
     try:
         # Not click's own `main`: it takes a closed pipe for a reason to leave without a word.
-        with cli.make_context("templora", arguments or ["--help"]) as context:
-            cli.invoke(context)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        try:
+            with cli.make_context("templora", arguments or ["--help"]) as context:
+                cli.invoke(context)
+            code = 0
+        except click.exceptions.Exit as done:
+            code = done.exit_code
+        streams.print_out("")
+        return code
     except click.UsageError as error:
         hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint)
@@ -108,11 +111,8 @@ def _invoke(arguments: list[str]) -> int:
     except TemploraError as error:
         return _fail(str(error))
     except OSError as error:
-        from templora.cli.files import drop_stdout
-
-        drop_stdout()
-        closed = isinstance(error, BrokenPipeError)
-        return _fail("standard output was closed" if closed else f"{error.filename or 'output'}: {error.strerror}")
+        said = streams.broken(error)  # a help text, for whatever else is printed says so itself
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(said))
     except MemoryError:
         return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
     except RuntimeError as error:
@@ -127,6 +127,4 @@ def _fail(message: str) -> int:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        if sys.stderr is not None:  # print(file=None) would go to standard output
-            print(line, file=sys.stderr, flush=True)
+    streams.say(line + "\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from templora.cli.streams import print_out
 from templora.config import TempLoraConfig
 from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
 
@@ -44,11 +45,15 @@ def models(rank: int, as_json: bool) -> None:
             }
         )
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_out(json.dumps(rows, indent=1) + "\n")
         return
+    lines = []
     for row in rows:
-        print(f"{row['name']}{' (default)' if row['default'] else ''}: {row['about']}")
         state = "installed" if row["installed"] else f"not installed: {row['install']}"
-        print(f"  {row['parameters'] / 1e6:.0f}M parameters, {state}")
-        print(f"  {row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns; {_BESIDE}")
-    print(_OTHERS)
+        cost = f"{row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns; {_BESIDE}"
+        lines += [
+            f"{row['name']}{' (default)' if row['default'] else ''}: {row['about']}",
+            f"  {row['parameters'] / 1e6:.0f}M parameters, {state}",
+            f"  {cost}",
+        ]
+    print_out("\n".join([*lines, _OTHERS]) + "\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from templora.cli.files import print_out
+from templora.cli.streams import print_out, say
 from templora.errors import TextError
 
 EPILOG = """\b
@@ -37,7 +37,7 @@ def report(**options: Any) -> None:
     folder = Path(options["folder"])
     results, problems = read_all(folder)
     for problem in problems:
-        click.echo(f"templora: left out: {problem}", err=True)
+        say(f"templora: left out: {problem}\n")
     out = Path(options["out"] or folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -48,4 +48,4 @@ def report(**options: Any) -> None:
     if options["as_text"]:
         print_out((out / "report.md").read_text(encoding="utf-8"))
     for path in written:
-        click.echo(f"wrote {path}", err=True)
+        say(f"wrote {path}\n")

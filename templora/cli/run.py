@@ -8,10 +8,10 @@ from typing import Any
 
 from templora.cli.console import Console, receipt
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.files import check_outputs, print_out
+from templora.cli.files import check_outputs
 from templora.cli.options import check_early
+from templora.cli.streams import print_out
 from templora.errors import TemploraError
-from templora.events import Event
 from templora.recipes import recipe
 from templora.report import TextReport, build_report, to_json, write_json
 
@@ -64,7 +64,7 @@ class Run:
         """Tokens a second since the model was loaded."""
         return tokens / max(1e-9, time.perf_counter() - self._loaded)
 
-    def follow(self, events: Iterable[Event], show: Callable[[Event], None]) -> None:
+    def follow(self, events: Iterable[Any], show: Callable[[Any], None]) -> None:
         """Shows events until they end or the run is stopped, which `stopped` then says.
 
         A signal is acted on between two events, so that a token is shown, saved and counted, or none of these.

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from templora.cli.files import check_outputs, print_out
+from templora.cli.files import check_outputs
 from templora.cli.options import sessions_option
+from templora.cli.streams import print_out
 from templora.errors import OptionError, TextError
 from templora.report import to_json, write_json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 
 from templora.cli.console import bar, clock, learned_text
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.files import check_outputs, print_out
+from templora.cli.files import check_outputs
 from templora.cli.kept import Kept
 from templora.cli.options import (
     adapter_option,
@@ -26,6 +27,7 @@ from templora.cli.options import (
     split_config,
 )
 from templora.cli.run import Run
+from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.report import TextReport
@@ -132,6 +134,8 @@ class _Job:
             raise OptionError("json", "the report needs standard output for itself: give --out FILE")
         if not self.document.streams and not options["out"]:
             raise OptionError("out", f"a {Path(name).suffix} needs a file: give --out FILE")
+        if not options["out"]:
+            check_stdout()
         self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else None
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
@@ -214,10 +218,10 @@ class _Job:
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
                 self.before = len(self.paragraphs)
-                print_out(self.output.begin([self._shown(p) for p in self.paragraphs]))
+                opening = self.output.begin([self._shown(p) for p in self.paragraphs])
                 most = options["preview"]
 
-                def show(event: Event | Paragraph) -> None:
+                def show(event: Event | Paragraph | str) -> None:
                     self._show(event, text)
                     if translation.stopped and not self.stopped:
                         self.stopped = len(self.paragraphs)
@@ -225,7 +229,7 @@ class _Job:
                         run.console.chunk(note)
                         run.notes.append(note)
 
-                run.follow(_first(translation, most), show)
+                run.follow(itertools.chain([opening], _first(translation, most)), show)
                 run.notes += [note for note in saved.notes if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
@@ -246,8 +250,11 @@ class _Job:
         self.drafted += 1
         self._status()
 
-    def _show(self, event: Event | Paragraph, text: TextReport) -> None:
+    def _show(self, event: Event | Paragraph | str, text: TextReport) -> None:
         console = self.work.console
+        if isinstance(event, str):
+            print_out(event)
+            return
         if isinstance(event, Paragraph):
             print_out(self.output.add(event.segment, self._shown(event)))
             self._status()
@@ -275,9 +282,11 @@ class _Job:
         self.output.end(targets)
         if options["pairs"]:
             write_pairs(options["pairs"], self.sources[: len(targets)], targets)
-        if not whole or run.stopped:
+        shown_whole = options["out"] or not lost()
+        if not whole or run.stopped or not shown_whole:
+            rest = "" if options["out"] else ", and with --out FILE as well writes all of it"
             run.notes.append(
-                f"{len(targets)} of {len(self.sources)} paragraphs: the same command with --resume goes on"
+                f"{len(targets)} of {len(self.sources)} paragraphs: the same command with --resume goes on{rest}"
             )
         elif self.named:
             run.notes.append(f"the session is kept: templora sessions discard {name}")

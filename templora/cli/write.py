@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import Any
 
 import click
 
 from templora.cli.console import bar, clock, learned_text
-from templora.cli.files import TextFile, print_out
+from templora.cli.files import TextFile
 from templora.cli.options import (
     adapter_option,
     check_adapter,
@@ -21,6 +22,7 @@ from templora.cli.options import (
     split_config,
 )
 from templora.cli.run import Run
+from templora.cli.streams import check_stdout, print_out
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, Event, Finished, TokenEvent
 from templora.metrics import repetition
@@ -72,6 +74,8 @@ def write(**arguments: Any) -> None:
         raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
+    if not options["out"] and options["session"] is None:
+        check_stdout()
     check_adapter(options["adapter"])
     kept = None
     if options["session"] is not None:
@@ -148,11 +152,12 @@ def _prompt(options: dict[str, Any], needed: bool) -> str:
         prompt = str(options["prompt"])
         if not prompt.strip():
             raise OptionError("prompt", "is empty")
-        try:
+        with contextlib.suppress(UnicodeError):
             prompt.encode()
-        except UnicodeEncodeError:
-            raise OptionError("prompt", "is not UTF-8 text") from None
-        return prompt
+            return prompt
+        with contextlib.suppress(UnicodeError):  # where the locale is not UTF-8, what was typed may be it all the same
+            return os.fsencode(prompt).decode()
+        raise OptionError("prompt", "is not UTF-8 text")
     if options["prompt_file"] is not None:
         return read_text(options["prompt_file"])
     if not needed:

@@ -42,14 +42,14 @@ class Output:
         return sum(self._moved.values())
 
     def begin(self, targets: Sequence[str]) -> str:
-        """Writes what is translated already; returns what is for standard output."""
+        """Writes what is translated already; returns what is for standard output: all of it, once it is whole."""
         for i, target in enumerate(targets):
             self._count(i, target)
         if not self._document.streams:
             return ""
         text = self._document.opening + "".join(self._document.piece(i, t) for i, t in enumerate(targets))
         if self._path is None:
-            return "" if targets else text
+            return "" if 0 < len(targets) < len(self._document.segments) else text
         raw = text.encode()
         with self._writing():
             if self._path.is_file():
