@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import lzma
+import os
+import stat
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from templora.errors import TextError
 
+# Bytes of a text. A compressed one may hold 200 times its size, and a small one always 64 MiB: prose shrinks to a
+# fifth, the most repetitive of real texts to a fiftieth. What is beyond was made to fill the memory.
+MOST_BYTES = 1 << 30
+_MOST_TIMES, _ALWAYS = 200, 1 << 26
+_PIECE = 1 << 20
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+_OPENERS: dict[str, Callable[[io.BytesIO], Readable]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".xz": lzma.LZMAFile,
+    ".bz2": bz2.BZ2File,
+}
+
 
 def read_text(name: str) -> str:
-    """The text of a .txt, .gz or .xz file, or of standard input for `-`.
+    """The text of a file, compressed if its name ends in .gz, .xz or .bz2, or of standard input for `-`.
 
     Raises:
-        TextError: missing, empty, not text, or damaged.
+        TextError: missing, empty, not text, damaged, or larger than any text is.
     """
     label = "standard input" if name == "-" else name or "''"
-    try:
-        if name == "-":
-            raw = sys.stdin.buffer.read() if sys.stdin else b""
-        else:
-            raw = Path(name).read_bytes()
-            if name.endswith(".xz"):
-                raw = lzma.decompress(raw)
-            elif name.endswith(".gz"):
-                raw = gzip.decompress(raw)
-    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise TextError(f"{label}: the compressed data are damaged: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    raw = read_bytes(name, label)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,3 +51,53 @@ def read_text(name: str) -> str:
     if not text.strip():
         raise TextError(f"{label}: empty")
     return text
+
+
+def read_bytes(name: str, label: str) -> bytes:
+    """What a file holds, unpacked, or standard input for `-`.
+
+    Raises:
+        TextError: it cannot be read, is damaged, or holds more than is read; compressed files and files on a disk are
+            refused for their size before they are in memory.
+    """
+    try:
+        if name == "-":
+            return _read(sys.stdin.buffer, MOST_BYTES, label) if sys.stdin else b""
+        opener = _OPENERS.get(Path(name).suffix.lower())
+        with Path(name).open("rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_size > MOST_BYTES:
+                raise _too_large(label, MOST_BYTES)
+            raw = _read(file, MOST_BYTES, label)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return raw if opener is None else _unpacked(raw, opener, label)
+
+
+def _read(file: Readable, most: int, label: str) -> bytes:
+    """All of a file, a piece at a time: one that is asked for a gibibyte makes room for it first."""
+    found = io.BytesIO()
+    while piece := file.read(_PIECE):
+        found.write(piece)
+        if found.tell() > most:
+            raise _too_large(label, most)
+    return found.getvalue()
+
+
+def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], Readable], label: str) -> bytes:
+    """What compressed bytes hold. They are measured before they are kept."""
+    most = min(MOST_BYTES, max(_ALWAYS, _MOST_TIMES * len(packed)))
+    try:
+        size, file = 0, opener(io.BytesIO(packed))
+        while piece := file.read(_PIECE):
+            size += len(piece)
+            if size > most:
+                raise _too_large(label, most, f", from {len(packed):,} bytes")
+        return _read(opener(io.BytesIO(packed)), most, label)
+    except (OSError, ValueError, lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
+        raise TextError(f"{label}: the compressed data are damaged: {error}") from error
+
+
+def _too_large(label: str, most: int, packed: str = "") -> TextError:
+    unpacked = " unpacked" if packed else ""
+    return TextError(f"{label}: more than {most >> 20:,} MiB{unpacked}{packed}; no text is. Split it if it is one")

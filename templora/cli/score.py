@@ -45,8 +45,8 @@ Examples:
 def score(**arguments: Any) -> None:
     """Score texts: perplexity with and without the temporary adapter, per chunk and in total.
 
-    Each chunk is predicted first and learnt afterwards, never the other way round. Each FILE (.txt, .gz, .xz, or - for
-    standard input) is a text of its own, with an adapter of its own.
+    Each chunk is predicted first and learnt afterwards, never the other way round. Each FILE (.txt, .gz, .xz,
+    .bz2, or - for standard input) is a text of its own, with an adapter of its own.
     """
     given, options = split_config(arguments)
     most = options["tokens"]

@@ -43,7 +43,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 
 @click.command(epilog=EPILOG)
 @click.option("--prompt", help="text to go on from")
-@click.option("--prompt-file", metavar="FILE", help="read it from a file (.txt, .gz, .xz; - = standard input)")
+@click.option("--prompt-file", metavar="FILE", help="read it from a file (.txt, .gz, .xz, .bz2; - = standard input)")
 @click.option("--tokens", default=1000, show_default=True, type=int, help="how many tokens to write")
 @click.option("--out", metavar="FILE", help="also append the text to this file, on disk after each chunk")
 @click.option("--session", metavar="NAME", help="keep the text on disk under this name, or go on with the one there is")

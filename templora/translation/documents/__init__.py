@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from templora.errors import TextError, nearest
+from templora.text_files import read_bytes
 from templora.translation.documents.aligned import AlignedPairs
 from templora.translation.documents.base import Document as Document
 from templora.translation.documents.epub import Epub
@@ -45,13 +45,4 @@ def open_document(
         hint = f"; {nearest(suffix, _KINDS)}" if suffix else ""
         kinds = ", ".join((*_KINDS, *_PAIRS))
         raise TextError(f"{label}: only {kinds} can be translated, not {suffix or 'a file without ending'}{hint}")
-    return _KINDS[suffix](label, _read(path, label) if raw is None else raw)
-
-
-def _read(path: str, label: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read() if sys.stdin else b""
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return _KINDS[suffix](label, read_bytes(path, label) if raw is None else raw)
