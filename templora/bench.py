@@ -220,7 +220,7 @@ class Bench:
         with ExitStack() as stack:
             if gguf is not None:
                 lora = Path(stack.enter_context(TemporaryDirectory())) / "adapter.gguf"
-                session.save_adapter(lora)
+                session.save_adapter(lora, half=True)
                 for name, file in (("with adapter", lora), ("without", None)):
                     rival = stack.enter_context(LlamaCpp(gguf, config.window + 1, torch.get_num_threads(), file))
 

@@ -30,7 +30,7 @@ from templora.decoding import Adapter, Decoder
 from templora.drafting import Draft, Drafter
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
-from templora.gguf_adapter import save_gguf_adapter
+from templora.gguf_adapter import load_gguf_adapter, save_gguf_adapter
 from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
@@ -41,6 +41,7 @@ from templora.peft_format import load_adapter, save_adapter
 from templora.probe import PASSAGE, Probe
 from templora.sampling import Sampler, SamplingParams, entropy_of
 from templora.snapshot import Snapshot, of_cache, to_cache
+from templora.targets import first_weights
 from templora.text import TextStream, decode, encode, opening_ids
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
@@ -414,13 +415,14 @@ class Session:
             self._settle()
         return self._learned.pop() if len(self._learned) > known else None
 
-    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+    def save_adapter(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
         """Exports the adapter; without this nothing of it outlives the session.
 
         It holds every full chunk: one that is being trained is waited for, though it is committed only later.
 
         Args:
             path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
+            half: a .gguf in fp16, as llama.cpp's own converter writes it: half as large, but rounded.
         """
         self._wait()
         with self._step():
@@ -429,12 +431,17 @@ class Session:
             weights, layout = (staged or self._bank.state(self._slot)).weights, self._bank.layout
             base = self._engine.model.module
             if Path(path).suffix == ".gguf":
-                save_gguf_adapter(Path(path), layout, weights, self.config.alpha, base)
+                save_gguf_adapter(Path(path), layout, weights, self.config.alpha, base, half=half)
             else:
                 save_adapter(Path(path), layout, weights, self.config.alpha, self.config.dropout, base)
 
-    def load_adapter(self, folder: str | os.PathLike[str]) -> None:
-        """Goes on from an adapter in PEFT's format, with a fresh optimiser. Learning under way is finished first.
+    def load_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Goes on from an adapter, with a fresh optimiser. Learning under way is finished first.
+
+        What it leaves out begins as in a new session.
+
+        Args:
+            path: a folder in PEFT's format, or a .gguf file in llama.cpp's.
 
         Raises:
             ModelError: unreadable, or of another shape than this session's.
@@ -443,7 +450,13 @@ class Session:
         with self._step():
             self._alive()
             self._settle()
-            self._begin_from(load_adapter(Path(folder), self._bank.layout, self.config.alpha))
+            layout, alpha, where = self._bank.layout, self.config.alpha, Path(path)
+            fresh = first_weights(layout.targets, layout.rank, self.config.seed)
+            if where.suffix == ".gguf" and not where.is_dir():
+                weights = load_gguf_adapter(where, layout, alpha, fresh, self._engine.model.module)
+            else:
+                weights = load_adapter(where, layout, alpha, fresh)
+            self._begin_from(weights)
 
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""

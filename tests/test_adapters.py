@@ -79,6 +79,15 @@ def test_trained_in_peft_gives_the_same_logits_here(family: str, tmp_path: Path)
         ({"rank_pattern": {"q_proj": 2}}, "differs by layer"),
         ({"alpha_pattern": {"q_proj": 2}}, "differs by layer"),
         ({"use_rslora": True}, "set alpha=16"),
+        ({"r": None}, "r is null in adapter_config.json; it must be a whole number from 1"),
+        ({"r": True}, "r is true"),
+        ({"r": "4"}, 'r is "4"'),
+        ({"lora_alpha": None}, "lora_alpha is null"),
+        ({"lora_alpha": 0}, "lora_alpha is 0 .* must be a positive number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is NaN"),
+        ({"use_rslora": "yes"}, "use_rslora must be true or false"),
+        ({"modules_to_save": ["lm_head"]}, "only plain LoRA .* without modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights .* a base that it changed"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -107,6 +116,134 @@ def test_rank_stabilised_scale_is_read(tmp_path: Path) -> None:
     with tiny_engine().session(small()) as session:
         session.load_adapter(tmp_path)
         assert torch.equal(session._bank.state(session._slot).weights, weights)
+
+
+def test_the_scale_that_is_advised_is_taken(tmp_path: Path) -> None:
+    """16 / √8 cannot be said in the digits that are printed. B takes up the difference."""
+    with tiny_engine().session(small(rank=8, alpha=16.0)) as session:
+        with_random_adapter(session)
+        session.save_adapter(tmp_path)
+        weights = session.adapter_weights()
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True}))
+    with tiny_engine().session(small(rank=8)) as session, pytest.raises(ModelError, match=r"set alpha=45\.2548$"):
+        session.load_adapter(tmp_path)
+    with tiny_engine().session(small(rank=8, alpha=45.2548)) as session:
+        session.load_adapter(tmp_path)
+        found, layout = session.adapter_weights(), session._bank.layout
+    for (a, b), (was_a, was_b) in zip(layout.views(found), layout.views(weights), strict=True):
+        assert torch.equal(a, was_a)
+        assert torch.allclose(b * (45.2548 / 8), was_b * (16 / 8**0.5), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("[]", "holds no settings"),
+        ("null", "holds no settings"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"r": ' + "9" * 5000 + "}", "is no JSON"),
+        ("{}" + " " * 2**20, "no adapter has a config of more than"),
+        ('{"peft_type": "LORA", "lora_alpha": 8}', "r is missing"),
+        ('{"peft_type": "LORA", "r": 4}', "lora_alpha is missing"),
+        ("{}", "peft_type is missing"),
+    ],
+)
+def test_a_config_that_is_none_is_one_line(config: str, says: str, tmp_path: Path) -> None:
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(tmp_path)
+        (tmp_path / "adapter_config.json").write_text(config)
+        with pytest.raises(ModelError, match=says) as said:
+            session.load_adapter(tmp_path)
+    assert "\n" not in str(said.value)
+    assert len(str(said.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t * float("nan"), "not finite"),
+        (lambda t: t.double() * 1e300, "not finite"),
+        (lambda t: t.bool(), "no floating-point numbers"),
+        (lambda t: t.to(torch.complex64), "no floating-point numbers"),
+        (lambda t: t[:1], "another shape"),
+        (None, "one matrix of two"),
+    ],
+)
+def test_weights_that_are_none_are_refused(change: Any, says: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(tmp_path)
+        tensors = load_file(tmp_path / "adapter_model.safetensors")
+        first = min(tensors)
+        tensors = {n: t for n, t in tensors.items() if n != first or change} | (
+            {first: change(tensors[first])} if change else {}
+        )
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+        before = session.adapter_weights()
+        with pytest.raises(ModelError, match=says):
+            session.load_adapter(tmp_path)
+        assert torch.equal(session.adapter_weights(), before)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(tmp_path)
+        (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+        with pytest.raises(ModelError, match=r"adapter_model\.bin, which runs code .* safe_serialization=True"):
+            session.load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("dead", ["left out", "zeros", "a rank of zeros"])
+def test_what_an_adapter_leaves_out_learns_from_a_fresh_start(dead: str, tmp_path: Path) -> None:
+    """A and B at zero would have no gradient, ever."""
+    from safetensors.torch import load_file, save_file
+
+    only = ("q_proj",) if dead == "left out" else ("all",)
+    with tiny_engine().session(small(target_modules=only)) as session:
+        with_random_adapter(session)
+        session.save_adapter(tmp_path)
+    if dead != "left out":
+        tensors = load_file(tmp_path / "adapter_model.safetensors")
+        for name, tensor in tensors.items():
+            ranks = slice(0, 2) if dead == "a rank of zeros" else slice(None)
+            (tensor[ranks] if "lora_A" in name else tensor[:, ranks]).zero_()
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with tiny_engine().session(small(seed=5)) as session:
+        fresh = session.adapter_weights()
+        session.load_adapter(tmp_path)
+        layout, begun = session._bank.layout, session.adapter_weights()
+        session.absorb("a chunk that all of it learns from, to the last layer of all")
+        learnt = session.adapter_weights()
+    pairs = zip(layout.targets, layout.views(begun), layout.views(learnt), layout.views(fresh), strict=True)
+    for target, (a, _), (_, b), (fresh_a, _) in pairs:
+        assert b.any(0).all(), target.name
+        if not (dead == "left out" and target.kind == "q_proj"):
+            assert torch.equal(a[:2], fresh_a[:2]), target.name
+
+
+@pytest.mark.parametrize("name", ["adapter", "adapter.gguf"])
+@pytest.mark.parametrize("room", [0, 1000, 9000, -1])
+def test_an_adapter_that_does_not_fit_the_disk(name: str, room: int, tmp_path: Path) -> None:
+    """Is an error, and leaves nothing, or the one that was there before."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / name
+    file = path if path.suffix else path / "adapter_model.safetensors"
+    with tiny_engine().session(small()) as session:
+        session.save_adapter(path)
+        with_random_adapter(session)
+        before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room if room >= 0 else len(before) - 1, limits[1]))
+        try:
+            with pytest.raises(ModelError, match="the adapter cannot be written: File too large"):
+                session.save_adapter(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert file.read_bytes() == before
+        assert len(list(file.parent.iterdir())) == (1 if path.suffix else 2)
+        session.save_adapter(path)
+        assert file.read_bytes() != before
 
 
 def test_targets_that_an_adapter_leaves_out_stay_at_the_identity(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from conftest import small
@@ -52,6 +54,54 @@ def test_the_file_holds_every_layer_under_llama_cpps_names(engine: Engine, tmp_p
     for ours, theirs, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
         _, b = pairs[f"model.layers.0.self_attn.{ours}"]
         assert torch.allclose(tensors[f"blk.0.{theirs}.weight.lora_b"], interleaved(b, heads), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3"])
+def test_ours_come_back_to_the_bit(family: str, tmp_path: Path) -> None:
+    engine = tiny_engine(family)
+    with engine.session(small()) as session:
+        with_random_adapter(session)
+        weights = session.adapter_weights()
+        session.save_adapter(tmp_path / "adapter.gguf")
+    with engine.session(small()) as session:
+        session.load_adapter(tmp_path / "adapter.gguf")
+        assert torch.equal(session.adapter_weights(), weights)
+    with engine.session(small(alpha=4.0)) as session, pytest.raises(ModelError, match=r"its scale is 2; set alpha=8"):
+        session.load_adapter(tmp_path / "adapter.gguf")
+    other = "qwen3" if family == "qwen2" else "qwen2"
+    with tiny_engine(other).session(small()) as session, pytest.raises(ModelError, match=f"this one is '{other}'"):
+        session.load_adapter(tmp_path / "adapter.gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"adapter.type": "control_vector"}, "holds no LoRA adapter"),
+        ({"adapter.alora.invocation_tokens": "x"}, r"without adapter\.alora\.invocation_tokens"),
+        ({"adapter.lora.alpha": "x"}, "must be a positive number"),
+        ({"blk.7.attn_q.weight.lora_a": np.zeros((4, 32), np.float32)}, "for which the session has no adapter"),
+        ({"blk.0.attn_q.weight.lora_a": np.zeros((4, 16), np.float32)}, "another shape"),
+        ({"blk.0.attn_q.weight.lora_a": np.full((4, 32), np.nan, np.float32)}, "not finite"),
+        ({"blk.0.attn_q.weight.lora_b": None}, "one matrix of two"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """Written by hand: type and alpha are what `change` says, and one layer's matrices."""
+    held: dict[str, Any] = {"adapter.type": "lora", "adapter.lora.alpha": 8.0}
+    held |= {f"blk.0.attn_q.weight.lora_{x}": np.ones(s, np.float32) for x, s in (("a", (4, 32)), ("b", (32, 4)))}
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
+    writer.add_type("adapter")
+    for key, value in (held | change).items():
+        if isinstance(value, np.ndarray):
+            writer.add_tensor(key, value)
+        elif value is not None:
+            writer.add_string(key, value) if isinstance(value, str) else writer.add_float32(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with tiny_engine().session(small()) as session, pytest.raises(ModelError, match=says):
+        session.load_adapter(tmp_path / "adapter.gguf")
 
 
 def test_other_families_are_refused(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ import templora
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted"],
-    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files"],
+    ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted", "whole"],
+    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header"],
     ["guards", "quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp", "widened"],
     ["wanted", "adapters", "attention", "cache", "checkpointing", "metering", "threads", "gguf_file", "memory"],
     ["fused", "unpacked", "ceilings"],
-    ["model", "peft_format", "gguf_adapter", "rates"],
-    ["anatomy", "captured", "optimizer", "probe"],
+    ["model", "peft_format", "rates"],
+    ["anatomy", "captured", "gguf_adapter", "optimizer", "probe"],
     ["decoding", "learning", "step"],
     ["drafting", "updates", "methods", "snapshot"],
     ["session"],

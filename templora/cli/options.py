@@ -105,13 +105,15 @@ sessions_option = click.option(
 
 
 adapter_option = click.option(
-    "--adapter", metavar="DIR", help="start from this adapter, in PEFT's format, instead of a fresh one"
+    "--adapter", metavar="DIR", help="start from this adapter, in PEFT's format or a .gguf, instead of a fresh one"
 )
 
 
 def check_adapter(folder: str | None) -> None:
     """Finds out early whether there may be one."""
-    if folder is not None and not (Path(folder) / "adapter_config.json").is_file():
+    if folder is None or (folder.endswith(".gguf") and Path(folder).is_file()):
+        return
+    if not (Path(folder) / "adapter_config.json").is_file():
         raise OptionError("adapter", f"there is no adapter in PEFT's format in {folder}: no adapter_config.json")
 
 
