@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from templora.cli.streams import say
 from templora.events import ChunkLearned
+from templora.metrics import perplexity
+
+if TYPE_CHECKING:
+    from templora.report import TextReport
 
 
 class Console:
@@ -84,6 +88,14 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def figures(text: TextReport) -> str:
+    """The perplexities of a text so far, in words."""
+    base, ours = (perplexity(x.nll, x.tokens) for x in (text.base, text.ours))
+    if base is None or ours is None:
+        return "perplexity not yet known"
+    return f"perplexity base {base:.3f} with the adapter {ours:.3f} ({100 * (ours / base - 1):+.2f} %)"
 
 
 def learned_text(event: ChunkLearned) -> str:

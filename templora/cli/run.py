@@ -116,6 +116,9 @@ class Run:
 
 
 def _title(report: dict[str, Any]) -> str:
-    base, ours = report["base"]["perplexity"], (report["mixed"] or report["adapted"])["perplexity"]
-    change = f", perplexity {100 * (ours / base - 1):+.1f} %" if base and ours else ""
+    # What a model wrote itself it finds likely: the change that says something is that of the text it was given.
+    text = report.get("prompt") or report
+    base, ours = text["base"]["perplexity"], (text["mixed"] or text["adapted"])["perplexity"]
+    whose = f"{text['name']}'s " if text is not report else ""
+    change = f", {whose}perplexity {100 * (ours / base - 1):+.1f} %" if base and ours else ""
     return f"{report['command']} · {report['model']['name']} · {report['tokens']:,} tokens{change}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from templora.cli.console import bar, clock, learned_text
+from templora.cli.console import bar, clock, figures, learned_text
 from templora.cli.exits import stop_signals
 from templora.cli.options import (
     adapter_option,
@@ -91,21 +91,14 @@ def _show(event: Event, run: Run, text: TextReport, total: int, config: TempLora
         not_learnt = "in training" if in_training else "too short to learn"
         learnt = f"learnt, version {row['version']}" if row["committed"] else row.get("reason") or not_learnt
         run.console.chunk(
-            f"chunk {row['index']}: {done:,}/{total:,} tokens · {_figures(text)} · {learnt} · {row['seconds']:.1f} s"
+            f"chunk {row['index']}: {done:,}/{total:,} tokens · {figures(text)} · {learnt} · {row['seconds']:.1f} s"
         )
     if isinstance(event, Absorbed | ChunkScored):
         speed = run.rate(sum(t.base.tokens for t in run.texts))
         left = clock(max(0, total - done) / speed) if speed else "?"
         run.console.status(
-            f"{bar(done, total)} {done:,}/{total:,} · {_figures(text)} · {text.committed} learnt · {left} left"
+            f"{bar(done, total)} {done:,}/{total:,} · {figures(text)} · {text.committed} learnt · {left} left"
         )
-
-
-def _figures(text: TextReport) -> str:
-    base, ours = (perplexity(x.nll, x.tokens) for x in (text.base, text.ours))
-    if base is None or ours is None:
-        return "perplexity not yet known"
-    return f"perplexity base {base:.3f} with the adapter {ours:.3f} ({100 * (ours / base - 1):+.2f} %)"
 
 
 def _totals(texts: list[TextReport]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from typing import Any
 
 import click
 
-from templora.cli.console import bar, clock, learned_text
+from templora.cli.console import bar, clock, figures, learned_text
 from templora.cli.files import TextFile
 from templora.cli.options import (
     adapter_option,
@@ -24,7 +25,7 @@ from templora.cli.options import (
 from templora.cli.run import Run
 from templora.cli.streams import check_stdout, print_out
 from templora.errors import OptionError
-from templora.events import Absorbed, ChunkLearned, Event, Finished, TokenEvent
+from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import repetition
 from templora.report import TextReport
 from templora.text_files import read_text
@@ -87,8 +88,9 @@ def write(**arguments: Any) -> None:
     with run.console:
         engine, config = run.load()
         out = TextFile(run.outputs["out"]) if "out" in run.outputs else None
-        text = TextReport("written")
+        text, read = TextReport("written"), TextReport("prompt")
         run.texts.append(text)
+        read_end = 0  # of the prompt, as an index of the session's tokens, where that is scored
         written: list[int] = []
         how = {
             "max_new_tokens": options["tokens"],
@@ -110,9 +112,15 @@ def write(**arguments: Any) -> None:
                 if options["adapter"] is not None:
                     session.load_adapter(options["adapter"])
                 wanted, events = options["tokens"], session.stream(prompt, **how)
+                if how["score"]:
+                    ids = session.encode(prompt, chat=how.pop("chat"))
+                    read_end = len(session.tokens) + len(ids)
+                    events = itertools.chain(session.score_ids(ids), session.stream(**how))
 
             def show(event: Event) -> None:
                 text.add(event)
+                if isinstance(event, ChunkScored) and event.end <= read_end:
+                    read.add(event)
                 if isinstance(event, TokenEvent | Finished):
                     if out:
                         out.write(event.text)
@@ -121,10 +129,12 @@ def write(**arguments: Any) -> None:
                     written.append(event.token)
                     if out and len(written) % config.chunk_size == 0:
                         out.sync()
-                elif isinstance(event, ChunkLearned):
+                elif isinstance(event, ChunkLearned) and (event.end > read_end or not event.committed):
                     run.console.chunk(f"\nchunk {event.index}: {event.end - event.start} tokens, {learned_text(event)}")
                     if not event.committed:
                         run.notes.append(f"chunk {event.index} was {learned_text(event)}")
+                elif isinstance(event, Absorbed) and read.base.tokens:
+                    run.console.line(f"{event.done:>9,} of {event.total:,} tokens of the prompt read · {figures(read)}")
                 _show_progress(event, run, len(written), wanted)
 
             run.follow(events, show)
@@ -133,6 +143,9 @@ def write(**arguments: Any) -> None:
             if out:
                 out.close()
         text.finish(session, engine.tokenizer)
+        if read_end:
+            read.measure(engine.tokenizer.decode(session.tokens[:read_end]))
+            run.notes.append(f"the prompt's {figures(read)}")
         if run.stopped is None and sys.stdout is not None and sys.stdout.isatty():
             print_out("\n")
         spoken = engine.tokenizer.decode(written, skip_special_tokens=True)
@@ -141,6 +154,7 @@ def write(**arguments: Any) -> None:
             "prompt_tokens": len(session.tokens) - len(written),
             "sampling": {k: getattr(sampling, k) for k in fields} | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
+            "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }
         run.finish(engine, len(written), extra)
 
