@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -83,6 +84,269 @@ def test_segments(text: str, wanted: list[str]) -> None:
 def test_what_is_no_text(text: str) -> None:
     assert sources(text) == []
     assert same(text + "\n\nx\r\n") == text + "\n\nx\r\n"
+
+
+# Of each: the document, where `~` stands around what is text to be translated, one segment each.
+KEPT = r"""
+$$
+x \
+\frac{1}{2}
+$$
+----
+~a paragraph~
+
+\[
+x = 1
+
+y
+\]
+~and more~
+----
+\begin{align*}
+a &= b \\
+c
+\end{align*} (1)
+
+~next~
+----
+$$ E = mc^2 $$ {#eq:e}
+~is known~
+----
+```math
+\frac{1}{2}
+```
+----
+> [!NOTE]
+> ~the lamp is hot~
+>
+> > [!tip]- with a title
+> > ~so be careful~
+----
+::: {.note #id}
+~a text~
+:::
+----
+:::tip[A title]{a=b}
+
+~one~
+
+::::details Another
+- ~two~
+::::
+:::
+----
+:::{figure} lamp.png
+:name: fig-lamp
+:alt: x
+~the lamp~
+:::
+~after it~
+----
+!!! warning "Hot lamp"
+    ~do not touch it~
+
+    - ~neither now~
+
+        !!! note
+            ~nor then~
+
+~after~
+----
+??? note
+    ~folded~
+???+ danger inline "x"
+
+    ~open~
+----
+=== "A tab"
+    ~of it~
+
+=== "Another"
+    ```
+    code
+    ```
+    ~text~
+----
+/// note | Title
+~inside~
+///
+----
+~lamp~
+:   ~a thing that gives light~
+
+    ~or not~
+
+~sea~
+~ocean~
+: ~much water~
+: ~more water~
+
+~end~
+----
+# ~a heading~ {#id .class key="v w"}
+
+~text~
+{: .class}
+
+~more~
+{#id}
+----
+{% include x.html
+   a="b" %}
+~text~
+{% if user %}
+- ~item~
+{% endif %}
+{{< note >}}
+~short~
+{{< /note >}}
+----
+{% highlight ruby %}
+puts "x"
+
+end
+{% endhighlight %}
+~text~
+----
+import Lamp from './lamp'
+import {
+  A,
+  B
+} from "x";
+export const meta = {
+  a: 1
+}
+
+~text~
+
+<Tabs
+  values={[{a: {b: 1}}]}
+>
+~in a tab~
+</Tabs>
+{/* a
+comment */}
+~end~
+----
+---
+title: x
+---
+~text~
+----
+{
+ "title": "x",
+ "a": {
+ }
+}
+~text~
+----
++++
+title = 'x'
++++
+# ~text~
+----
+% The title
+% An Author
+
+~text~
+----
+[TOC]
+~text~
+[[_TOC_]]
+----
+*[HTML]: Hyper Text
+~text~
+----
+\newpage
+~text~
+\cleardoublepage
+----
+%% a comment
+
+over lines %%
+~text~
+----
+> $$
+> x
+> $$
+> ~text~
+----
+1. ~one~
+   $$
+   x
+   $$
+   ~two~
+2. ~three~
+   :::note
+   ~four~
+   :::
+----
+| ~a~ | ~b~ |
+|---|---|
+| ~c~ | ~d~ |
+"""
+
+
+@pytest.mark.parametrize("text", [text.strip("\n") for text in KEPT.split("\n----\n")])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_markers_stay(text: str, ending: str) -> None:
+    """To the byte; texts between them are paragraphs of their own."""
+    text = text.replace("\n", ending)
+    document = opened(text.replace("~", ""))
+    pieces = text.split("~")
+    assert [segment.text for segment in document.segments] == pieces[1::2]
+    targets = [piece.upper() for piece in pieces[1::2]]
+    wanted = "".join(piece.upper() if i % 2 else piece for i, piece in enumerate(pieces))
+    assert document.render(targets, GERMAN).decode() == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("so $x$ and $$y$$ and \\(z_1\\, a\\) and \\[w\\] here", "so <1/> and <2/> and <3/> and <4/> here"),
+        ("so $a*b$ and *c*$d*e$", "so <1/> and <2>c</2>"),
+        ("costs $5 and $6, or US$7 and C$8", "costs $5 and $6, or US$7 and C$8"),
+        ("he has 5$ and 6$, and $HOME/$USER", "he has 5$ and 6$, and $HOME/$USER"),
+        ("pay $5 to $10 or $7k", "pay $5 to $10 or $7k"),
+        ("the $n$-th and $n$th, ($x$), 数$x$的", "the <1/>-th and <2/>th, (<3/>), 数<4/>的"),
+        ("so $`x_1`$ and $\\$5$ is \\$5", "so <1/> and <2/> is $5"),
+        ("\\(a smile of hers\\) and \\[see the note\\](x)", "(a smile of hers) and [see the note](x)"),
+        ("in \\begin{x}a\\\\b\\end{x} and \\ref{a_b} C:\\x", "in <1/> and <2/> C:\\x"),
+        ("a {{ user.name }} b {% x %} c {{< d >}} e", "a <1/> b <2/> c <3/> e"),
+        ('a ![x](y){width="5 cm"} b [c](d){.e} f', "a <1/> b <2>c</2> f"),
+        ('a [b]{.c} d [e]({{< ref "f" >}}) g ![h]({% i %}) j', "a <1>b</1> d <2>e</2> g <3/> j"),
+        ("a [[b]] c [[d|e]] f ![[g.png]] h [[1]](i)", "a <1>b</1> c <2>e</2> f <3/> h <4>[1]</4>"),
+        ("a :smile: b :+1: c 10:30:45 d: e", "a <1/> b <2/> c 10:30:45 d: e"),
+        ('a {kbd}`b` c :ref:`d` e :abbr[f]{title="g"} h', "a <1>b</1> c <2>d</2> e <3>f</3> h"),
+        ("a [@b, p. 3] c <%= d %> e ${f} g {h} i", "a <1/> c <2/> e <3/> g <4/> i"),
+        ("a <B c={d => e} /> f <G h={{i: 1}}>j</G> k", "a <1/> f <2>j</2> k"),
+        ("a %%b%% c ^d-1", "a <1/> c"),
+        ("import duties are high", "import duties are high"),
+        ("export of lamps", "export of lamps"),
+        ("!!! stop this now", "!!! stop this now"),
+        ("the set {1, 2}, a : b", "the set {1, 2}, a : b"),
+    ],
+)
+def test_what_is_no_text_within_a_paragraph(text: str, wanted: str) -> None:
+    assert sources(text) == [wanted]
+    assert same(text) == text
+    shouted = translated(text, re.sub(r"(<[^>]*>)|(.)", lambda m: m[1] or m[2].upper(), wanted))
+    assert re.sub(r"\\(?=[(\[\])$])", "", shouted).lower() == re.sub(r"\\(?=[(\[\])$])", "", text).lower()
+
+
+def test_what_is_escaped_stays_so() -> None:
+    """Other readers than ours may need it: `\\$`."""
+    text = "From \\$5 to \\$6, snake\\_case, 2&nbsp;km &lt; 3. End"
+    assert translated(text, "VON $5 BIS $6, A_B, 2\u00a0KM < 3. ENDE") == (
+        "VON \\$5 BIS \\$6, A\\_B, 2&nbsp;KM &lt; 3. ENDE"
+    )
+    assert translated("1\\. No item.", "Kein Punkt. Nein.") == "Kein Punkt. Nein."
+
+
+@pytest.mark.parametrize("target", [" <1> Die Lampe </1> brennt ", "<1>\u3000Die Lampe</1> brennt\u00a0"])
+def test_no_white_space_at_the_ends_of_a_block(target: str) -> None:
+    text = "* one\n  * **Lamp** burns\n    * nested\n"
+    assert translated(text, "eins", target, "innen") == "* eins\n  * **Die Lampe** brennt\n    * innen\n"
 
 
 # What is written -----------------------------------------------------------------------------------------------------
@@ -198,6 +462,19 @@ def test_a_link_whose_text_was_its_label_keeps_its_destination() -> None:
         ("a | b", "a | b"),
         ("two\n\nparagraphs", "two paragraphs"),
         ("    no code", "no code"),
+        (": no definition", "\\: no definition"),
+        ("::: no container", "\\::: no container"),
+        ("!!! no", "!!! no"),
+        ('!!! no "admonition"', '\\!!! no "admonition"'),
+        ('=== "no tab"', '\\=== "no tab"'),
+        ("[!NOTE] no alert", "\\[!NOTE\\] no alert"),
+        ("{{< no >}}", "\\{\\{< no >}}"),
+        ("{% no %} x", "\\{% no %} x"),
+        ("no $x$ and ${y}", "no \\$x\\$ and \\$\\{y}"),
+        ("no \\(x\\) and \\ref{y}", "no \\\\(x\\\\) and \\ref\\{y}"),
+        ("no :smile: [[x]] [@y]", "no \\:smile: \\[\\[x\\]\\] \\[@y\\]"),
+        ("import 'no'", "&#105;mport 'no'"),
+        ("\\newpage", "\\\\newpage"),
     ],
 )
 def test_a_translation_is_text_however_it_looks(target: str, wanted: str) -> None:
@@ -256,6 +533,19 @@ def test_chapters() -> None:
 def test_very_deep_markup_is_left_alone() -> None:
     text = "*a " * 500 + "b" + " c*" * 500 + "\n\nnext\n"
     assert sources(text)[-1] == "next"
+    assert same(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<b>" * 2_000 + "x" + "</b>" * 2_000, "|a" * 2_000 + "|\n" + "|-" * 2_000 + "|\n" + "|a" * 2_000 + "|\n\nx",
+     "|a" * 900 + "|\n" + "|-" * 900 + "|\n" + "a\n" * 900 + "\nx", "<br>" * 3_000 + "x"],
+)  # fmt: skip
+def test_bombs(text: str) -> None:
+    """No deep recursion, and nothing that takes the square of its length: each took seconds, or ended in an error."""
+    start = time.process_time()
+    assert sources(text)[-1][-1] in "x>"
+    assert time.process_time() - start < 1
     assert same(text) == text
 
 

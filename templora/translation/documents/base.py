@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from templora.errors import TextError
+from templora.translation.characters import one_line
 from templora.translation.languages import Language
 from templora.translation.markup import Marked, Restored, restore
 
@@ -83,6 +84,7 @@ class FlatDocument(Document):
     def __init__(self, text: str, slots: Sequence[Slot]) -> None:
         starts = [*(slot.start for slot in slots), len(text)]
         self.segments = tuple(slot.marked for slot in slots)
+        self._held = [text[slot.start : slot.end] for slot in slots]
         self._opening = text[: starts[0]]
         self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
 
@@ -91,7 +93,12 @@ class FlatDocument(Document):
         return self._opening
 
     def piece(self, index: int, target: str) -> str:
-        return self.restored(index, target).text + self._gaps[index]
+        return self.written(index, target) + self._gaps[index]
+
+    def written(self, index: int, target: str) -> str:
+        """A translation as it stands in the file; one that is the source's own text, as that does, to the byte."""
+        same = one_line(target).strip() == self.segments[index].text
+        return self._held[index] if same else self.restored(index, target).text
 
     def render(self, targets: Sequence[str], to: Language) -> bytes:
         """The document up to the first segment that is not translated."""

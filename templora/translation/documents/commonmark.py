@@ -1,4 +1,5 @@
-"""A parser of Markdown that also says where things are: CommonMark with tables, strikethrough and footnotes.
+"""A parser of Markdown that also says where things are: CommonMark with tables, strikethrough and footnotes, and with
+what other kinds have (`verbatim`).
 
 markdown-it knows the lines of a block but not where its inline markup is, and that is needed to leave it as it was
 written. So its rules are run as they are, and what each of them consumed is noted on the tokens that it made:
@@ -13,13 +14,19 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from templora.translation.documents import verbatim
+
+BlockRule: TypeAlias = Callable[[StateBlock, int, int, bool], bool]
+
 _BLOCKS = ("paragraph", "lheading", "heading", "table")
+_COLUMNS, _MISSING = 1_000, 4_000
 _FOOTNOTE = re.compile(r"\[\^[^\s\]]+\]")
 
 
@@ -32,8 +39,11 @@ def parser() -> MarkdownIt:
         rule.fn = _inline_rule(rule.name, rule.fn)
     for block_rule in md.block.ruler.__rules__:
         if block_rule.name in _BLOCKS:
-            block_rule.fn = _block_rule(block_rule.fn)
+            block_rule.fn = _block_rule(_bounded(block_rule.fn) if block_rule.name == "table" else block_rule.fn)
     md.inline.ruler.before("link", "footnote", _inline_rule("footnote", _footnote))
+    md.inline.ruler.before("escape", "verbatim", _inline_rule("verbatim", verbatim.inline))
+    md.inline.ruler.after("image", "span", _inline_rule("span", verbatim.span))
+    verbatim.install(md)
     md.block.ruler.before("reference", "footnote", _footnote_text, {"alt": ["paragraph", "reference"]})
     return md
 
@@ -43,6 +53,8 @@ def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callab
         start, before, pending = state.pos, len(state.tokens), bool(state.pending)
         if not rule(state, silent):
             return False
+        if name in ("link", "image") and state.src[state.pos - 1] == ")":  # [text](url){.class}
+            state.pos = verbatim.attributes(state.src, state.pos, state.posMax)
         new = state.tokens[before:]
         if silent or not new:
             return True
@@ -55,7 +67,7 @@ def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callab
             while start and state.src[start - 1] == " ":
                 start -= 1
             new[-1].meta["span"] = (start, state.pos)
-        elif name == "link":
+        elif name == "link" or new[-1].type == "span_close":
             opening = new[pending]
             opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
             opening.meta["label"] = state.md.helpers.parseLinkLabel(state, start, True)
@@ -68,9 +80,7 @@ def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callab
     return located
 
 
-def _block_rule(
-    rule: Callable[[StateBlock, int, int, bool], bool],
-) -> Callable[[StateBlock, int, int, bool], bool]:
+def _block_rule(rule: BlockRule) -> BlockRule:
     def located(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         before = len(state.tokens)
         if not rule(state, start, end, silent):
@@ -83,6 +93,26 @@ def _block_rule(
         return True
 
     return located
+
+
+def _bounded(rule: BlockRule) -> BlockRule:
+    """The rule for tables, where one of very many columns, or with very many cells to be filled in, is no text."""
+
+    def bounded(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        if silent or not rule(state, start, end, True):
+            return silent and rule(state, start, end, True)
+        columns = state.src.count("|", state.bMarks[start + 1], state.eMarks[start + 1])
+        missing, line = 0, start + 2
+        while line < end and not state.isEmpty(line) and state.sCount[line] >= state.blkIndent:
+            missing += max(0, columns - 1 - state.src.count("|", state.bMarks[line], state.eMarks[line]))
+            line += 1
+        if columns <= _COLUMNS and missing <= _MISSING:
+            return rule(state, start, end, False)
+        state.push("verbatim", "", 0).map = [start, line]
+        state.line = line
+        return True
+
+    return bounded
 
 
 def _footnote(state: StateInline, silent: bool) -> bool:
@@ -109,17 +139,9 @@ def _footnote_text(state: StateBlock, start: int, end: int, silent: bool) -> boo
     after = match.end() + 1
     while after < state.eMarks[start] and state.src[after] in " \t":
         after += 1
-    held = state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent
     state.push("footnote_open", "", 1)
-    state.blkIndent += 4
-    # The line goes on behind the label, at the column that what belongs to the footnote is indented to.
-    state.bMarks[start], state.tShift[start], state.sCount[start] = after, 0, state.blkIndent
-    state.parentType = "footnote"
-    state.md.block.tokenize(state, start, end)
-    state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent = held
+    verbatim.below(state, start, end, after, 4)
     state.push("footnote_close", "", -1)
-    if state.line == start:  # nothing behind the label
-        state.line += 1
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,13 +28,20 @@ _SAME |= {"</em>": ("close", "em"), "</strong>": ("close", "strong"), "</del>": 
 _SAME |= {"<br/>": ("br",), "<br />": ("br",)}
 
 _HTML = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)")
+DEEPEST = 40  # of markup in markup; what is nested deeper is no text
 _EMPTY = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
 
+# Each backslash goes before what is matched.
 _SPECIAL = re.compile(
-    r"\\(?=[!-/:-@\[-`{-~]|$)|\*(?!\s)|(?<!\s)\*|[`\[\]]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w{1,40};)|~(?=~)|(?<=~)~"
-    r"|(?<=\s)#(?=#*\s*$)"
+    r"\\(?=[!-/:-@\[-`{-~]|$)|\*(?!\s)|(?<!\s)\*|[`\[\]${]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?%>])|&(?=#?\w{1,40};)|~(?=~)|(?<=~)~"
+    r"|(?<=\s)#(?=#*\s*$)|(?<![\w:]):(?=\S)|(?<=\s)\^|%(?=%)"
 )
-_START = re.compile(r"#{1,6}(?=\s|$)|>|[-+*](?=\s|$)|-(?=[-\s]*$)|=(?==*\s*$)|\d{1,9}(?=[.)](?:\s|$))")
+_START = re.compile(
+    r"#{1,6}(?=\s|$)|>|[-+*](?=\s|$)|-(?=[-\s]*$)|=(?==*\s*$|==)|(?P<number>\d{1,9})(?=[.)](?:\s|$))|[:~](?=[\s:]|$)|!(?=!!)"
+    r"|\?(?=\?\?)|/(?=//)|\\(?=[A-Za-z])|(?P<word>[ie])(?=(?:mp|xp)ort\b)"
+)
+# Escapes that matter at the beginning of a line alone, where they are found out by themselves.
+_ELSEWHERE_NONE = frozenset(".-+#=,;")
 
 
 @dataclass(frozen=True)
@@ -137,38 +144,83 @@ def _events(content: Iterable[Part] | Iterable[Token]) -> Iterator[Event]:
 
 
 def tidy(parts: Iterable[Part]) -> list[Part]:
-    """Without white space just inside of markup, where it would keep emphasis from being any: it goes outside."""
-    found = [part for part in parts if part]
-    moved = True
-    while moved:
-        moved = False
-        for at in range(len(found) - 1):
-            one, two = found[at], found[at + 1]
-            if isinstance(one, Place) and one.edge == "opening" and isinstance(two, str) and two[0] == " ":
-                found[at : at + 2] = [" ", one, two[1:]]
-            elif isinstance(one, str) and isinstance(two, Place) and two.edge == "closing" and one[-1] == " ":
-                found[at : at + 2] = [one[:-1], two, " "]
-            else:
-                continue
-            found, moved = [part for part in found if part], True
-            break
+    """Without white space just inside of markup, where it would keep emphasis from being any: it goes outside; and
+    without any at the ends, where it would move the block.
+    """
+    found = _merged(_moved_out(parts, "closing"))
+    found = _merged(reversed(_moved_out(reversed(found), "opening")))
+    if found and isinstance(found[0], str):
+        found[0] = found[0].lstrip()
+    if found and isinstance(found[-1], str):
+        found[-1] = found[-1].rstrip()
+    return [part for part in found if part]
+
+
+def _moved_out(parts: Iterable[Part], edge: str) -> list[Part]:
+    """With the spaces behind those edges that are in front of them; backwards for openings."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, Place) and part.edge == edge and isinstance(last, str):
+            bare = last.rstrip() if edge == "closing" else last.lstrip()
+            space = last[len(bare) :] if edge == "closing" else last[: len(last) - len(bare)]
+            found[-1:] = [bare, part, space]
+        else:
+            found.append(part)
     return found
 
 
-def escaped(text: str, starts: bool, ends: bool) -> str:
+def _merged(parts: Iterable[Part]) -> list[Part]:
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, str) and isinstance(last, str):
+            found[-1] = one_line(last + part)
+        elif part:
+            found.append(part)
+    return found
+
+
+def escapes(tokens: Iterable[Token]) -> dict[str, str]:
+    """How the characters are written that a block escapes or has as entities: they may mean something to other readers
+    than ours.
+    """
+    return {
+        token.content: token.markup
+        for token in reversed([*tokens])
+        if token.type == "text_special" and len(token.content) == 1
+        if not (token.content.isalnum() or token.content in _ELSEWHERE_NONE)
+    }
+
+
+def escaped(text: str, starts: bool, ends: bool, kept: Mapping[str, str], special: bool = True) -> str:
     """Text that creates no markup.
 
     Args:
         starts: whether it begins a line.
         ends: whether it ends the block.
+        kept: what characters are written as in any case.
+        special: whether whatever could be markup is escaped; else only what `kept` has.
     """
-    found = _SPECIAL.sub(r"\\\g<0>", text)
-    if found.endswith("!") and not ends:  # or it makes an image of a link behind it
-        found = f"{found[:-1]}\\!"
-    match = _START.match(found) if starts else None
-    if match and match[0].isdigit():  # the full stop or bracket behind a number
-        return f"{match[0]}\\{found[match.end() :]}"
-    return f"\\{found}" if match else found
+    before: dict[int, str] = {}
+    if special:
+        before = dict.fromkeys((match.start() for match in _SPECIAL.finditer(text)), "\\")
+        if text.endswith("!") and not ends:  # or it makes an image of a link behind it
+            before[len(text) - 1] = "\\"
+        match = _START.match(text) if starts else None
+        if match:
+            before[match.end() if match["number"] else 0] = f"&#{ord(match[0])};" if match["word"] else "\\"
+    if not before and not any(character in text for character in kept):
+        return text
+    found = []
+    for at, character in enumerate(text):
+        if character in kept:
+            found.append(kept[character])
+        elif before.get(at, "")[:1] == "&":
+            found.append(before[at])
+        else:
+            found.append(before.get(at, "") + character)
+    return "".join(found)
 
 
 # From tokens to marks ------------------------------------------------------------------------------------------------
@@ -206,6 +258,7 @@ class _Reader:
     def __init__(self, tokens: Sequence[Token], slices: Callable[[int, int], tuple[str, str]], content: str) -> None:
         self._tokens, self._slices, self._content = tokens, slices, content
         self._at = 0
+        self._depths: dict[int, int] = {}  # of what is around other markup
 
     def read(self) -> list[Inline]:
         """All up to the end of what was opened last."""
@@ -227,7 +280,7 @@ class _Reader:
             elif token.type == "html_inline":
                 found.append(self._html(token))
             else:
-                shown = one_line(token.content) if token.type == "code_inline" else ""
+                shown = one_line(token.meta.get("shown", token.content if token.type == "code_inline" else ""))
                 found.append(self._thing(token, [token], shown, link=token.type == "footnote"))
         return self._paired(found)
 
@@ -244,7 +297,7 @@ class _Reader:
         self._at += 1
         (start, after), (before, end) = strong_span(opening), strong_span(closing)
         text, short = None, ""
-        if opening.type == "link_open":
+        if "label" in opening.meta:
             before, after = opening.meta["label"], start + 1
             short = self._content[before:end]
             text = self._slices(after, before)[0] if short in ("]", "][]") else None
@@ -272,7 +325,9 @@ class _Reader:
         whole = Layer((raw, ""), (read, ""), "", tuple(events(tokens)))
         link = tokens[0].type == "link_open" or read_open[:2].lower() == "<a"
         mark = InlineMark(raw_open, raw_close, wraps=True, link=link, layers=(layer,))
-        return Around(mark, inner, InlineMark(raw, link=link, layers=(whole,)))
+        found = Around(mark, inner, InlineMark(raw, link=link, layers=(whole,)))
+        self._depths[id(found)] = 1 + self._depth(inner)
+        return found
 
     def _html(self, token: Token) -> _Tag | Thing:
         match = _HTML.match(token.content)
@@ -281,21 +336,45 @@ class _Reader:
         return _Tag(token, self._at - 1, match[2].lower(), bool(match[1]))
 
     def _paired(self, found: Sequence[Inline | _Tag]) -> list[Inline]:
-        """With tags that belong together around what is between them; the others are things."""
+        """With tags that belong together around what is between them; the others are things, and so are those around
+        too much other markup.
+        """
         done: list[Inline | _Tag] = []
+        opened: dict[str, list[int]] = {}
         for item in found:
             done.append(item)
-            if not isinstance(item, _Tag) or not item.closes:
+            if not isinstance(item, _Tag):
                 continue
-            for at in range(len(done) - 2, -1, -1):
-                opening = done[at]
-                if isinstance(opening, _Tag) and not opening.closes and opening.name == item.name:
-                    inner = [self._thing(i.token, [i.token]) if isinstance(i, _Tag) else i for i in done[at + 1 : -1]]
-                    tokens = self._tokens[opening.at : item.at + 1]
-                    name = {"em": "em", "strong": "strong", "del": "s"}.get(item.name, "")
-                    name = name if opening.token.content.lower() in _SAME else ""
-                    done[at:] = [
-                        self._wrapped(opening.token.meta["span"], item.token.meta["span"], tokens, inner, name)
-                    ]
-                    break
+            places = opened.setdefault(item.name, [])
+            if not item.closes:
+                places.append(len(done) - 1)
+                continue
+            while places and (places[-1] >= len(done) - 1 or not _opens(done[places[-1]], item.name)):
+                places.pop()  # it is within another pair
+            if places:
+                at = places.pop()
+                pair = self._pair(done[at:], item)
+                if pair:
+                    done[at:] = [pair]
+                else:
+                    opened.clear()  # what is around too much is, too
         return [self._thing(item.token, [item.token]) if isinstance(item, _Tag) else item for item in done]
+
+    def _pair(self, held: Sequence[Inline | _Tag], closing: _Tag) -> Around | None:
+        """What is around all between the first and the last one; None if that is too much."""
+        opening = held[0]
+        assert isinstance(opening, _Tag)
+        inner = [self._thing(i.token, [i.token]) if isinstance(i, _Tag) else i for i in held[1:-1]]
+        if self._depth(inner) >= DEEPEST:
+            return None
+        tokens = self._tokens[opening.at : closing.at + 1]
+        name = {"em": "em", "strong": "strong", "del": "s"}.get(closing.name, "")
+        name = name if opening.token.content.lower() in _SAME else ""
+        return self._wrapped(opening.token.meta["span"], closing.token.meta["span"], tokens, inner, name)
+
+    def _depth(self, inner: Sequence[Inline]) -> int:
+        return max((self._depths[id(item)] for item in inner if isinstance(item, Around)), default=0)
+
+
+def _opens(item: Inline | _Tag, name: str) -> bool:
+    return isinstance(item, _Tag) and not item.closes and item.name == name

@@ -6,7 +6,7 @@ import itertools
 import re
 from bisect import bisect_left
 from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,28 @@ from markdown_it.token import Token
 
 from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
 from templora.translation.documents.commonmark import parser
-from templora.translation.documents.inline import STYLES, Event, InlineMark, escaped, events, inlines, tidy
+from templora.translation.documents.inline import (
+    DEEPEST,
+    STYLES,
+    Event,
+    InlineMark,
+    escaped,
+    escapes,
+    events,
+    inlines,
+    tidy,
+)
 from templora.translation.marking import mark_up
 from templora.translation.marks import Part
-from templora.translation.markup import Marked, Restored, arrange, plain
+from templora.translation.markup import Restored, arrange, plain
 
-_FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(?=[^\n]*[:=#])(?:.*\n)*?(?:\1|\.\.\.)[ \t]*(?:\n|\Z)")
+_FRONT = re.compile(
+    r"(---|\+\+\+)[ \t]*\n(?=[^\n]*[:=#])(?:.*\n)*?(?:\1|\.\.\.)[ \t]*(?:\n|\Z)"  # YAML, TOML
+    r"|\{[ \t]*\"[^\n]*\}[ \t]*(?:\n|\Z)|\{[ \t]*\n\s*\"[^\"\n]*\"[ \t]*:(?:.*\n)+?\}[ \t]*(?:\n|\Z)"  # JSON
+    r"|(?:%(?!%)[^\n]*\n(?:[ \t]+[^\n]*\n)*){1,3}(?=\n|\Z)"  # Pandoc's title, authors and date
+)
 _TASK = re.compile(r"\[[ xX]\](?:[ \t]*\n|[ \t]+)")
 _HASHES = re.compile(r"#*")  # of a heading, which its text may hold too
-_DEEPEST = 40  # of markup in markup; what is nested deeper is no text
 # What a block is read in when its translation is tried, by its kind: before and after it.
 _AROUND = {"text": ("", ""), "task": ("[ ] ", ""), "heading": ("# ", ""), "cell": ("|", " |\n|-|")}
 
@@ -37,7 +50,8 @@ class _Block:
         content: as the parser has it.
         where: for each character of it and its end, where it is in the file.
         tokens: of its inline markup.
-        start: of its text, in the content; not 0 behind the box of a task.
+        start: of its text, in the content; not 0 behind the box of a task, or another term of a list of definitions.
+        end: of it.
     """
 
     kind: str
@@ -46,6 +60,7 @@ class _Block:
     where: Sequence[int]
     tokens: Sequence[Token]
     start: int = 0
+    end: int = -1
 
 
 class Markdown(FlatDocument):
@@ -64,13 +79,15 @@ class Markdown(FlatDocument):
         text = decoded(label, raw)
         env: dict[str, Any] = {}
         slots, self._kinds, self._headings = [], list[str](), list[str]()
+        self._escapes: list[dict[str, str]] = []
         heading = ""
         for block in _blocks(text, env):
             marked = mark_up(inlines(block.tokens, block.content, block.where, text, block.kind == "cell"))
             if marked is not None:
-                slots.append(Slot(block.where[block.start], block.where[-1], marked))
+                slots.append(Slot(block.where[block.start], block.where[block.end], marked))
                 heading = marked.plain if block.heading else heading
                 self._kinds.append(block.kind)
+                self._escapes.append(escapes(block.tokens))
                 self._headings.append(heading)
         self._references = env.get("references", {})
         self._last: tuple[int, str, Restored] | None = None
@@ -84,29 +101,29 @@ class Markdown(FlatDocument):
         markers of emphasis where it does not.
         """
         if self._last is None or self._last[:2] != (index, target):
-            found = self._restored(self._kinds[index], self.segments[index], target)
-            if found.text.endswith("\\") and self._gaps[index].startswith("|"):  # a bar that would be escaped
+            found = self._restored(index, target)
+            if found.text.endswith("\\") and self._kinds[index] == "cell":  # a bar that would be escaped
                 found = Restored(f"{found.text} ", found.moved)
             self._last = (index, target, found)
         return self._last[2]
 
-    def _restored(self, kind: str, marked: Marked, target: str) -> Restored:
+    def _restored(self, index: int, target: str) -> Restored:
+        kind, marked, kept = self._kinds[index], self.segments[index], self._escapes[index]
         parts, moved = arrange(marked, target)
-        text = self._written(kind, tidy(parts))
+        text = self._written(kind, tidy(parts), kept)
         if text is None:  # such as a link in an image's place, where the markup cannot stand as the model has it
             again, _ = arrange(marked, plain(marked, target))
-            text, moved = self._written(kind, tidy(again)), len(marked.marks)
+            text, moved = self._written(kind, tidy(again), kept), len(marked.marks)
         if text is None:
             text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True)
         return Restored(text, moved)
 
-    def _written(self, kind: str, parts: Sequence[Part]) -> str | None:
+    def _written(self, kind: str, parts: Sequence[Part], kept: Mapping[str, str]) -> str | None:
         """The first way to write the parts down that reads as they are; None if none does."""
         wanted = events(parts)
-        for style in STYLES:
-            for escape in (False, True):
-                if self._read(kind, _joined(parts, kind, style, escape, raw=False)) == wanted:
-                    return _joined(parts, kind, style, escape, raw=True)
+        for style, escape, held in itertools.product(STYLES, (False, True), (kept, {}) if kept else ({},)):
+            if self._read(kind, _joined(parts, kind, style, escape, raw=False, kept=held)) == wanted:
+                return _joined(parts, kind, style, escape, raw=True, kept=held)
         return None
 
     def _read(self, kind: str, text: str) -> list[Event] | None:
@@ -126,19 +143,22 @@ class Markdown(FlatDocument):
         return [event for event in found if event != ("text", "")]
 
 
-def _joined(parts: Sequence[Part], kind: str, style: str, escape: bool, raw: bool) -> str:
+def _joined(
+    parts: Sequence[Part], kind: str, style: str, escape: bool, raw: bool, kept: Mapping[str, str] | None = None
+) -> str:
     """The parts as Markdown.
 
     Args:
         style: of markers of emphasis.
         escape: whether text that could be markup is escaped.
         raw: as in the file, with the beginnings of its lines; else as the parser has it.
+        kept: what characters are written as wherever they stand, as the source has them.
     """
     found, inner = "", list[int]()
     for at, part in enumerate(parts):
         if isinstance(part, str):
             starts, ends = not found or found.endswith("\n"), at + 1 == len(parts)
-            text = escaped(part, starts, ends) if escape else part
+            text = escaped(part, starts, ends, kept or {}, escape)
             if kind == "cell":
                 text = text.replace("|", "\\|")
             found += text
@@ -174,7 +194,9 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
 
     source = body[skipped:]
     column, kinds = 0, list[str]()
-    for token in parser().parse(source, env):
+    cells = _Cells(source)
+    found = parser().parse(source, env)
+    for at, token in enumerate(found):
         if token.type == "tr_open":
             column = 0
         elif token.type.endswith("_open"):
@@ -183,15 +205,20 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
             kinds.pop()
         if token.type != "inline":
             continue
-        where = _cell(source, token, column) if kinds[-1] in ("th", "td") else _lines(source, token)
+        where = cells.where(token, column) if kinds[-1] in ("th", "td") else _lines(source, token)
         column += 1
-        if where is None or _depth(token.children or []) > _DEEPEST:
+        if where is None or _depth(token.children or []) > DEEPEST:
             continue
         heading = kinds[-1] == "heading"
         kind = "cell" if kinds[-1] in ("th", "td") else "text"
         if heading and source.startswith("#", token.meta["lines"][0][0]):
             kind = "heading"
-        tokens, places = token.children or [], [placed(at) for at in where]
+        tokens, places = token.children or [], [placed(place) for place in where]
+        if kind == "text" and [(t.type, (t.map or [0])[0]) for t in found[at + 2 : at + 3]] == [
+            ("definition_open", (token.map or [0, 0])[1])
+        ]:
+            yield from _terms(token, places)
+            continue
         task = _TASK.match(token.content) if kinds[-2:] == ["list_item", "paragraph"] else None
         if task and task[0].endswith("\n") and [t.type for t in tokens[:2]] == ["text", "softbreak"]:
             yield _Block(kind, heading, token.content, places, tokens[2:], tokens[1].meta["span"][1])
@@ -200,6 +227,22 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
             yield _Block("task", heading, token.content, places, tokens, task.end())
         else:
             yield _Block(kind, heading, token.content, places, tokens)
+
+
+def _terms(token: Token, places: Sequence[int]) -> Iterator[_Block]:
+    """The terms that are defined below them, one a line."""
+    terms: list[list[Token]] = [[]]
+    starts, ends, depth = [0], list[int](), 0
+    for child in token.children or []:
+        depth += child.nesting
+        if child.type == "softbreak" and not depth:
+            ends.append(child.meta["span"][0])
+            starts.append(child.meta["span"][1])
+            terms.append([])
+        else:
+            terms[-1].append(child)
+    for tokens, start, end in zip(terms, starts, [*ends, -1], strict=True):
+        yield _Block("text", False, token.content, places, tokens, start, end)
 
 
 def _depth(tokens: Sequence[Token]) -> int:
@@ -228,20 +271,34 @@ def _aligned(source: str, held: Sequence[str], lines: Sequence[tuple[int, int]])
     return where
 
 
-def _cell(source: str, token: Token, column: int) -> list[int] | None:
-    """The same of a cell: what the parser has without the backslashes in front of bars is with them in the source."""
-    start, end = token.meta["lines"][0]
-    cells: list[list[int]] = [[]]
-    for at in range(start, end):
-        if source[at] != "|":
-            cells[-1].append(at)
-        elif source[at - 1] != "\\" or at == start:
-            cells.append([])
-    cells = cells[source[start:end].strip()[:1] == "|" :]
-    where = cells[column] if column < len(cells) else []
-    while where and source[where[0]].isspace():
-        where = where[1:]
-    while where and source[where[-1]].isspace():
-        where = where[:-1]
-    content = "".join("|" if source[at : at + 2] == "\\|" else source[at] for at in where)
-    return [*where, where[-1] + 1 + (content[-1] == "|")] if where and content == token.content else None
+class _Cells:
+    """The cells of a source's tables."""
+
+    def __init__(self, source: str) -> None:
+        self._source, self._row, self._cells = source, (-1, -1), list[list[int]]()
+
+    def where(self, token: Token, column: int) -> list[int] | None:
+        """Where each character of a cell's content is in the source, as `_lines` has it; the parser has no backslashes
+        in front of bars.
+        """
+        if token.meta["lines"][0] != self._row:
+            self._row = token.meta["lines"][0]
+            self._cells = self._of(*self._row)
+        where = self._cells[column] if column < len(self._cells) else []
+        start, end = 0, len(where)
+        while start < end and self._source[where[start]].isspace():
+            start += 1
+        while start < end and self._source[where[end - 1]].isspace():
+            end -= 1
+        where = where[start:end]
+        content = "".join("|" if self._source[at : at + 2] == "\\|" else self._source[at] for at in where)
+        return [*where, where[-1] + 1 + (content[-1] == "|")] if where and content == token.content else None
+
+    def _of(self, start: int, end: int) -> list[list[int]]:
+        cells: list[list[int]] = [[]]
+        for at in range(start, end):
+            if self._source[at] != "|":
+                cells[-1].append(at)
+            elif self._source[at - 1] != "\\" or at == start:
+                cells.append([])
+        return cells[self._source[start:end].strip()[:1] == "|" :]
