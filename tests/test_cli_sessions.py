@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,10 @@ from click.testing import CliRunner, Result
 from evaluations import tiny_folder
 
 from templora.cli.sessions import sessions
+from templora.cli.translate import translate as translate_command
 from templora.cli.write import write as write_command
-from templora.errors import OptionError, StoreError
+from templora.errors import ModelError, OptionError, StoreError
+from templora.store.log import Log
 from templora.store.store import SessionStore
 
 SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learning-rate", "0.01", "--temperature", "1.5"]
@@ -199,3 +203,106 @@ def test_scoring_can_start_from_an_adapter(write: Callable[..., Result], model: 
         found.append(json.loads(CliRunner().invoke(score, given).output))
     assert found[0]["base"] == found[1]["base"]
     assert found[0]["adapted"] != found[1]["adapted"]
+
+
+EVIL = """
+from pathlib import Path
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+Path({mark!r}).touch()
+class EvilConfig(LlamaConfig):
+    model_type = "evil"
+class EvilTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def edit(path: Path, **change: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def config_with_code(folder: Path, mark: Path) -> None:
+    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
+    edit(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.EvilConfig"})
+
+
+def tokenizer_with_code(folder: Path, mark: Path) -> None:
+    (folder / "evil.py").write_text(EVIL.format(mark=str(mark)))
+    tokenizer = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": [None, "evil.EvilTokenizer"]}}
+    edit(folder / "tokenizer_config.json", **tokenizer)
+
+
+def weights_in_a_pickle(folder: Path, mark: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (mark,)
+
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump(Evil(), file)
+
+
+def attention_from_the_hub(folder: Path, mark: Path) -> None:
+    edit(folder / "config.json", attn_implementation="somebody/kernel")
+
+
+def weights_elsewhere(folder: Path, mark: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/model"}))
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["came along", "elsewhere"])
+@pytest.mark.parametrize(
+    "change",
+    [config_with_code, tokenizer_with_code, weights_in_a_pickle, attention_from_the_hub, weights_elsewhere],
+    ids=lambda change: change.__name__,
+)
+def test_nothing_that_a_sessions_log_names_is_run(
+    write: Callable[..., Result], store: SessionStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, Path], None], inside: bool,
+) -> None:  # fmt: skip
+    """A log says that the model's code is trusted, and where it lies: only the command line can say so."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    mark = tmp_path / "was-run"
+    made = shutil.copytree(model, (store.folder / "novel" if inside else tmp_path) / "made")
+    change(made, mark)
+    named = {"name": "m", "fingerprint": "0" * 64, "model": str(made), "dtype": "auto", "trust_remote_code": True}
+    begin = {"model": named, "config": {"window": 96, "chunk_size": 32, "rank": 4}, "opening": [], "versions": {}}
+    (store.folder / "novel").mkdir(parents=True, exist_ok=True)
+    with Log.create(store.folder / "novel" / "log.sqlite") as log:
+        log.extend([("begin", (), begin), ("given", [65] * 9, {"text": "A" * 9})])
+    (tmp_path / "text.txt").write_text("A lamp.")
+    translate = ["--to", "de", "--from", "en", "--resume", "--session", "novel", "--out", str(tmp_path / "out.txt")]
+    for attempt in (
+        ask("list"),
+        ask("show", "novel"),
+        ask("resume", "novel", "--quiet"),
+        ask("resume", "novel", "--quiet", "--trust-remote-code"),
+        ask("export", "novel", "--adapter", tmp_path / "adapter"),
+        ask("export", "novel", "--adapter", tmp_path / "adapter", "--trust-remote-code"),
+        write(new=False),
+        CliRunner().invoke(translate_command, [str(tmp_path / "text.txt"), *translate]),
+    ):
+        assert attempt.exception is None or isinstance(attempt.exception, ModelError | OptionError), attempt
+    for attempt in (ask("resume", "novel", "--quiet"), ask("export", "novel", "--adapter", tmp_path / "adapter")):
+        assert isinstance(attempt.exception, ModelError)
+        assert "--model" in str(attempt.exception)
+    assert "give it as --model too" in str(ask("resume", "novel", "--trust-remote-code").exception)
+    assert not mark.exists()
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_model_given_by_a_relative_path_is_found_from_everywhere(
+    write: Callable[..., Result], store: SessionStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert write("--tokens", 5, "--model", model.name).exit_code == 0
+    assert "trust_remote_code" not in store.history("novel").begin["model"]
+    monkeypatch.chdir(tmp_path)
+    assert ask("resume", "novel", "--tokens", 5, "--quiet").exit_code == 0
+    assert ask("export", "novel", "--adapter", tmp_path / "adapter").exit_code == 0
+    shutil.move(model, tmp_path / "moved")
+    try:
+        assert ask("resume", "novel", "--tokens", 5, "--quiet", "--model", "moved").exit_code == 0
+        assert ask("export", "novel", "--adapter", tmp_path / "again", "--model", "moved").exit_code == 0
+    finally:
+        shutil.move(tmp_path / "moved", model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +13,51 @@ from click.core import ParameterSource
 from templora.cli.console import bar
 from templora.cli.run import Run
 from templora.config import TempLoraConfig
-from templora.errors import OptionError
+from templora.errors import ModelError, OptionError
 from templora.events import Event
+from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 
-_LOADING = ("model", "dtype", "weights", "trust_remote_code")
+_LOADING = ("model", "dtype", "weights")
+
+
+def how_it_was_loaded(store: SessionStore, history: History, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What this command line does not say of the model, from a session's log.
+
+    A log may be anybody's. So it can name a model, which is then read as data alone (`named_by_file`), but none that
+    came with the session, and it never says whether a model's Python is run.
+
+    Args:
+        store, history: of the session.
+        options: of the command that is running.
+
+    Raises:
+        ModelError: the model that it names is in the folder of sessions, or not there.
+        OptionError: code of a model is trusted that this command line does not name.
+    """
+    context, held = click.get_current_context(), history.begin["model"]
+    unsaid = [o for o in _LOADING if context.get_parameter_source(o) in (None, ParameterSource.DEFAULT)]
+    found = {option: held[option] for option in unsaid if option in held}
+    if "model" not in unsaid:
+        return found
+    found = {"model": held["name"], **found, "named_by_file": True}
+    model = found["model"]
+    if options["trust_remote_code"]:
+        raise OptionError("trust_remote_code", f"say whose code: the session names {model!r}; give it as --model too")
+    from templora.loading import find
+
+    where = find(model)
+    if isinstance(where, Path) and where.resolve().is_relative_to(store.folder.resolve()):
+        raise ModelError(f"{model}: this model came with the sessions and is not read; name yours with --model")
+    return found
+
+
+def _from_everywhere(model: str) -> str:
+    """A model's name, or, of one on disk, its whole path."""
+    from templora.loading import find
+
+    return os.path.abspath(where) if isinstance(where := find(model), Path) else model
 
 
 class Kept:
@@ -43,10 +84,7 @@ class Kept:
         if options["adapter"] is not None and any(act.kind != "adapter" for act in history.acts):
             raise OptionError("adapter", f"session {self.name!r} has begun already, with an adapter of its own")
         begin = history.begin
-        context = click.get_current_context()
-        for option in _LOADING:
-            if context.get_parameter_source(option) == ParameterSource.DEFAULT and option in begin["model"]:
-                options[option] = begin["model"][option]
+        options.update(how_it_was_loaded(self.store, history, options))
         config = TempLoraConfig.stored(begin["config"])
         for option, value in given.items():
             if getattr(TempLoraConfig.stored(begin["config"] | {option: value}), option) != getattr(config, option):
@@ -58,6 +96,7 @@ class Kept:
         options = self._options
         if not self.begun:
             source = {option: options[option] for option in _LOADING}
+            source["model"] = _from_everywhere(source["model"])
             saved = self.store.create(self.name, engine, config, source=source, keep=options["keep"])
         else:
             run.console.chunk(f"going on with session {self.name} …")

@@ -54,6 +54,7 @@ class Run:
             weights=options["weights"],
             threads=options["threads"],
             trust_remote_code=options["trust_remote_code"],
+            named_by_file=options.get("named_by_file", False),
             plan=recipe(options["recipe"], None, **self._given),
         )
         self._loaded = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from templora.cli.files import check_outputs
-from templora.cli.options import sessions_option
+from templora.cli.options import model_options, sessions_option
 from templora.cli.streams import print_out
 from templora.errors import OptionError, TextError
 from templora.report import to_json, write_json
@@ -141,13 +141,21 @@ def rewind(name: str, chunk: int, sessions: str | None) -> None:
 )
 @click.option("--plot", metavar="FILE", help="draw them into this PNG")
 @sessions_option
+@model_options
 def export(
-    name: str, text: str | None, adapter: str | None, report: str | None, plot: str | None, sessions: str | None
+    name: str,
+    text: str | None,
+    adapter: str | None,
+    report: str | None,
+    plot: str | None,
+    sessions: str | None,
+    **loading: Any,
 ) -> None:
     """Take out text, adapter, report or plot.
 
     Perplexities are of what was written with --report or --plot, which take one more pass over each chunk. An adapter
-    can be started from again: templora write --adapter DIR.
+    can be started from again: templora write --adapter DIR. Only --adapter needs the model: the one that the session
+    began with, without --model.
     """
     if text is None and adapter is None and report is None and plot is None:
         raise OptionError("text", "say what to export: --text FILE, --adapter DIR, --report FILE, --plot FILE")
@@ -172,7 +180,10 @@ def export(
         except OSError as error:
             raise TextError(f"{path}: cannot be written: {error.strerror}") from error
     if adapter is not None:
-        with store.open(name, _load(history.begin["model"])) as saved:
+        from templora.cli.kept import how_it_was_loaded
+        from templora.loading import load
+
+        with store.open(name, load(**loading | how_it_was_loaded(store, history, loading))) as saved:
             saved.save_adapter(Path(adapter))
 
 
@@ -198,13 +209,6 @@ def _store(folder: str | None) -> Any:
     from templora.store.store import SessionStore
 
     return SessionStore(folder)
-
-
-def _load(model: dict[str, Any]) -> Any:
-    from templora.loading import load
-
-    how = {k: model[k] for k in ("dtype", "weights", "trust_remote_code") if k in model}
-    return load(model.get("model", model["name"]), **how)
 
 
 def _line(info: Any) -> str:
