@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -26,12 +27,12 @@ class Around:
     Args:
         mark: with its opening and closing.
         inner: what it wraps.
-        whole: the same as a thing, for the case that there is no text in it.
+        whole: the same as a thing, for the case that there is no text in it; None: put together from what it wraps.
     """
 
     mark: Mark
     inner: Sequence[Inline]
-    whole: Mark
+    whole: Mark | None = None
 
 
 Inline: TypeAlias = "str | Thing | Around"
@@ -46,84 +47,91 @@ def mark_up(content: Iterable[Inline]) -> Marked | None:
     Args:
         content: texts, and the markup between and around them. White space at the ends is dropped.
     """
-    left, _, _ = _stripped(_simple(content))
+    left = deque(_simple(content))
+    _strip(left)
     if not has_letter(_written(left)):
         return None
     before: list[Part] = []
-    after: list[Part] = []
+    after: list[Part] = []  # from the end
     while True:
         first, last = left[0], left[-1]
         if len(left) == 1 and isinstance(first, Around):
             before.append(Place(first.mark, "opening"))
-            after.insert(0, Place(first.mark, "closing"))
-            left, leading, trailing = _stripped(first.inner)
+            after.append(Place(first.mark, "closing"))
+            left = deque(first.inner)
         elif isinstance(first, Thing) and not first.mark.shown:
             before.append(Place(first.mark, "whole"))
-            left, leading, trailing = _stripped(left[1:])
+            left.popleft()
         elif isinstance(last, Thing) and not last.mark.shown:
-            after.insert(0, Place(last.mark, "whole"))
-            left, leading, trailing = _stripped(left[:-1])
+            after.append(Place(last.mark, "whole"))
+            left.pop()
         else:
             break
+        leading, trailing = _strip(left)
         before += [leading] if leading else []
-        after[:0] = [trailing] if trailing else []
+        after += [trailing] if trailing else []
     parts = _collapsed(list(_numbered(left)))
     text = "".join(part if isinstance(part, str) else part.mark.tagged(part.edge) for part in parts)
     marks = (part.mark for part in parts if isinstance(part, Place) and part.edge != "closing")
-    return Marked(text, tuple(marks), tuple(before), tuple(after))
+    return Marked(text, tuple(marks), tuple(before), tuple(reversed(after)))
 
 
 def _simple(content: Iterable[Inline]) -> list[Inline]:
     """With texts joined, and no markup around nothing or around markup alone."""
     found: list[Inline] = []
+    texts: list[str] = []
     for item in content:
-        if isinstance(item, Around):
-            item = _simpler(item, _simple(item.inner))
         if isinstance(item, str):
-            item = readable(item)
-            if found and isinstance(found[-1], str):
-                item = found.pop() + item  # type: ignore[operator]
-        if item:
-            found.append(item)
-    return found
+            texts.append(readable(item))
+            continue
+        found += [text for text in ("".join(texts),) if text]
+        texts.clear()
+        found.append(_simpler(item, _simple(item.inner)) if isinstance(item, Around) else item)
+    return [*found, *(text for text in ("".join(texts),) if text)]
 
 
 def _simpler(item: Around, inner: list[Inline]) -> Inline:
     if not _written(inner, kept=True).strip():
-        return Thing(item.whole)
+        return Thing(item.whole or _whole(item.mark, inner))
     if len(inner) == 1:
         (only,) = inner
         if isinstance(only, Around):
             return Around(item.mark.merged(only.mark), only.inner, item.whole)
         if isinstance(only, Thing):
-            return Thing(replace(item.whole, shown=only.mark.shown))
+            return Thing(replace(item.whole or _whole(item.mark, inner), shown=only.mark.shown))
     return Around(item.mark, inner, item.whole)
+
+
+def _whole(mark: Mark, inner: Iterable[Inline]) -> Mark:
+    """One thing of what wraps no text but white space, and things."""
+    written = "".join(item if isinstance(item, str) else item.mark.opening for item in inner)
+    return Mark(f"{mark.opening}{written}{mark.closing}", link=mark.link)
 
 
 def _written(content: Iterable[Inline], kept: bool = False) -> str:
     """The texts, with or without those that are kept."""
-    found = ""
-    for item in content:
-        if isinstance(item, str):
-            found += item
-        elif isinstance(item, Around):
-            found += _written(item.inner, kept)
-        elif kept:
-            found += item.mark.shown
-    return found
+    return "".join(
+        item
+        if isinstance(item, str)
+        else _written(item.inner, kept)
+        if isinstance(item, Around)
+        else item.mark.shown * kept
+        for item in content
+    )
 
 
-def _stripped(content: Sequence[Inline]) -> tuple[list[Inline], str, str]:
-    """Without the white space at its ends, and a space for that at each end where there was some."""
-    found = list(content)
+def _strip(content: deque[Inline]) -> tuple[str, str]:
+    """Takes the white space at its ends away; returns a space for each end where there was some."""
     leading = trailing = ""
-    if found and isinstance(found[0], str) and found[0][:1].isspace():
-        found[0], leading = found[0].lstrip(), " "
-        found = found[not found[0] :]
-    if found and isinstance(found[-1], str) and found[-1][-1:].isspace():
-        found[-1], trailing = found[-1].rstrip(), " "
-        found = found[: len(found) - (not found[-1])]
-    return found, leading, trailing
+    if content and isinstance(first := content[0], str) and first[:1].isspace():
+        content[0], leading = first.lstrip(), " "
+        if not content[0]:
+            content.popleft()
+    if content and isinstance(last := content[-1], str) and last[-1:].isspace():
+        content[-1], trailing = last.rstrip(), " "
+        if not content[-1]:
+            content.pop()
+    return leading, trailing
 
 
 def _numbered(content: Sequence[Inline]) -> Iterator[Part]:
@@ -152,17 +160,16 @@ def _collapsed(parts: Sequence[Part]) -> list[Part]:
     """With white space collapsed, also where an edge of markup is within it."""
     if all(isinstance(part, str) for part in parts):
         return [one_line("".join(map(str, parts)))]
-    joined, owners = "", list[int]()
-    for index, part in enumerate(parts):
-        text = visible(part) or ("\ufffc" if part[1:] == ("whole",) else "")  # a thing parts white space
-        joined += text
-        owners += [index] * len(text)
-    texts, at = [""] * len(parts), 0
+    seen = [
+        visible(part) or ("\ufffc" if part[1:] == ("whole",) else "") for part in parts
+    ]  # a thing parts white space
+    joined, owners = "".join(seen), [index for index, text in enumerate(seen) for _ in text]
+    texts, at = [list[str]() for _ in parts], 0
     for start, end, instead in (*spaces(joined), (len(joined), len(joined), "")):
         for position in range(at, start):
-            texts[owners[position]] += joined[position]
+            texts[owners[position]].append(joined[position])
         if instead:
-            texts[owners[start]] += instead
+            texts[owners[start]].append(instead)
         at = end
-    found = [text if isinstance(part, str) else part for part, text in zip(parts, texts, strict=True)]
+    found = ["".join(text) if isinstance(part, str) else part for part, text in zip(parts, texts, strict=True)]
     return [part for part in found if part]

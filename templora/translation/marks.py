@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 # Forgiving: models write spaces into tags, brackets of East Asian width, and the digits of other scripts.
 TAG = re.compile(r"[<＜]\s?(?P<close>/?)\s?(?P<number>\d{1,5})\s?(?P<void>/?)\s?[>＞]")
+_RAISED = re.compile(r"<(?:[\w.-]+:)?su[bp](?=[\s/>])", re.IGNORECASE)
+_ANCHOR = re.compile(r"\s(?:xml:)?(?:id|name)\s*=")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Mark:
     wraps: bool = False
     shown: str = ""
     link: bool = False
+
+    @property
+    def raised(self) -> bool:
+        """Whether it raises or lowers its text."""
+        return bool(_RAISED.search(self.opening))
+
+    @property
+    def needed(self) -> bool:
+        """Whether something would be missing without it that is not its text: a link, or what one leads to."""
+        return not self.wraps or self.link or bool(_ANCHOR.search(self.opening))
 
     def merged(self, inner: Mark) -> Mark:
         """One mark for two, where `inner` wraps all that this one wraps."""

@@ -10,13 +10,14 @@ What the model lost, doubled or crossed is placed anew (`placing`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from templora.translation.characters import one_line
 from templora.translation.marks import TAG, Mark, Part, Place, visible
-from templora.translation.placing import place
+from templora.translation.placing import misplaced, place
 
 # A model may translate what is in a code span, but not write a sentence there: then its tags are wrong.
 _MOST_TIMES, _MOST_BESIDES = 3, 10
@@ -71,10 +72,12 @@ def restore(marked: Marked, target: str, escape: Callable[[str], str]) -> Restor
 def arrange(marked: Marked, target: str) -> tuple[list[Part], int]:
     """What `restore` joins, those parts included that stand at the ends; and how many marks were moved."""
     parts, doubled = _read(marked, one_line(target).strip())
+    if wrong := misplaced(marked.marks, parts, origin := _read(marked, marked.text)[0]):
+        parts = _joined(part for part in parts if isinstance(part, str) or part.mark.number not in wrong)
     there = {part.mark.number for part in parts if isinstance(part, Place)}
     missing = [mark for mark in marked.marks if mark.number not in there]
     if missing:
-        parts = place(missing, parts, _read(marked, marked.text)[0])
+        parts = place(missing, parts, origin)
     return [*marked.before, *parts, *marked.after], len(doubled | {mark.number for mark in missing})
 
 
@@ -143,7 +146,7 @@ def _whole(tokens: Sequence[_Token], doubled: set[int]) -> list[_Token | Place]:
         elif token.mark.number in done:
             doubled.add(token.mark.number)
         else:
-            length = 0 if token.void or not token.mark.shown else _kept(tokens[at:], token.mark)
+            length = 0 if token.void or not token.mark.shown else _kept(tokens, at, token.mark)
             if length is not None:
                 found.append(Place(token.mark, "whole"))
                 done.add(token.mark.number)
@@ -151,14 +154,15 @@ def _whole(tokens: Sequence[_Token], doubled: set[int]) -> list[_Token | Place]:
     return found
 
 
-def _kept(tokens: Sequence[_Token], mark: Mark) -> int | None:
-    """How many tokens stand for what is kept, the closing tag included; None if they cannot."""
+def _kept(tokens: Sequence[_Token], start: int, mark: Mark) -> int | None:
+    """How many tokens from `start` on stand for what is kept, the closing tag included; None if they cannot."""
     text = ""
-    for length, token in enumerate(tokens, start=1):
+    for at in range(start, len(tokens)):
+        token = tokens[at]
         if isinstance(token, str):
             text += token
         elif token.mark is mark and token.sort:
-            return length if len(text) <= _MOST_TIMES * len(mark.shown) + _MOST_BESIDES else None
+            return at + 1 - start if len(text) <= _MOST_TIMES * len(mark.shown) + _MOST_BESIDES else None
         else:
             return None
     return None
@@ -168,6 +172,7 @@ def _nested(tokens: Sequence[_Token | Place], doubled: set[int]) -> list[Part]:
     """Pairs of tags around some text, replaced by their places. Where two cross, the inner one goes."""
     found: list[Part | None] = []
     open_: list[tuple[Mark, int]] = []
+    opened: set[int] = set()
     done: set[int] = set()
     for token in tokens:
         if not isinstance(token, _Tag):
@@ -175,18 +180,20 @@ def _nested(tokens: Sequence[_Token | Place], doubled: set[int]) -> list[Part]:
         elif token.void:
             continue
         elif not token.sort:
-            if token.mark.number in done or any(mark is token.mark for mark, _ in open_):
+            if token.mark.number in done or token.mark.number in opened:
                 doubled.add(token.mark.number)
             else:
+                opened.add(token.mark.number)
                 open_.append((token.mark, len(found)))
                 found.append(Place(token.mark, "opening"))
-        elif any(mark is token.mark for mark, _ in open_):
+        elif token.mark.number in opened:
             while True:
                 mark, start = open_.pop()
+                opened.remove(mark.number)
                 if mark is token.mark:
                     break
                 found[start] = None
-            if any(visible(part).strip() for part in found[start:] if part):
+            if any(visible(found[at] or "").strip() for at in range(start, len(found))):
                 found.append(Place(mark, "closing"))
                 done.add(mark.number)
             else:
@@ -213,9 +220,7 @@ def _unlinked(parts: Sequence[Part]) -> list[Part]:
 def _joined(parts: Iterable[Part | None]) -> list[Part]:
     """With neighbouring texts as one."""
     found: list[Part] = []
-    for part in parts:
-        if isinstance(part, str) and found and isinstance(found[-1], str):
-            found[-1] += part
-        elif part:
-            found.append(part)
+    for texts, group in itertools.groupby((part for part in parts if part), lambda part: isinstance(part, str)):
+        held = list(group)
+        found += ["".join(map(str, held))] if texts else held
     return found

@@ -10,10 +10,13 @@ import zipfile
 from collections.abc import Callable
 
 import pytest
+from growth import assert_linear
 from hypothesis import given, settings, strategies as st
 
 from templora.errors import TextError
 from templora.translation.documents.epub import Epub
+from templora.translation.documents.paragraphs import paragraphs
+from templora.translation.documents.xhtml import parse, with_attributes
 from templora.translation.languages import language
 
 GERMAN, ARABIC, ENGLISH = (language("to", code) for code in ("de", "ar", "en"))
@@ -309,13 +312,9 @@ ONE_PATH = "OEBPS/text/one.xhtml"
         ({"OEBPS/nav.xhtml": None}, "OEBPS/nav.xhtml: missing, though the package names it"),
         ({ONE_PATH: "<html><p>open</html>"}, f"{ONE_PATH}: not well-formed XML: mismatched tag"),
         ({ONE_PATH: "no markup"}, f"{ONE_PATH}: not well-formed XML"),
-        ({ONE_PATH: ""}, f"{ONE_PATH}: not well-formed XML"),
-        ({ONE_PATH: "<html><p>&nonsense;</p></html>"}, f"{ONE_PATH}: .*unknown entity &nonsense; in line 1"),
-        ({ONE_PATH: BOMB}, f"{ONE_PATH}: declares the entity 'a'"),
-        ({ONE_PATH: '<!DOCTYPE html [<!ENTITY x SYSTEM "file:///etc/hosts">]><html/>'}, "declares the entity 'x'"),
-        ({ONE_PATH: '<?xml version="1.0" encoding="shift_jis"?><html/>'}, f"{ONE_PATH}: not well-formed XML"),
-        ({ONE_PATH: '<?xml version="1.0" encoding="nope"?><html/>'}, f"{ONE_PATH}: not well-formed XML"),
-        ({ONE_PATH: "<b>" * 5000 + "</b>" * 5000}, f"{ONE_PATH}: elements in elements more than 100 deep"),
+        ({ONE_PATH: ""}, f"{ONE_PATH}: empty"),
+        ({ONE_PATH: BOMB}, f"{ONE_PATH}: declares the entity 'b', which could be made to fill the memory"),
+        ({ONE_PATH: "<b>" * 5000 + "</b>" * 5000}, f"{ONE_PATH}: elements in elements more than 200 deep"),
         ({ONE_PATH: b"<p>" + b" " * (1 << 25) + b"</p>"}, f"{ONE_PATH}: larger than 32 MiB"),
         ({"OEBPS/book.opf": OPF.replace("text/one.xhtml", "../../one.xhtml")}, "leads out of the archive"),
         ({"OEBPS/book.opf": OPF.replace("text/one.xhtml", "/etc/hosts")}, "leads out of the archive"),
@@ -397,3 +396,48 @@ def test_whatever_comes_is_a_book_or_a_text_error(changes: list[tuple[int, bytes
         done = document.render([segment.text for segment in document.segments], GERMAN)
         again = [segment.plain for segment in Epub("b", done).segments]
         assert again == [segment.plain for segment in document.segments]
+
+
+HEAD, FOOT = '<html xmlns="http://www.w3.org/1999/xhtml"><body>', "</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("before", "repeated", "behind"),
+    [
+        ("", "<p>The lamp was lit, and he <i>saw</i> it come.</p>\n", ""),
+        ("<p>", "\n", "a</p>"),
+        ("<p>a", "\n", "</p>"),
+        ("<p>", "<br/>", "a</p>"),
+        ("<p>a", " <i> </i>", "b</p>"),
+        ("<p>a", "<i>b</i>&amp; ", "</p>"),
+        ("<p>a", "&#65;\n&nbsp;", "</p>"),
+        ("<p>", "<i>" * 99 + "a" + "</i>" * 99, "</p>"),
+        ("<div>" * 90, "<i>a<p>b</p></i>", "</div>" * 90),
+        ("<p>" + "<a>" * 190, "12345", "</a>" * 190 + "b</p>"),
+        ("<p ", " \n", ">a</p>"),
+        ("<p title='", "&amp;", "'>a</p>"),
+        ("<!--", "&&-&", "--><p>a</p>"),
+        ("<p>a", "&", "</p>"),
+        ("<p>a<![CDATA[", "&<", "]]></p>"),
+        ("<p>a", "<![CDATA[b]]>", "</p>"),
+    ],
+)
+def test_time_grows_with_the_page(before: str, repeated: str, behind: str) -> None:
+    def made(many: int) -> bytes:
+        return f"{HEAD}{before}{repeated * (many // len(repeated))}{behind}{FOOT}".encode()
+
+    def read(raw: bytes) -> None:
+        page = parse("p", raw)
+        assert list(paragraphs(page, page.root))
+
+    assert_linear(made, read, 4_000)
+
+
+def test_time_grows_with_a_tag() -> None:
+    wanted = {"lang": "de"}
+    assert with_attributes("<html" + " \n" * 9 + ">", wanted) == '<html lang="de">'
+    assert with_attributes("<a b='1'\n lang = 'en' c='>'/>", wanted) == "<a b='1'\n lang = \"de\" c='>'/>"
+    for repeated in (" ", " a='b'", "\na= 'lang=\"en\"' "):
+        assert_linear(
+            lambda many, held=repeated: f"<html{held * many}>", lambda tag: with_attributes(tag, wanted), 2000
+        )

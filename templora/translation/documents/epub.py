@@ -155,7 +155,7 @@ class Epub(Document):
                 edits.append((slot.start, slot.end, text))
         if edits or (not member.slots and len(targets) == len(self.segments)):
             edits += self._in_language(page, to)
-        return _edited(page, edits)
+        return page.edited(edits)
 
     def _in_language(self, page: Page, to: Language) -> Iterator[tuple[int, int, str]]:
         """The root, and the body where it says something else, in the language of the translation."""
@@ -174,7 +174,7 @@ class Epub(Document):
                 elif not to.right_to_left and there.get("dir", "").lower() == "rtl":
                     wanted["dir"] = None
             if wanted:
-                tag = page.source(element.start, element.inner[0])
+                tag = page.text(element.start, element.inner[0])
                 yield element.start, element.inner[0], with_attributes(tag, wanted)
 
     def _package_document(self, to: Language) -> bytes:
@@ -195,19 +195,10 @@ class Epub(Document):
             was_right_to_left = said is not None and _right_to_left(said.text)
             wanted = "rtl" if to.right_to_left else None if was_right_to_left else turned
             if wanted != turned:
-                tag = page.source(spine.start, spine.inner[0])
+                tag = page.text(spine.start, spine.inner[0])
                 changed = with_attributes(tag, {"page-progression-direction": wanted})
                 edits.append((spine.start, spine.inner[0], changed))
-        return _edited(page, edits)
-
-
-def _edited(page: Page, edits: Sequence[tuple[int, int, str]]) -> bytes:
-    """A page with other text in some places."""
-    found, at = [], 0
-    for start, end, text in sorted(edits):
-        found += [page.raw[at:start], page.encoded(text)]
-        at = end
-    return b"".join((*found, page.raw[at:]))
+        return page.edited(edits)
 
 
 def _line(element: Element) -> Iterator[tuple[int, int, Marked]]:

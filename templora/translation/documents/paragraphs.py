@@ -44,6 +44,7 @@ _CODE = frozenset({"code", "kbd", "samp", "tt", "var"})
 _READINGS = frozenset({"rp", "rt", "rtc"})
 # What refers to a note: a number or a sign, raised or in brackets.
 _REFERENCE = re.compile(r"\s*[(\[]?\s*[\d*†‡§¶#]{1,4}\s*[)\]]?\s*")
+_LONGEST_REFERENCE = 2000  # bytes, tags included
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ def paragraphs(page: Page, within: Element, inside: tuple[str, ...] = ()) -> Ite
 
 
 def _is_block(element: Element) -> bool:
-    if element.name in _OPAQUE:
-        return False
-    return element.name in _BLOCKS or any(isinstance(c, Element) and _is_block(c) for c in element.children)
+    if element.block is None:
+        element.block = element.name not in _OPAQUE and (
+            element.name in _BLOCKS or any(isinstance(c, Element) and _is_block(c) for c in element.children)
+        )
+    return element.block
 
 
 def _translated(element: Element) -> bool:
@@ -92,10 +95,10 @@ def _translated(element: Element) -> bool:
 
 
 def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iterator[Paragraph]:
-    while run and isinstance(run[0], Text) and not run[0].data.strip():
-        run = run[1:]
-    while run and isinstance(run[-1], Text) and not run[-1].data.strip():
-        run = run[:-1]
+    held = [index for index, node in enumerate(run) if isinstance(node, Element) or node.data.strip()]
+    if not held:
+        return
+    run = run[held[0] : held[-1] + 1]
     marked = mark_up(item for node in run for item in _inline(page, node))
     if marked is None:
         return
@@ -107,17 +110,17 @@ def _bare(page: Page, node: Node) -> tuple[int, int]:
     """Where a node is, without white space at its ends."""
     if isinstance(node, Element) or node.whole:
         return node.start, node.end
-    source = page.source(node.start, node.end)
+    source = page.text(node.start, node.end)
     leading = source[: len(source) - len(source.lstrip())]
     trailing = source[len(source.rstrip()) :]
-    return node.start + len(leading.encode(page.codec)), node.end - len(trailing.encode(page.codec))
+    return node.start + len(leading.encode()), node.end - len(trailing.encode())
 
 
 def _inline(page: Page, node: Node) -> Iterator[Inline]:
     if isinstance(node, Text):
         yield node.data
         return
-    name, whole = node.name, page.source(node.start, node.end)
+    name = node.name
     if name == "ruby":  # how the source's characters are read: nothing for another language
         for child in node.children:
             if isinstance(child, Text) or child.name == "rb":
@@ -125,14 +128,13 @@ def _inline(page: Page, node: Node) -> Iterator[Inline]:
             elif child.name not in _READINGS:
                 yield from _inline(page, child)
     elif name in _CODE or not _translated(node):
-        yield Thing(Mark(whole, shown=one_line(node.text).strip()))
+        yield Thing(Mark(page.text(node.start, node.end), shown=one_line(node.text).strip()))
     elif not name or name in _OPAQUE or not node.children or _refers(node):
-        yield Thing(Mark(whole, link=name == "a"))
+        yield Thing(Mark(page.text(node.start, node.end), link=name == "a"))
     else:
-        opening, closing = page.source(node.start, node.inner[0]), page.source(node.inner[1], node.end)
+        opening, closing = page.text(node.start, node.inner[0]), page.text(node.inner[1], node.end)
         link = name == "a" and "href" in node.attributes
-        inner = list(_inside(page, node))
-        yield Around(Mark(opening, closing, wraps=True, link=link), inner, Mark(whole, link=link))
+        yield Around(Mark(opening, closing, wraps=True, link=link), list(_inside(page, node)))
 
 
 def _inside(page: Page, node: Element) -> Iterator[Inline]:
@@ -142,9 +144,10 @@ def _inside(page: Page, node: Element) -> Iterator[Inline]:
 
 def _refers(node: Element) -> bool:
     """Whether it is a reference to a note."""
+    if node.end - node.start > _LONGEST_REFERENCE:
+        return False
     if "noteref" in node.attributes.get("epub:type", "").split() or node.attributes.get("role") == "doc-noteref":
         return not has_letter(node.text)
-    raised = (
-        node.name == "sup" or any(True for _ in node.all("sup")) or node.text.strip()[:1] in ("(", "[", "*", "†", "‡")
-    )
-    return node.name in ("a", "sup") and raised and bool(_REFERENCE.fullmatch(node.text))
+    if node.name not in ("a", "sup") or not _REFERENCE.fullmatch(text := node.text):
+        return False
+    return node.name == "sup" or text.strip()[:1] in ("(", "[", "*", "†", "‡") or any(True for _ in node.all("sup"))

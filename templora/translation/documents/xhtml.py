@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import codecs
+import html
 import html.entities
+import io
 import re
 import xml.parsers.expat as expat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from templora.errors import TextError
 
-# Bytes of a file of text; elements in elements. What is beyond was made to harm.
-_LONGEST, _DEEPEST = 1 << 25, 100
-_ATTRIBUTE = re.compile(r"\s+([^\s=/>]+)\s*=\s*(\"[^\"]*\"|'[^']*')")
+# Bytes of a file of text; elements in it, and in one another; attributes that it declares; characters that an entity of
+# its own stands for. What is beyond was made to harm.
+LONGEST = 1 << 25
+_MOST_ELEMENTS, _DEEPEST, _MOST_DECLARED, _LONGEST_ENTITY = 1 << 20, 200, 100, 100
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+_BLANK = " \t\r\n"
+_NAME = re.compile(r"<[^\s/>]*")
+_ATTRIBUTE = re.compile(r"[ \t\r\n]+([^\s=/>]+)[ \t\r\n]*=[ \t\r\n]*(\"[^\"]*\"|'[^']*')")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Text:
     """Characters.
 
     Args:
-        start, end: bytes that they are.
+        start, end: bytes of the source that they are.
         data: what they are.
         whole: they cannot be taken apart, as in a CDATA section.
     """
@@ -32,16 +42,18 @@ class Text:
     whole: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     """An element.
 
     Args:
         name: without a prefix.
         attributes: with theirs.
-        start, end: bytes, tags included.
+        start, end: bytes of the source, tags included.
         inner: bytes between the tags.
-        children: in it, in order. Comments and instructions are elements without a name.
+        children: in it, in order. Comments, instructions and references to entities that are no characters are elements
+            without a name.
+        block: whether it stands between paragraphs, once that has been found out.
     """
 
     name: str
@@ -49,20 +61,30 @@ class Element:
     start: int
     end: int = 0
     inner: tuple[int, int] = (0, 0)
-    children: list[Node] = field(default_factory=list)
+    children: Sequence[Node] = ()
+    block: bool | None = None
 
     def all(self, name: str) -> Iterator[Element]:
         """The elements of a name in it, in order."""
-        for child in self.children:
+        left = [*reversed(self.children)]
+        while left:
+            child = left.pop()
             if isinstance(child, Element):
                 if child.name == name:
                     yield child
-                yield from child.all(name)
+                left.extend(reversed(child.children))
 
     @property
     def text(self) -> str:
         """All characters in it."""
-        return "".join(child.data if isinstance(child, Text) else child.text for child in self.children)
+        found, left = [], [*reversed(self.children)]
+        while left:
+            child = left.pop()
+            if isinstance(child, Text):
+                found.append(child.data)
+            else:
+                left.extend(reversed(child.children))
+        return "".join(found)
 
 
 Node: TypeAlias = "Text | Element"
@@ -73,119 +95,283 @@ class Page:
     """A file.
 
     Args:
-        raw: what it holds.
-        codec: of it.
+        source: what it holds, in UTF-8.
+        codec: of the file itself.
+        spelling: characters that this codec has not are written as references.
         root: its element.
+        elements: how many there are.
     """
 
-    raw: bytes
+    source: bytes
     codec: str
+    spelling: str
     root: Element
+    elements: int = 0
 
-    def source(self, start: int, end: int) -> str:
-        return self.raw[start:end].decode(self.codec, "replace")
+    def text(self, start: int, end: int) -> str:
+        return self.source[start:end].decode()
 
-    def encoded(self, text: str) -> bytes:
-        """What is to be written for `text`, which may hold characters that the file's encoding has not."""
-        return text.encode(self.codec, "xmlcharrefreplace")
+    def edited(self, edits: Sequence[tuple[int, int, str]]) -> bytes:
+        """The file with other text at some bytes of the source; all else is as it was."""
+        found, at = [], 0
+        for start, end, text in sorted(edits):
+            if start < at:
+                continue
+            found += [
+                self.source[at:start],
+                text.encode(self.spelling, "xmlcharrefreplace").decode(self.spelling).encode(),
+            ]
+            at = end
+        found.append(self.source[at:])
+        return b"".join(found).decode().encode(self.codec)
 
 
 def parse(label: str, raw: bytes) -> Page:
     """A file of XML, in which the characters that HTML has names for may have them.
 
+    What readers put up with is no error: a declaration that names another encoding, one behind white space, an `&` that
+    begins no reference, control characters.
+
     Raises:
-        TextError: it is not well-formed, or declares entities, or is absurdly large; names `label`.
+        TextError: it is empty, not well-formed, or made to do harm; names `label`.
     """
-    if len(raw) > _LONGEST:
-        raise TextError(f"{label}: larger than {_LONGEST >> 20} MiB; no text is")
+    if len(raw) > LONGEST:
+        raise TextError(f"{label}: larger than {LONGEST >> 20} MiB; no text is")
+    if not raw.strip(b"\0 \t\r\n"):
+        raise TextError(f"{label}: empty")
+    text, codec, spelling = _decoded(raw)
+    if codec != "utf-8" and text.encode(codec) != raw:
+        raise TextError(f"{label}: not sound {codec}; it could not be written as it is")
+    source = raw if codec == "utf-8" else text.encode()
     try:
-        return _Parser(label, raw).page()
-    except (expat.ExpatError, LookupError, ValueError) as error:
+        try:
+            builder = _Builder(label, source, mended=False)
+        except expat.ExpatError as error:
+            mended = _mended(source)
+            if mended == source:
+                raise
+            try:
+                builder = _Builder(label, mended, mended=True)
+            except expat.ExpatError:
+                raise error from None
+    except (expat.ExpatError, ValueError) as error:
         raise TextError(f"{label}: not well-formed XML: {error}") from error
+    if builder.top is None:
+        raise TextError(f"{label}: not well-formed XML: no element")
+    return Page(source, codec, spelling, builder.top, builder.elements)
 
 
-class _Parser:
-    """Collects events; where one ends is known when the next begins."""
+# Encodings -----------------------------------------------------------------------------------------------------------
 
-    def __init__(self, label: str, raw: bytes) -> None:
-        self._label, self._raw = label, raw
-        self._events: list[tuple[int, str, Any]] = []
-        self._codec = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(raw[:2], "utf-8")
-        self._depth = 0
-        parser = self._expat = expat.ParserCreate()
+_MARKED = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+_DECLARED = re.compile(rb"\s*<\?xml\s[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
+_META = re.compile(rb"<meta\s[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+# Those that files are in. Python knows others that are slow, or no encodings of text.
+_KNOWN = re.compile(
+    r"utf-8$|ascii|iso8859|cp\d|koi8|mac-|gb|big5|shift_jis|euc_|iso2022_|johab|hz|tis-620|ptcp154|kz1048"
+)
+_LATIN = frozenset({"ascii", "iso8859-1", "cp1252"})
+_HIGH_CONTROLS = re.compile(rb"[\x80-\x9f]")
+# What is said to be the first is read as the second by everybody, for its additional characters.
+_WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "big5hkscs"}
+
+
+def _decoded(raw: bytes) -> tuple[str, str, str]:
+    """A file's text, its encoding, and the one whose characters may be written into it: ASCII, which is read alike
+    by everybody, where the file says that it is in another encoding than it is.
+    """
+    for mark, codec in _MARKED:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(codec), codec, codec
+            except UnicodeDecodeError:
+                break
+    declared = _DECLARED.match(raw)
+    said = declared or _META.search(raw, 0, 1024)
+    own = _known(said[1]) if said else "utf-8"
+    unsure = ("utf-8", "utf-8" if own == "utf-8" else "ascii")
+    tries = [unsure]
+    if own == "iso8859-1" and _HIGH_CONTROLS.search(raw):
+        tries.append(("cp1252", "ascii"))
+    elif own not in (None, "utf-8"):
+        own_way = [(own, own), (_WIDER.get(own, own), own)]
+        # Hardly any text of Latin letters is UTF-8 by chance.
+        likely = declared is None or (own in _LATIN and not raw.isascii())
+        tries = [unsure, *own_way] if likely else [*own_way, unsure]
+    for codec, spelling in (*tries, ("cp1252", "ascii")):
+        try:
+            return raw.decode(codec), codec, spelling
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1"), "latin-1", "ascii"
+
+
+def _known(name: bytes) -> str | None:
+    """Python's name of an encoding of bytes; None if there is no such."""
+    try:
+        found = codecs.lookup(name.decode()).name
+    except (LookupError, ValueError):
+        return None
+    return found if _KNOWN.match(found) else None
+
+
+_CONTROLS = re.compile(b"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xef\xbf[\xbe\xbf]")
+_EARLY = re.compile(rb"\A(\xef\xbb\xbf)?\s+<\?xml\s[^>]*>")
+_VERSION = re.compile(rb"\A((?:\xef\xbb\xbf)?<\?xml\s+version\s*=\s*[\"']1\.)\d")
+_AMPERSAND = re.compile(rb"&(?!#\d{1,7};|#x[\dA-Fa-f]{1,6};|[A-Za-z][\w.-]{0,40};)")
+_NAMED = re.compile(r"&[^#]")
+_BARE = "\x7f"  # what an `&` that begins no reference is, for the parser
+
+
+def _mended(source: bytes) -> bytes:
+    """A file without what keeps a strict parser from reading it and a reader of books not; no byte moves."""
+    source = _CONTROLS.sub(lambda match: b" " * len(match[0]), source)
+    source = _EARLY.sub(lambda match: b" " * len(match[0]), source)
+    return _AMPERSAND.sub(_BARE.encode(), _VERSION.sub(rb"\g<1>0", source))
+
+
+# Elements ------------------------------------------------------------------------------------------------------------
+
+
+class _Builder:
+    """Builds the elements as they are read. Where one thing ends is known when the next one begins.
+
+    Between tags no entity is ever expanded: a reference is the character that it is known to be, or it stays.
+    """
+
+    def __init__(self, label: str, source: bytes, mended: bool) -> None:
+        self.elements = 0
+        self.top: Element | None = None
+        self._label, self._source, self._mended = label, source, mended
+        self._entities: dict[str, str | None] = {}
+        self._declared = 0
+        self._stack: list[Element] = []
+        self._tag: Element | None = None  # the one whose start tag is being read, or the thing
+        self._closing: tuple[Element, int] | None = None  # the one whose end tag is, and where that begins
+        self._data: io.StringIO | None = None  # characters that are being read
+        self._began, self._cdata = 0, ""  # where they begin; "open" within a CDATA section, "closed" at its end
+        parser = self._expat = expat.ParserCreate("utf-8")
         parser.UseForeignDTD(True)  # else names of characters would be errors
+        parser.specified_attributes = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = lambda data: self._note("text", data)
-        parser.SkippedEntityHandler = self._entity
-        parser.StartCdataSectionHandler = lambda: self._note("cdata", "")
-        parser.EndCdataSectionHandler = lambda: self._note("cdata end", "")
-        parser.CommentHandler = lambda data: self._note("other", data)
-        parser.ProcessingInstructionHandler = lambda *data: self._note("other", data)
-        parser.XmlDeclHandler = self._declared
-        parser.EntityDeclHandler = self._refuse
-        parser.DefaultHandlerExpand = lambda data: self._note("", data)
+        parser.CharacterDataHandler = self._characters
+        parser.SkippedEntityHandler = self._reference
+        parser.StartCdataSectionHandler = self._begin_cdata
+        parser.EndCdataSectionHandler = self._end_cdata
+        parser.CommentHandler = self._thing
+        parser.ProcessingInstructionHandler = self._thing
+        parser.EntityDeclHandler = self._declare
+        parser.AttlistDeclHandler = self._count_declared
+        parser.DefaultHandler = self._default  # with it, entities of the file's own are not expanded but skipped
+        parser.Parse(source, True)
+        self._settle(len(source))
 
-    def _note(self, kind: str, data: Any) -> None:
-        self._events.append((self._expat.CurrentByteIndex, kind, data))
+    def _here(self) -> int:
+        at: int = self._expat.CurrentByteIndex
+        self._settle(at)
+        return at
+
+    def _settle(self, at: int) -> None:
+        """What came before ends here."""
+        if self._data is not None:
+            self._append(Text(self._began, at, self._data.getvalue(), whole=bool(self._cdata)))
+            self._data, self._cdata = None, ""
+        if self._tag is not None and at > self._tag.start:
+            self._tag.inner, self._tag.end = (at, at), at
+            self._tag = None
+        if self._closing is not None and at > self._closing[1]:
+            self._closing[0].end = at
+            self._closing = None
+
+    def _append(self, node: Node) -> None:
+        if self._stack:
+            inside = self._stack[-1]
+            if isinstance(inside.children, list):
+                inside.children.append(node)
+            else:
+                inside.children = [node]
+
+    def _element(self, name: str, attributes: Mapping[str, str]) -> Element:
+        at = self._here()
+        self.elements += 1
+        if self.elements > _MOST_ELEMENTS:
+            raise TextError(f"{self._label}: more than {_MOST_ELEMENTS:,} elements; no text has so many")
+        if self._mended:
+            attributes = {key: value.replace(_BARE, "&") for key, value in attributes.items()}
+        element = self._tag = Element(name.rpartition(":")[2], attributes or _NONE, at)
+        self._append(element)
+        return element
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > _DEEPEST:
+        element = self._element(name, attributes)
+        if self.top is None:
+            self.top = element
+        self._stack.append(element)
+        if len(self._stack) > _DEEPEST:
             raise TextError(f"{self._label}: elements in elements more than {_DEEPEST} deep")
-        self._note("start", (name, attributes))
 
-    def _end(self, name: str) -> None:
-        self._depth -= 1
-        self._note("end", name)
+    def _end(self, _name: str) -> None:
+        at, element = self._here(), self._stack.pop()
+        if at != element.inner[0] or not self._source.endswith(b"/>", 0, at):  # else it is one tag, which ends here
+            element.inner = element.inner[0], at
+            self._closing = element, at
 
-    def _entity(self, name: str, parameter: bool) -> None:
-        if parameter:
-            return
-        if f"{name};" not in html.entities.html5:
-            line = self._expat.CurrentLineNumber
-            raise TextError(f"{self._label}: not well-formed XML: unknown entity &{name}; in line {line}")
-        self._note("text", html.entities.html5[f"{name};"])
+    def _characters(self, data: str) -> None:
+        if self._data is None or self._cdata == "closed":
+            self._began = self._here()
+            self._data = io.StringIO()
+        self._data.write(data.replace(_BARE, "&") if self._mended else data)
 
-    def _declared(self, _version: str, encoding: str | None, _standalone: int) -> None:
-        self._note("", "")
-        if encoding and not self._codec.startswith("utf-16"):
-            self._codec = encoding
+    def _begin_cdata(self) -> None:
+        self._began = self._here()
+        self._data, self._cdata = io.StringIO(), "open"
 
-    def _refuse(self, name: str, *_: Any) -> None:
-        raise TextError(f"{self._label}: declares the entity {name!r}; entities can be made to fill the memory")
+    def _end_cdata(self) -> None:
+        self._cdata = "closed"
 
-    def page(self) -> Page:
-        self._expat.Parse(self._raw, True)
-        ends = [len(self._raw)] * len(self._events)
-        for at in range(len(self._events) - 2, -1, -1):
-            here, after = self._events[at][0], self._events[at + 1][0]
-            ends[at] = after if after > here else ends[at + 1]
-        root = Element("", {}, 0, len(self._raw))
-        stack, cdata = [root], 0
-        for (at, kind, data), end in zip(self._events, ends, strict=True):
-            inside = stack[-1]
-            if kind == "start":
-                element = Element(data[0].rpartition(":")[2], data[1], at, end, (end, end))
-                inside.children.append(element)
-                stack.append(element)
-            elif kind == "end":
-                stack.pop()
-                if not self._raw[: inside.inner[0]].endswith("/>".encode(self._codec)):
-                    inside.inner, inside.end = (inside.inner[0], at), end
-            elif kind == "cdata":
-                cdata = len(inside.children)
-                inside.children.append(Text(at, end, "", whole=True))
-            elif kind == "cdata end":
-                held = inside.children[cdata:]
-                text = "".join(child.data for child in held if isinstance(child, Text))
-                inside.children[cdata:] = [Text(held[0].start, end, text, whole=True)]
-            elif kind == "text":
-                inside.children.append(Text(at, end, data))
-            elif kind == "other":
-                inside.children.append(Element("", {}, at, end, (end, end)))
-        top = next(child for child in root.children if isinstance(child, Element) and child.name)
-        return Page(self._raw, self._codec, top)
+    def _thing(self, *_: str) -> None:
+        if self._stack:
+            self._element("", _NONE)
+        else:
+            self._here()
+
+    def _default(self, data: str) -> None:
+        if data.startswith("&"):
+            self._thing()
+        else:
+            self._here()
+
+    def _reference(self, name: str, parameter: bool) -> None:
+        known = self._entities[name] if name in self._entities else html.entities.html5.get(f"{name};")
+        if known is None or parameter:
+            self._thing()
+        else:
+            self._characters(known)
+
+    def _declare(self, name: str, parameter: bool, value: str | None, *_: Any) -> None:
+        """Keeps what an entity of the file's own stands for, if that is characters; nothing is ever fetched."""
+        self._here()
+        if parameter or value is None:
+            self._entities.setdefault(name, None)
+        elif len(value) > _LONGEST_ENTITY or _NAMED.search(value):  # in attributes the parser does expand them
+            raise TextError(f"{self._label}: declares the entity {name!r}, which could be made to fill the memory")
+        else:
+            self._entities.setdefault(name, None if "<" in value else html.unescape(value))
+
+    def _count_declared(self, *_: Any) -> None:
+        self._here()
+        self._declared += 1
+        if self._declared > _MOST_DECLARED:  # each is looked at in each element
+            raise TextError(f"{self._label}: declares more than {_MOST_DECLARED} attributes")
 
 
 def escape(text: str) -> str:
@@ -196,15 +382,14 @@ def escape(text: str) -> str:
 def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:
     """A start tag with other attributes: a value, or None for one that is to go. The others stay as they are."""
     left = dict(wanted)
-
-    def changed(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in left:
-            return match[0]
-        value = left.pop(name)
-        return "" if value is None else match[0].replace(match[2], f'"{value}"')
-
-    tag = _ATTRIBUTE.sub(changed, tag)
+    name = _NAME.match(tag)
+    at = name.end() if name else 0
+    found = [tag[:at]]
+    while match := _ATTRIBUTE.match(tag, at):
+        at = match.end()
+        if match[1] not in left:
+            found.append(match[0])
+        elif (value := left.pop(match[1])) is not None:
+            found += [match[0][: match.start(2) - match.start()], f'"{value}"']
     added = "".join(f' {name}="{value}"' for name, value in left.items() if value is not None)
-    end = len(tag) - (2 if tag.endswith("/>") else 1)
-    return tag[:end].rstrip() + added + tag[end:] if added else tag
+    return "".join((*found, added, tag[at:].lstrip(_BLANK) if added else tag[at:]))
