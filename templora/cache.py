@@ -192,7 +192,13 @@ class WindowCache(Cache):  # type: ignore[misc]
     def truncate(self, length: int) -> None:
         """Keeps the first `length` entries alone, as if what came after them had not been read."""
         del self.versions[length:]
-        self._span.end = self.length
+        self._span.start, self._span.end = 0, self.length
+
+    def keep(self, next_token: int) -> None:
+        """Takes out the entries from token `next_token` on, if there are any: `next_token` is what is fed next then."""
+        length = self.length - max(0, self.next_token - next_token)
+        # The first entries are not those of the tokens just before the others.
+        self.truncate(length if length >= self.sinks or not self.first_token else 0)
 
     @contextmanager
     def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:

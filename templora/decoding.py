@@ -114,6 +114,7 @@ class Decoder:
 
     def fill(self, tokens: Sequence[int], version: int) -> None:
         """Reads what the cache lacks, up to the newest token exclusively, under the adapter of this version."""
+        self.cache.keep(len(tokens) - 1)  # who read further was interrupted before that became the text
         self.cache.served_version = version
         missing = self._missing(tokens)
         if missing:

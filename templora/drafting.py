@@ -18,8 +18,9 @@ from typing import Any
 
 from templora.cache import WindowCache
 from templora.decoding import Decoder
+from templora.events import TokenEvent
 from templora.sampling import Sampler
-from templora.text import TextStream
+from templora.stopping import Held
 from templora.wanted import Wanted
 
 # Tokens of an open chunk that are read in one pass: fewer would cost more passes, more would be read again more often.
@@ -77,8 +78,17 @@ class Drafter:
             each: told the text of each token; it may raise.
         """
         reader, meter, begun = self._reader, self._reader.meter, list(tokens)
-        cache, text, said = reader.cache, TextStream(self._tokenizer, begun[-4:]), ""
+        cache, held = reader.cache, Held(self._tokenizer, begun[-4:], sampler.params.stops)
+        said: list[str] = []
+
+        def show(*, last: bool = False) -> None:
+            for event in held.shown(last=last):
+                if isinstance(event, TokenEvent):
+                    each(event.text)
+                    said.append(event.text)
+
         hoped = Wanted(wanted, self._tokenizer, len(begun)) if wanted else None
+        cut, ended = None, False
         with self._step():
             self._read(begun, chunk_start, version)
         for _ in range(most):
@@ -92,12 +102,20 @@ class Drafter:
                     logits = hoped.lift(logits, begun) if hoped else logits
                     token = sampler(logits, begun[-reader.config.window :])
             if token in ends:
-                return Draft(said + text.flush(), True)
+                ended = True
+                break
+            held.token(len(begun), token)
             begun.append(token)
-            piece = text.push(token)
-            each(piece)
-            said += piece
-        return Draft(said + text.flush(), False)
+            cut = held.cut()
+            if cut:
+                break
+            show()
+        cut = cut or held.cut(last=True)
+        show(last=True)
+        rest = cut.broken + cut.rest if cut else held.flush()
+        if cut and rest:
+            each(rest)
+        return Draft("".join([*said, rest]), ended or cut is not None)
 
     def context(self, tokens: Sequence[int], chunk_start: int, version: int) -> WindowCache | None:
         """A cache that holds the context of a chunk, up to the token before it; None if that was not read."""

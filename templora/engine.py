@@ -28,7 +28,6 @@ from templora.methods.base import Method
 from templora.model import CausalModel, Trace
 from templora.rates import learning_rate_for
 from templora.recipes import recipe
-from templora.sampling import SamplingParams
 from templora.session import Lesson, Receipt, Session
 from templora.targets import Target, choose_targets
 from templora.text import end_ids
@@ -135,20 +134,6 @@ class Engine:
     def end_ids(self) -> list[int]:
         """Every token that ends a text for this model."""
         return end_ids(self.tokenizer, self.generation_config)
-
-    def ends(self, sampling: SamplingParams) -> list[int]:
-        """Every token at which writing ends: those that end a text, and those that begin with `sampling.stop`.
-
-        Raises:
-            OptionError: no token begins with that.
-        """
-        return self.end_ids + (sampling.stops(self._token_texts) if sampling.stop else [])
-
-    @cached_property
-    def _token_texts(self) -> list[str]:
-        """Of each token by itself."""
-        known = min(len(self.tokenizer), self.model.vocabulary)
-        return list(self.tokenizer.batch_decode([[i] for i in range(known)]))
 
     def learning_rate(self, config: TempLoraConfig) -> float:
         """The rate that suits this model and the layers that `config` adapts (`templora.rates`)."""

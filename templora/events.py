@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# In place of a token, where a write is repeated whose tokens are known: it ended here before `max_new_tokens`.
+END = -1
+
 FinishReason = Literal["length", "stop"]
 
 
@@ -86,7 +89,8 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Writing ended after `tokens` tokens: at their number (`length`) or at an end-of-text token (`stop`)."""
+    """Writing ended after `tokens` tokens: at their number (`length`), or at an end-of-text token or a stop
+    text (`stop`). `text` is what is left to show: what the last token says before a stop text, in tokens of its own."""
 
     tokens: int
     reason: FinishReason

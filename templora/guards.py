@@ -37,6 +37,9 @@ class Written:
             self.spans.append((at, at + 1))
         self.entropy += entropy
 
+    def copy(self) -> Written:
+        return Written(list(self.spans), self.entropy)
+
     @property
     def tokens(self) -> int:
         return sum(end - first for first, end in self.spans)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,23 @@ from templora.errors import ModelError, OptionError
 
 def _option(default: Any, help: str, check: Callable[[Any], bool], rule: str) -> Any:
     return field(default=default, metadata={"help": help, "check": check, "rule": rule})
+
+
+# Longest text that may be a stop, in characters: so much is held back at most, and looked through at each token.
+_LONGEST_STOP = 100
+_STOP = f"must be a text, or several, of 1 to {_LONGEST_STOP} characters each"
+
+
+def _is_stop(text: Any) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= _LONGEST_STOP and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _texts(stop: Any) -> tuple[Any, ...]:
+    """One text or several, or none, as a tuple; what is no text is for the check to find."""
+    several = (
+        () if stop is None else stop if isinstance(stop, Sequence) and not isinstance(stop, (str, bytes)) else (stop,)
+    )
+    return tuple(text for i, text in enumerate(several) if text not in several[:i])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +68,18 @@ class SamplingParams:
         lambda v: 0.01 <= v <= 100,
         "must be from 0.01 to 100",
     )
-    stop: str = _option("", "stop before this text; empty = do not", lambda v: len(v) <= 100, "must be short")
+    stop: str | Sequence[str] | None = _option(
+        (), "stop before this text, wherever it begins in a token; may be given again, for several", _is_stop, _STOP
+    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", _texts(self.stop))
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.type == "str":
-                if not isinstance(value, str) or not f.metadata["check"](value):
-                    raise OptionError(f.name, f"must be a short text, not {value!r}")
+            if f.name == "stop":
+                for text in value:
+                    if not f.metadata["check"](text):
+                        raise OptionError(f.name, f"{f.metadata['rule']}, not {text!r:.120}")
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise OptionError(f.name, f"must be a finite number, not {value!r}")
@@ -71,19 +92,15 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def stops(self, texts: Sequence[str]) -> list[int]:
-        """The tokens at which `stop` begins.
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts before which writing stops."""
+        return _texts(self.stop)
 
-        Args:
-            texts: of every token by itself.
-
-        Raises:
-            OptionError: there is none.
-        """
-        found = [i for i, text in enumerate(texts) if text.startswith(self.stop)] if self.stop else []
-        if self.stop and not found:
-            raise OptionError("stop", f"no token of this model begins with {self.stop!r}; give a shorter one")
-        return found
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> SamplingParams:
+        """Of what a log holds; older ones have one text as `stop`, empty if there is none."""
+        return cls(**{**values, "stop": values.get("stop") or ()})
 
 
 class Sampler:

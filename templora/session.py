@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from templora.config import TempLoraConfig
 from templora.decoding import Adapter, Decoder
 from templora.drafting import Draft, Drafter
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
-from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
+from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.gguf_adapter import load_gguf_adapter, save_gguf_adapter
 from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
@@ -41,8 +41,9 @@ from templora.peft_format import load_adapter, save_adapter
 from templora.probe import PASSAGE, Probe
 from templora.sampling import Sampler, SamplingParams, entropy_of
 from templora.snapshot import Snapshot, of_cache, to_cache
+from templora.stopping import Held
 from templora.targets import first_weights
-from templora.text import TextStream, decode, encode, opening_ids
+from templora.text import decode, encode, opening_ids, spelled
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
 
@@ -89,7 +90,8 @@ class Session:
 
     Attributes:
         config: how it remembers.
-        tokens: every id so far, BOS included where the tokenizer has one. Only ever appended to.
+        tokens: every id so far, BOS included where the tokenizer has one. Only appended to, but for tokens that may be
+            the beginning of a stop text: those are taken back, if it is one, and nobody is told of them.
         meter: seconds and FLOPs spent, by phase.
         receipt: what `discard` found, once it has run.
     """
@@ -111,6 +113,11 @@ class Session:
         self._masked: tuple[tuple[int, int], ...] = ()  # spans of the open chunk that are not to be learnt
         self._written, self._brake, self._patience = Written(), Brake(), Patience()
         self._scored_to = 0
+        # Of tokens that were drawn since the last one that is sure: what random numbers and `_written` were before.
+        self._draws: dict[int, tuple[torch.Tensor | None, Written]] = {}
+        self._sure: int | None = None  # where what nobody has seen begins, which may be taken back; None: it is no more
+        self._crossed: list[tuple[int, Snapshot]] = []  # ends of chunks in that, and what there was before they closed
+        self._taken_back = 0
         self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._lesson = lesson
@@ -151,6 +158,11 @@ class Session:
     def open_tokens(self) -> int:
         """Tokens of the open chunk, which are not learnt yet."""
         return len(self.tokens) - self._chunk_start
+
+    @property
+    def sure(self) -> bool:
+        """Whether no token waits to be seen, which may be the beginning of a stop text."""
+        return self._sure is None
 
     @property
     def snapshot_bytes(self) -> int:
@@ -205,6 +217,8 @@ class Session:
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
+        with self._step():
+            self._enter()
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
@@ -242,6 +256,8 @@ class Session:
                 The mixture needs both.
         """
         self._known(ids)
+        with self._step():
+            self._enter()
         yield from self._end_chunk()
         done = 0
         while done < len(ids):
@@ -300,48 +316,105 @@ class Session:
             chunk's `ChunkLearned` comes at the end of the next one, also if that is filled by a later verb.
 
         Raises:
-            OptionError: `max_new_tokens` below 1, `chat` for a model that has no template, or a `stop` that no token
-                of the model begins with.
+            OptionError: `max_new_tokens` below 1, or `chat` for a model that has no template.
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
         if max_new_tokens < 1:
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
-        sampling = sampling or SamplingParams()
-        ends = self._engine.ends(sampling)
         yield from self.absorb_ids(self.encode(prompt, chat=chat), learn=learn_prompt)
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
-        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
-        text = TextStream(self._tokenizer, self.tokens[-4:])
         if not going_on:
             self._scored_to = len(self.tokens)
+        yield from self._write(max_new_tokens, sampling or SamplingParams(), stop_at_end, score, deque(again))
+
+    def _write(
+        self, most: int, sampling: SamplingParams, stop_at_end: bool, score: bool, known: deque[int]
+    ) -> Iterator[Event]:
+        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
+        ends = {*self._engine.end_ids, END}
+        held, taken_back = Held(self._tokenizer, self.tokens[-4:], sampling.stops), self._taken_back
         reason: FinishReason = "length"
-        written = 0
-        while written < max_new_tokens and reason == "length":
+        written = shown = 0
+        cut = None
+        while reason == "length" and (known or written < most):
+            token = self._draw(sampler, ends, known)
+            if token in ends:
+                reason = "stop"
+            else:
+                held.token(len(self.tokens) - 1, token)
+                written += 1
+            done = reason == "stop" or (not known and written >= most)
+            cut = held.cut(last=done)
+            if cut:
+                break
+            shown += yield from self._show(held, last=done)
+            for event in self._after_token(score, done):
+                held.other(event)
+                shown += yield from self._show(held, last=done)
+            if self._taken_back != taken_back:  # by another verb, called meanwhile: what was not shown is written anew
+                held, taken_back = Held(self._tokenizer, self.tokens[-4:], sampling.stops), self._taken_back
+                reason, written = "length", shown
+        rest = held.flush()
+        if cut:
             with self._step():
                 self._alive()
-                token, nats = self._next(sampler)
-                if written < len(again):
-                    token = again[written]
-                if token in ends:
-                    reason = "stop"
-                    # The newest token was read to draw the end after it; whatever comes next reads it again.
-                    self._adapted.cache.truncate(self._adapted.cache.length - 1)
-                else:
-                    self._append_written(token, nats)
-            if reason == "length":
-                yield TokenEvent(len(self.tokens) - 1, token, text.push(token))
-                written += 1
-            full = self._room() == 0
-            if score and (full or written == max_new_tokens or reason == "stop"):
-                with self._step():
-                    self._alive()
-                    scored = self._score_written()
-                if scored:
-                    yield scored
-            if full:
-                yield from self._end_chunk()
-        yield Finished(written, reason, text.flush())
+                self._take_back(len(self.tokens) - cut.tokens)
+            yield from self._show(held, last=True)
+            ids = spelled(self._tokenizer, self.tokens[-4:], cut.rest)
+            # The end is drawn after that, as it would have been: a run that knows what was written draws as much.
+            for token in [*ids, END]:
+                self._draw(sampler, ends, deque([token]))
+                yield from self._after_token(score, token == END)
+            written, reason = written - cut.tokens + len(ids), "stop"
+            rest = cut.broken + (cut.rest if ids else "")
+            self._sure, self._crossed = None, []
+        yield Finished(written, reason, rest)
+
+    def _draw(self, sampler: Sampler, ends: Collection[int], known: deque[int]) -> int:
+        """The next token, appended if it is no end; the first of those that are known, if any are."""
+        with self._step():
+            self._alive()
+            if sampler.params.stops and self._sure is None:
+                self._sure = len(self.tokens)
+            token, nats = self._next(sampler)
+            if known:
+                token = known.popleft()
+            if token in ends:
+                self._draws.pop(len(self.tokens), None)  # it was drawn for good
+            else:
+                self._append_written(token, nats)
+            return token
+
+    def _show(self, held: Held, *, last: bool = False) -> Generator[Event, None, int]:
+        """What need not wait any longer; returns how many tokens of it were shown."""
+        taken_back, shown = self._taken_back, 0
+        for event in held.shown(last=last):
+            if isinstance(event, TokenEvent):
+                shown += 1
+                if self._sure is not None:
+                    self._sure = event.index + 1
+            yield event
+            if self._taken_back != taken_back:
+                return shown
+        if self._sure == len(self.tokens):
+            self._sure = None
+        self._crossed = [c for c in self._crossed if self._sure is not None and c[0] > self._sure]
+        return shown
+
+    def _after_token(self, score: bool, done: bool) -> Iterator[Event]:
+        """Scores what was written, and closes the chunk, if it is time."""
+        full = self._room() == 0
+        if full and self._sure is not None:
+            self._crossed.append((len(self.tokens), self._snapshot()))
+        if score and (full or done):
+            with self._step():
+                self._alive()
+                scored = self._score_written()
+            if scored:
+                yield scored
+        if full:
+            yield from self._end_chunk()
 
     def draft(
         self,
@@ -368,7 +441,9 @@ class Session:
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
         sampling = sampling or SamplingParams()
-        tokens, ends = [*self.tokens, *self.encode(prompt)], self._engine.ends(sampling)
+        with self._step():
+            self._enter()
+        tokens, ends = [*self.tokens, *self.encode(prompt)], self._engine.end_ids
         if not tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         if base not in self._drafters:
@@ -399,6 +474,11 @@ class Session:
         self.meter.count(model.shape.forward(len(before) + len(ids) - 1, 0, len(ids), 0))
         return found
 
+    def settle(self) -> None:
+        """Makes text, caches and random numbers agree, where a verb was interrupted or left; each verb begins so."""
+        with self._step():
+            self._enter()
+
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
 
@@ -407,7 +487,7 @@ class Session:
         known = len(self._learned)
         self._wait()
         with self._step():
-            self._alive()
+            self._enter()
             self._close()
         self._wait()
         with self._step():
@@ -426,7 +506,7 @@ class Session:
         """
         self._wait()
         with self._step():
-            self._alive()
+            self._enter()
             staged = self._updates.staged() if self._updates else None
             weights, layout = (staged or self._bank.state(self._slot)).weights, self._bank.layout
             base = self._engine.model.module
@@ -448,7 +528,7 @@ class Session:
         """
         self._wait()
         with self._step():
-            self._alive()
+            self._enter()
             self._settle()
             layout, alpha, where = self._bank.layout, self.config.alpha, Path(path)
             fresh = first_weights(layout.targets, layout.rank, self.config.seed)
@@ -461,14 +541,14 @@ class Session:
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""
         with self._step():
-            self._alive()
+            self._enter()
             self._generator.manual_seed(seed)
 
     def use_adapter(self, weights: torch.Tensor) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`)."""
         self._wait()
         with self._step():
-            self._alive()
+            self._enter()
             self._settle()
             self._begin_from(weights)
 
@@ -492,7 +572,11 @@ class Session:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
         """
         with self._step():
-            self._alive()
+            self._enter()
+            return self._snapshot(copy)
+
+    def _snapshot(self, copy: bool = True) -> Snapshot:
+        with self._step():
             state = self._bank.state(self._slot)
             tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
             if state.version:  # else it is what the seed gives
@@ -538,9 +622,14 @@ class Session:
         Raises:
             TextError: it is not of such a session.
         """
+        with self._step():
+            self._enter()
+            self._restore(tokens, snapshot)
+            self.meter.seconds, self.meter.flops = (dict(part) for part in snapshot.meta["meter"])
+
+    def _restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         meta = snapshot.meta
         with self._step():
-            self._alive()
             # AdamW's own counts of steps, like the generator's state, belong on the CPU.
             stay = ("generator", "step.")
             device = self._bank.device
@@ -552,7 +641,7 @@ class Session:
                 raise TextError("the snapshot is of another session: its text or its adapter has another size")
             if self._updates:
                 self._updates.drop()
-            self.tokens = list(tokens)
+            self.tokens[:] = list(tokens)
             self._generator.set_state(tensors["generator"].cpu())
             if meta["version"]:
                 weights, first, second = (tensors[name] for name in _STATE)
@@ -567,7 +656,6 @@ class Session:
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
-            self.meter.seconds, self.meter.flops = (dict(part) for part in meta["meter"])
             if self._updates and meta["under_way"]:
                 chunk, cache = Chunk.from_json(meta["under_way"]), self._adapted.cache
                 if "context" in meta["caches"]:
@@ -660,6 +748,10 @@ class Session:
         """The token that comes next, and the entropy of what it was chosen from."""
         self._prepare(self._adapted)
         self._adapted.ready()
+        state = None if sampler.params.greedy else self._generator.get_state()
+        at, sure = len(self.tokens), self._sure
+        earlier = {} if sure is None else {i: before for i, before in self._draws.items() if i >= sure}
+        self._draws = {**earlier, at: (state, self._written.copy())}
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
             token = sampler(logits, self.tokens[-self.config.window :])
@@ -668,6 +760,43 @@ class Session:
     def _append_written(self, token: int, entropy: float) -> None:
         self._written.append(len(self.tokens), entropy)
         self.tokens.append(token)
+
+    def _take_back(self, end: int) -> None:
+        """Makes the text end at token `end` again, with all else as it was then: nobody has seen what came after it."""
+        with uninterrupted():
+            crossed = next((c for c in self._crossed if c[0] > end), None)
+            if crossed:
+                self._restore(self.tokens[: crossed[0]], crossed[1])
+                self._learned.clear()
+            del self.tokens[end:]
+            self._undraw()
+            self._cut_caches()
+            self._crossed = [c for c in self._crossed if c[0] <= end]
+            self._taken_back += 1
+
+    def _undraw(self) -> None:
+        """Random numbers that were drawn for a token that is not there count no more."""
+        state, written = self._draws.get(len(self.tokens), (None, self._written))
+        if state is not None:
+            self._generator.set_state(state)
+        self._written, self._draws = written, {}
+
+    def _cut_caches(self) -> None:
+        """Takes what is beyond the text out of the caches."""
+        for reader in (self._adapted, self._base):
+            reader.cache.keep(len(self.tokens) - 1)
+
+    def _enter(self) -> None:
+        """What each verb begins with: all that there is says the same again, where one was interrupted half-way."""
+        self._alive()
+        if self._sure is not None:
+            self._take_back(self._sure)
+            self._sure = None
+        with uninterrupted():
+            self._undraw()
+            self._cut_caches()
+            end = len(self.tokens)
+            self._masked = tuple((a, min(b, end)) for a, b in self._masked if a < end)
 
     def _score_written(self) -> ChunkScored | None:
         """What was written since the last score, read once more by base and adapter alike, in one pass each.

@@ -32,6 +32,50 @@ def byte_tokenizer(bos: bool = False) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
+def piece_tokenizer() -> Any:
+    """255 ids: ASCII, the bytes of a few other characters, and pieces of several characters, some of which hold a line
+    break, or the end of a character, further in; then the end-of-text token (255)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    symbol = {_byte_of(c): c for c in pre_tokenizers.ByteLevel.alphabet()}
+    others = "é☃😀"
+    pieces = [
+        "in",
+        "ing",
+        "the",
+        " the",
+        ".\n",
+        "a.\n",
+        "\n\n",
+        "\n.",
+        "s.",
+        "TH",
+        "THE",
+        " END",
+        "E E",
+        "xyz",
+        "b☃",
+        "☃☃",
+        "☃a",
+    ]
+    vocab = {symbol[byte]: i for i, byte in enumerate([10, *range(32, 127), *sorted(set(others.encode()))])}
+    merges = []
+    for piece in pieces:
+        spelled = "".join(symbol[byte] for byte in piece.encode())
+        for end in range(2, len(spelled) + 1):
+            if spelled[:end] not in vocab:
+                vocab[spelled[:end]] = len(vocab)
+                merges.append((spelled[: end - 1], spelled[end - 1]))
+    for filler in range(len(vocab), 255):
+        vocab[f"@{filler}"] = filler
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
 def _byte_of(symbol: str) -> int:
     """The byte that a character of the byte-level alphabet stands for."""
     code = ord(symbol)

@@ -58,18 +58,23 @@ class TextStream:
     Args:
         tokenizer: whose ids they are.
         before: the last few ids of the text that is gone on from; without them its first space may be lost.
+
+    Attributes:
+        incomplete: the last character is, so that its text is held back.
     """
 
     def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._ids = list(before)
         self._shown = decode(tokenizer, self._ids)
+        self.incomplete = False
 
     def push(self, token: int) -> str:
         """The text that this id completes; may be empty."""
         self._ids.append(token)
         text = decode(self._tokenizer, self._ids)
-        if text.endswith("\ufffd") and len(self._ids) < 16:
+        self.incomplete = text.endswith("\ufffd") and len(self._ids) < 16
+        if self.incomplete:
             return ""
         new = text[len(self._shown) :]
         # Keep one word's worth of ids as left context, so that leading spaces are decoded right.
@@ -82,6 +87,18 @@ class TextStream:
         rest = decode(self._tokenizer, self._ids)[len(self._shown) :]
         self._ids, self._shown = [], ""
         return rest
+
+
+def spelled(tokenizer: Any, before: Sequence[int], text: str) -> list[int]:
+    """Ids that add `text` to a text that ends with the ids `before`; none if there are no such."""
+    edge = list(before[-4:])
+    known = decode(tokenizer, edge)
+    # A tokenizer may put a space before a text, but not within one.
+    for anchor in ("", "\n", "x", "."):
+        ids, prefix = encode(tokenizer, anchor + text, special=False), encode(tokenizer, anchor, special=False)
+        if ids[: len(prefix)] == prefix and decode(tokenizer, edge + ids[len(prefix) :]) == known + text:
+            return ids[len(prefix) :]
+    return []
 
 
 def text_pieces(tokenizer: Any, before: Sequence[int], ids: Sequence[int], cuts: Sequence[int]) -> list[str]:

@@ -316,15 +316,6 @@ def test_after_a_stop_no_token_is_read_twice(engine: Engine, text: str) -> None:
         assert session.write(max_new_tokens=12 - len(said), sampling=cold) == free[len(said) :]
 
 
-def test_a_stop_that_no_token_begins_with(engine: Engine) -> None:
-    from templora.errors import OptionError
-
-    with engine.session(small()) as session, pytest.raises(OptionError, match="stop: no token"):
-        session.write("a", sampling=SamplingParams(stop="ab"))  # tokens are bytes here
-    with pytest.raises(OptionError, match="stop: must be a short text"):
-        SamplingParams(stop=3)  # type: ignore[arg-type]
-
-
 # On disk -----------------------------------------------------------------------------------------------------------
 
 

@@ -51,10 +51,15 @@ def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         for f in reversed(dataclasses.fields(SamplingParams)):
-            kind = {"int": int, "float": float, "str": str}[str(f.type)]
-            default, shown = defaults.get(f.name, f.default), f.default != ""
+            several = isinstance(f.default, tuple)
             option = click.option(
-                flag_name(f.name), f.name, default=default, type=kind, show_default=shown, help=f.metadata["help"]
+                flag_name(f.name),
+                f.name,
+                default=defaults.get(f.name, f.default),
+                type=str if several else {"int": int, "float": float}[str(f.type)],
+                multiple=several,
+                show_default=not several,
+                help=f.metadata["help"],
             )
             command = option(command)
         return command

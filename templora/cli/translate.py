@@ -175,6 +175,7 @@ class _Job:
             "template": _digest("template", template) if template and template.endswith(".toml") else template,
             "glossary": _digest("glossary", glossary) if glossary else None,
             **dataclasses.asdict(self.sampling),
+            "stop": list(self.sampling.stops),
         }
 
     def _take_up(self, corrections: Mapping[int, str]) -> None:
@@ -205,7 +206,7 @@ class _Job:
         with run.console:
             engine, config = run.load()
             template = read_template(options["template"], engine.tokenizer, self.source.name, self.to.name)
-            sampling = dataclasses.replace(self.sampling, stop=self.sampling.stop or template.stop)
+            sampling = dataclasses.replace(self.sampling, stop=self.sampling.stops + template.stop)
             text = TextReport(options["document"])
             run.texts.append(text)
             with self.kept.open(run, engine, config) as saved:

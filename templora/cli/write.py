@@ -125,6 +125,8 @@ def write(**arguments: Any) -> None:
                     if out:
                         out.write(event.text)
                     print_out(event.text)
+                if isinstance(event, Finished) and event.tokens > len(written):  # a part of a token was the last
+                    written[:] = session.tokens[-event.tokens :]
                 if isinstance(event, TokenEvent):
                     written.append(event.token)
                     if out and len(written) % config.chunk_size == 0:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from templora.drafting import Draft
 from templora.errors import ModelError, OptionError, StoreError, TextError
-from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
+from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.snapshot import Snapshot
@@ -171,7 +171,6 @@ class SavedSession:
             raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
         ids = self.session.encode(prompt, chat=chat)
         sampling = sampling or SamplingParams()
-        self._engine.ends(sampling)  # a stop that cannot be is refused here too
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
@@ -187,7 +186,7 @@ class SavedSession:
         act = self.history.pending
         if act is None:
             return
-        yield from self._follow(events or (self._stream(act, act.left) if act.left else self._finish()))
+        yield from self._follow(events or (self._stream(act, act.left) if act.left > 0 else self._finish()))
 
     def _finish(self) -> Iterator[Event]:
         """The end of a write whose last token is there."""
@@ -288,7 +287,7 @@ class SavedSession:
                 if not self._record(event):
                     continue
                 yield event
-                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens:
+                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
                     self._snapshot_if_due()
 
     def _record(self, event: Event) -> bool:
@@ -299,7 +298,10 @@ class SavedSession:
                 self._note_tokens(event.index + 1, event.text)
             return event.index >= known
         if isinstance(event, Finished):
-            self._note([("end", (), {"reason": event.reason, "text": event.text})])
+            # Tokens that nobody was told of are what the last one says before a stop text: with the end, or not at all.
+            ids = self.session.tokens[len(self.history.tokens) :]
+            last: list[New] = [("token", ids, {"text": event.text})] if ids else []
+            self._note([*last, ("end", (), {"reason": event.reason, "text": "" if ids else event.text})])
         elif isinstance(event, ChunkLearned | ChunkScored):
             kind = "learned" if isinstance(event, ChunkLearned) else "scored"
             before = self._chunks.get((kind, event.end))
@@ -320,6 +322,7 @@ class SavedSession:
 
     def _catch_up(self) -> None:
         """Log and session say the same again, where the caller of a verb was interrupted between the two."""
+        self.session.settle()
         here, known = len(self.session.tokens), len(self.history.tokens)
         if here > known:
             self._note_tokens(here)
@@ -403,7 +406,7 @@ class SavedSession:
                 if not isinstance(event, Finished):
                     self._record(event)
                 progress(len(self.session.tokens) - at, len(history.tokens) - at)
-                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens:
+                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
                     self._snapshot_if_due(act.seq)
         if self._pending is None:
             for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet
@@ -427,7 +430,7 @@ class SavedSession:
         left = act.left + len(known)
         whole = act.reason in ("stop", "length")
         if act.reason == "stop":  # the end was drawn too
-            known = [*known, self._engine.ends(SamplingParams(**act.data["sampling"]))[0]]
+            known = [*known, END]
         if left <= 0 or not (whole or known):
             return
         events, written = self._stream(act, left, known), 0
@@ -443,7 +446,7 @@ class SavedSession:
         """What is left of a write."""
         how = {key: act.data[key] for key in ("stop_at_end", "score")}
         how["going_on"] = len(self.session.tokens) > act.start
-        sampling = SamplingParams(**act.data["sampling"])
+        sampling = SamplingParams.stored(act.data["sampling"])
         return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
 
     def _held(self, record: Record) -> Snapshot | None:

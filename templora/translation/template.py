@@ -48,7 +48,7 @@ class Template:
         lead: between `between` and the translation, written by the model with its first word.
         end: after a translation.
         glossary: a line with `{terms}`.
-        stop: text at which a translation ends at the latest; empty: only at a token that ends a text.
+        stop: texts at which a translation ends at the latest; without any: only at a token that ends a text.
         languages: the English names of both.
     """
 
@@ -58,7 +58,7 @@ class Template:
     lead: str
     end: str
     glossary: str
-    stop: str = "\n"
+    stop: tuple[str, ...] = ("\n",)
     languages: tuple[str, str] = ("Source", "Translation")
 
     def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> str:
@@ -173,4 +173,4 @@ def _of_chat(name: str, values: Mapping[str, str], tokenizer: Any) -> Template:
     opening = opening.removeprefix(getattr(tokenizer, "bos_token", None) or "")  # a session has it already
     ask, rest = values["ask"].split("{source}")
     # What ends an answer and what begins the next turn are one piece here; it is learnt as the answer's end.
-    return Template(values["start"] + opening, ask, rest + between, "", end, values["glossary"], stop="")
+    return Template(values["start"] + opening, ask, rest + between, "", end, values["glossary"], stop=())

@@ -178,6 +178,8 @@ def digest(sources: Sequence[str]) -> str:
 
 def check_same(about: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """Raises OptionError if a session translates something else, or otherwise, than is asked for."""
+    if before.get("stop") == "":  # as it was said when there could be one alone
+        before = {**before, "stop": []}
     for option, value in about.items():
         if option in before and before[option] != value:
             if option == "document":
