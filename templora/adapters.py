@@ -115,9 +115,10 @@ class AdapterBank:
         self._states: list[AdapterState | None] = []
         self._routes: dict[tuple[int, float], Route] = {}  # hundreds of views each, made once
         self._current = _Current()
+        self.hooks = [self._hook(index) for index in range(len(layout.targets))]
         self._handles = [
-            module_at(model, target).register_forward_hook(self._hook(index))
-            for index, target in enumerate(layout.targets)
+            module_at(model, target).register_forward_hook(hook)
+            for target, hook in zip(layout.targets, self.hooks, strict=True)
         ]
 
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:

@@ -18,15 +18,27 @@ _LARGEST_INT = 2**31 - 1
 
 
 @functools.cache
+def _libc() -> ctypes.CDLL | None:
+    """glibc, where that is the C library."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
+
+
+@functools.cache
 def keep_freed_memory() -> bool:
     """Makes `malloc` keep what is freed, in this process from now on; whether it could. Elsewhere than glibc: False.
 
     No block gets pages of its own, however large (a threshold for that can only be set up to 32 MB, less than an
     adapter's vector), and the heap's free end stays.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return False
-    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    libc = _libc()
+    return bool(libc and libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def give_freed_memory_back() -> None:
+    """Hands what is kept, and used by nobody, to the system: once, when much of it will not be needed again."""
+    libc = _libc()
+    if libc:
+        libc.malloc_trim(0)

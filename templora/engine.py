@@ -3,36 +3,111 @@
 Sessions with adapters of one shape share a bank; the first session of a shape hangs its hooks on the model and the
 last one takes them off. One lock makes each step of each session whole, so sessions may be used from several threads.
 Only parallel learning goes through the model without the lock, along a route of its own thread.
+
+A session that changes the model itself is alone on it. What was worked out of the model once (the compiled step,
+learning rates, fused passes) is of the model as it was then: it is dropped when the model is found to be another.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from templora.adapters import AdapterBank, Layout
-from templora.allocator import keep_freed_memory
+from templora.allocator import give_freed_memory_back, keep_freed_memory
+from templora.arrangement import Arrangement, described, told_apart
 from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
 from templora.errors import ConfigError, ModelError
-from templora.methods.base import Method
+from templora.methods.base import Memory, Method
 from templora.model import CausalModel, Trace
 from templora.rates import learning_rate_for
 from templora.recipes import recipe
 from templora.session import Lesson, Receipt, Session
 from templora.targets import Target, choose_targets
-from templora.text import end_ids
+from templora.text import end_ids, tokenizer_fingerprint
 from templora.threads import governor, threads
-from templora.updates import worker
+from templora.updates import Updates, worker
+
+# Weights of fewer bytes are hashed anew for each session: it takes no time.
+_SMALL = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The model at one moment: hash, evidence and addresses of its weights, and what it computes with beside them."""
+
+    fingerprint: str
+    evidence: tuple[Any, ...]
+    addresses: tuple[int, ...]
+    arrangement: Arrangement
+
+
+class _Turn:
+    """The lock: re-entrant, and whoever lets it go sees to what could not be done in the middle of a step."""
+
+    def __init__(self, afterwards: weakref.WeakMethod[Callable[[], None]]) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._afterwards = afterwards
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        if (afterwards := self._afterwards()) is not None:
+            afterwards()
+
+    def enter_if_free(self) -> bool:
+        """Takes it, unless somebody has it: another thread, or this one in the middle of a step. Never waits."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self._depth:
+            self._lock.release()
+            return False
+        self._depth += 1
+        return True
+
+    def leave(self) -> None:
+        self._depth -= 1
+        self._lock.release()
+
+
+@dataclass(eq=False)
+class Stay:
+    """What a session has of its engine.
+
+    Args:
+        bank, slot: where its adapter is.
+        base: the model as the session found it.
+        method: of the session.
+        memory: its method's, once it has begun.
+        updates: what it learns in parallel.
+        session: whose stay it is.
+    """
+
+    bank: AdapterBank
+    slot: int
+    base: _Base
+    method: Method
+    memory: Memory | None = None
+    updates: Updates | None = None
+    session: weakref.ref[Session] | None = None
 
 
 class Engine:
@@ -57,27 +132,40 @@ class Engine:
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
         keep_freed_memory()
-        self.model = CausalModel(module)
+        self._model: CausalModel | None = CausalModel(module)
         self.model.check()
         self.tokenizer = tokenizer
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
         self.generation_config = getattr(module, "generation_config", None)
-        self.lock = threading.RLock()
+        self.lock = _Turn(weakref.WeakMethod(self._collect))
         self.load_seconds = 0.0
         self.prepare_seconds = 0.0
         self._compiled = compiled
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
         self._rates: dict[tuple[Target, ...], float] = {}
-        self._sessions: set[Session] = set()
+        self._stays: list[Stay] = []
+        self._abandoned: deque[Stay] = deque()  # of sessions that nobody holds any more
         self._trace: Trace | None = None
-        self._fingerprint: str | None = None
+        self._moving: list[tuple[Any, str, Any]] = []
+        self._known: _Base | None = None
         self._executor: Executor | None = None
+
+    @property
+    def model(self) -> CausalModel:
+        """The base.
+
+        Raises:
+            ModelError: the engine has been closed.
+        """
+        if self._model is None:
+            raise ModelError("this engine has been closed; load the model again")
+        return self._model
 
     @property
     def sessions(self) -> int:
         """Sessions alive."""
-        return len(self._sessions)
+        return len(self._stays)
 
     def new_step(self) -> Step | None:
         """How a new reader is to decode one token; None through the model's own modules."""
@@ -93,6 +181,10 @@ class Engine:
         made = decode_step(self.model, governor.wanted[0], threads)
         self.prepare_seconds = time.perf_counter() - began
         return made
+
+    def _forget_step(self) -> None:
+        """The compiled step is of another model than there is now."""
+        self.__dict__.pop("_compiled_step", None)
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""
@@ -111,9 +203,10 @@ class Engine:
         Raises:
             ConfigError: the window is beyond the model's positions, the model lacks a module that is named, or it
                 cannot learn in parallel.
-            ModelError: the model cannot do what the method needs.
+            ModelError: the model cannot do what the method needs, or one of the sessions changes the model.
         """
         config, method = config or self.config(), method or Method()
+        self._check_company(method)
         if config.window > method.positions(self.model):
             raise ConfigError(
                 "window",
@@ -129,6 +222,21 @@ class Engine:
         if config.learning_rate is None:
             config = replace(config, learning_rate=self.learning_rate(config))
         return Session(self, config, method, lesson)
+
+    def _check_company(self, method: Method) -> None:
+        """Raises `ModelError` where another session would read a model that a method has changed."""
+        alone = next((stay.method.name for stay in self._stays if stay.method.changes_model), None)
+        if alone:
+            raise ModelError(
+                f"a session with {alone} is open, which changes the model itself, so that no other can be beside it; "
+                "discard that one first, or load the model a second time"
+            )
+        if self._stays and method.changes_model:
+            raise ModelError(
+                f"{method.name} changes the model itself, so that no other session can be beside it, and "
+                f"{len(self._stays)} {'is' if len(self._stays) == 1 else 'are'} open; discard "
+                f"{'that' if len(self._stays) == 1 else 'those'} first, or load the model a second time"
+            )
 
     @property
     def end_ids(self) -> list[int]:
@@ -160,15 +268,15 @@ class Engine:
                 self._executor = self.new_executor()
             return self._executor
 
-    def adapter_slot(self, session: Session, config: TempLoraConfig) -> tuple[AdapterBank, int]:
+    def admit(self, session: Session, config: TempLoraConfig, method: Method) -> Stay:
         """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
         with self.lock:
+            self._check_company(method)
             layout = Layout(choose_targets(self.model.module, config), config.rank)
-            if self._fingerprint is None:
-                self._fingerprint = self.model.fingerprint()
+            base = self._look()
             try:
-                if not self._sessions:
-                    self._trace = Trace.of(self.model.module)
+                if not self._stays:
+                    self._trace, self._moving = Trace.of(self.model.module), self.model.moving()
                     self.model.module.eval()
                     self.model.module.requires_grad_(False)
                 if layout not in self._banks:
@@ -177,44 +285,179 @@ class Engine:
             except BaseException:  # out of memory, say: leave the model as it was
                 self._tidy()
                 raise
-            self._sessions.add(session)
-            return self._banks[layout], slot
+            stay = Stay(self._banks[layout], slot, base, method)
+            self._stays.append(stay)
+            # Of a session that nobody holds nothing is left either.
+            stay.session = weakref.ref(session)
+            weakref.finalize(session, self._abandon, stay).atexit = False
+            return stay
 
-    def release(self, session: Session, bank: AdapterBank, slot: int) -> None:
-        """Frees a session's slot; the last session leaves the model as the first one found it."""
-        bank.release(slot)
-        self._sessions.discard(session)
-        self._tidy()
+    def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> Memory:
+        """Begins the memory of a session's method, which may change the model from here on. Called by `Session`.
 
-    def _tidy(self) -> None:
+        Raises:
+            ModelError: it does, and the method does not say so.
+        """
+        method = stay.method
+        with self.lock:
+            stay.memory = method.begin(self.model, config, opening)
+            if method.changes_model:
+                self._forget_step()
+            elif changed := stay.base.arrangement.differences(self._arrangement()):
+                raise ModelError(
+                    f"{method.name} changes the model ({', '.join(changed[:3])}) and does not say so: its "
+                    "changes_model must be True"
+                )
+            return stay.memory
+
+    def release(self, stay: Stay, wait: bool = True) -> None:
+        """Ends a session's stay; the last one leaves the model as the first one found it.
+
+        Args:
+            stay: to end.
+            wait: for the worker's thread, with the last one; which must not be the caller's.
+        """
+        if stay not in self._stays:
+            return
+        with contextlib.ExitStack() as always:
+            always.callback(self._tidy, wait)
+            always.callback(self._stays.remove, stay)
+            always.callback(stay.bank.release, stay.slot)
+            if stay.method.changes_model:
+                always.callback(self._forget_step)
+            if stay.memory is not None:
+                always.callback(stay.memory.end)
+            if stay.updates is not None:
+                stay.updates.drop()
+
+    def _abandon(self, stay: Stay) -> None:
+        """Called when a session is collected, at any moment, in any thread: it waits for nothing and raises nothing."""
+        if stay in self._stays:
+            self._abandoned.append(stay)
+            self._collect()
+
+    def _collect(self) -> None:
+        """Releases what belonged to sessions that nobody holds, as soon as nobody is in the middle of a step."""
+        while self._abandoned and self.lock.enter_if_free():
+            try:
+                stay = self._abandoned.popleft()
+                training = stay.updates.stop() if stay.updates else None
+                if training is not None:  # which this very thread may be in
+                    self._abandoned.append(stay)
+                    training.add_done_callback(lambda _: self._collect())
+                    return
+                with contextlib.suppress(Exception):  # of somebody's method: there is nobody to tell
+                    self.release(stay, wait=False)
+            finally:
+                self.lock.leave()
+
+    def close(self) -> None:
+        """Discards the sessions that are left, lets the model go, and gives its memory back to the system.
+
+        May be called twice; a `with` does it at its end.
+        """
+        with self.lock:
+            if self._model is None:
+                return
+            device = self._model.device
+            for stay in list(self._stays):
+                session = stay.session() if stay.session else None
+                if session is None:
+                    self.release(stay)
+                else:
+                    session.discard()
+            self._model, self._known, self._trace = None, None, None
+            self._forget_step()
+        gc.collect()
+        give_freed_memory_back()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._model is None:
+            return f"<Engine {self.name}: closed>"
+        kind = str(self._model.dtype).removeprefix("torch.")
+        said = f"{type(self._model.module).__name__}, {kind} on {self._model.device}"
+        return f"<Engine {self.name}: {said}, {self.sessions} session{'s' * (self.sessions != 1)} open>"
+
+    def _tidy(self, wait: bool = True) -> None:
         for layout, bank in list(self._banks.items()):
             if not bank.used:
                 bank.detach()
                 del self._banks[layout]
-        if self._sessions:
+        if self._stays:
             return
         if self._executor is not None:
-            self._executor.shutdown()
+            self._executor.shutdown(wait)
             self._executor = None
         if self._trace is not None:
             self._trace.restore(self.model.module)
+        for module, name, value in self._moving:
+            setattr(module, name, value)
+        self._moving = []
 
-    def receipt(self, bank: AdapterBank, slot: int) -> Receipt:
-        """Compares the base with what it was before its first session, and looks for what a slot may have left."""
-        now = self.model.fingerprint()
+    def _arrangement(self) -> Arrangement:
+        """What the model computes with, our own hooks left out."""
+        return self.model.arrangement(self._hooks)
+
+    @property
+    def _hooks(self) -> list[Any]:
+        """Our own on the model."""
+        return [hook for bank in self._banks.values() for hook in bank.hooks]
+
+    def _look(self) -> _Base:
+        """The model as it is now. What was worked out of another one is dropped."""
+        model, known = self.model, self._known
+        arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
+        trusted = known is not None and known.evidence == evidence and model.weights_bytes > _SMALL
+        fingerprint = known.fingerprint if known and trusted else model.fingerprint()
+        now = self._known = _Base(fingerprint, evidence, addresses, arrangement)
+        if known is not None and replace(known, evidence=evidence) != now:
+            self._rates.clear()
+            self._forget_step()
+            if not self._stays:
+                self.model.look()
+                self.model.check()
+        return now
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others, as JSON can hold it: weights, what is computed with them, tokenizer."""
         with self.lock:
-            trace = Trace.of(self.model.module)
-            # While other sessions live their hooks are there, and nothing else.
-            clean = self._trace is not None and trace.modules == self._trace.modules and bank.holds_nothing(slot)
-            clean = (
-                clean and trace.hooks_total == self._trace_hooks() and (bool(self._sessions) or trace == self._trace)
-            )
-        return Receipt(base_unchanged=now == self._fingerprint, discarded=clean, fingerprint=now)
+            self._check_company(Method())
+            found = self.model.fingerprint(), described(self.model.module, self.model.config, self._hooks)
+        return dict(
+            zip(("fingerprint", "computes", "tokenizer"), (*found, tokenizer_fingerprint(self.tokenizer)), strict=True)
+        )
 
-    def _trace_hooks(self) -> int:
-        """Hooks that should be on the model now."""
-        assert self._trace is not None
-        return self._trace.hooks_total + sum(len(layout.targets) for layout in self._banks)
+    def unlike(self, identity: Mapping[str, Any]) -> str:
+        """Why this is not the model of that `identity`; empty if it is. What it does not say is passed over."""
+        now = self.identity()
+        if identity["fingerprint"] != now["fingerprint"]:
+            return f"its weights are others ({str(identity['fingerprint'])[:12]}, not {now['fingerprint'][:12]})"
+        then = identity.get("computes")
+        if isinstance(then, dict) and (differs := told_apart(then, now["computes"])):
+            return f"its weights are the same, but not what is computed with them: {'; '.join(differs[:3])}"
+        return "its tokenizer is another" if identity.get("tokenizer", now["tokenizer"]) != now["tokenizer"] else ""
+
+    def receipt(self, stay: Stay) -> Receipt:
+        """Compares the model with what a session found, and looks for what its slot may have left."""
+        with self.lock:
+            fingerprint, arrangement, trace = self.model.fingerprint(), self._arrangement(), Trace.of(self.model.module)
+            changed = stay.base.arrangement.differences(arrangement)
+            if fingerprint != stay.base.fingerprint:
+                changed = ["weights", *changed]
+            # While other sessions live their hooks are there, and nothing else.
+            ours = sum(len(layout.targets) for layout in self._banks)
+            before = self._trace or trace
+            clean = trace.modules == before.modules and trace.hooks_total == before.hooks_total + ours
+            clean = clean and stay.bank.holds_nothing(stay.slot) and (bool(self._stays) or trace == before)
+        return Receipt(not changed, clean, fingerprint, tuple(changed))
 
     def versions(self) -> dict[str, str]:
         """Versions of what the numbers depend on."""

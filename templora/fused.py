@@ -44,6 +44,16 @@ class FusedPasses:
         self._inside = 0
         self._before: str | None = None
 
+    @property
+    def forwards(self) -> list[Callable[..., Any]]:
+        """What stands on modules while somebody is inside."""
+        return [forward for _, forward in self._forwards]
+
+    @property
+    def attends(self) -> str | None:
+        """The model's own attention, in whose place ours stands then."""
+        return self._before
+
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1

@@ -6,25 +6,30 @@ Shapes: T tokens, H hidden size, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from templora.arrangement import Arrangement, moving_names, raw
 from templora.cache import WindowCache
 from templora.errors import ModelError
 from templora.metering import ModelShape
 from templora.targets import linear_layers
 from templora.threads import governor
 
+if TYPE_CHECKING:
+    from templora.fused import FusedPasses
+
 # Most rows of logits computed at once, and most logits: 13 MB in bf16. A large vocabulary's take more, Gemma's 50 MB:
 # with fewer rows reading the head takes longer than the product.
 _LOGIT_ROWS, _FEWEST_LOGIT_ROWS = 256, 96
 _LOGITS = 128 * 49152
+_EVIDENCE = 1024  # values of each tensor
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,13 @@ class Trace:
         return sum(self.hooks)
 
     def restore(self, model: nn.Module) -> None:
-        """Puts train/eval mode and `requires_grad` back."""
-        for module, mode in zip(model.modules(), self.modes, strict=True):
-            module.training = mode
-        for parameter, trainable in zip(model.parameters(), self.trainable, strict=True):
-            parameter.requires_grad_(trainable)
+        """Puts train/eval mode and `requires_grad` back, of modules and parameters that are still there."""
+        modes = dict(zip((name.partition(":")[0] for name in self.modules), self.modes, strict=True))
+        for name, module in model.named_modules():
+            module.training = modes.get(name, module.training)
+        if len(self.trainable) == len(list(model.parameters())):
+            for parameter, trainable in zip(model.parameters(), self.trainable, strict=True):
+                parameter.requires_grad_(trainable)
 
 
 class CausalModel:
@@ -67,6 +74,11 @@ class CausalModel:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self.look()
+
+    def look(self) -> None:
+        """Finds the parts of the module, and what is worked out of them once; anew, when somebody has changed it."""
+        module = self.module
         config = module.config.get_text_config()
         self.config = config
         # get_decoder: in a model that also sees images, the part that reads text.
@@ -84,7 +96,7 @@ class CausalModel:
         self.layers: int = config.num_hidden_layers
         self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.shape = self._shape()
-        self._fused: AbstractContextManager[None] | None = None
+        self._fused: FusedPasses | None = None
         if self.device.type == "cpu":
             from templora.fused import FusedPasses  # brings numba with it, which a GPU has no use for
 
@@ -220,16 +232,51 @@ class CausalModel:
         torch.autograd.backward(hidden, gradient)
         return float(nll.double().mean())
 
+    def arrangement(self, known: Collection[Any] = ()) -> Arrangement:
+        """What it computes with beside its weights, `known` hooks left out."""
+        if self._fused is None:
+            return Arrangement.of(self.module, known)
+        return Arrangement.of(self.module, [*known, *self._fused.forwards], self._fused.attends)
+
+    def moving(self) -> list[tuple[nn.Module, str, Any]]:
+        """What passes rewrite (`rewrites_itself`), as it is now: module, name, a copy of the value."""
+        found = [(m, n) for m in self.module.modules() for n in moving_names(m) if hasattr(m, n)]
+        held = [(m, n, getattr(m, n)) for m, n in found]
+        return [(m, n, v.clone() if isinstance(v, torch.Tensor) else v) for m, n, v in held]
+
+    @torch.no_grad()
+    def weights_evidence(self) -> tuple[Any, ...]:
+        """What tells weights that were changed from those that were not, at no cost: torch's counts of changes, and a
+        few values. A change that it misses is seen by `fingerprint`."""
+        digest, places = hashlib.sha256(), list[Any]()
+        for name, tensor in self._weights():
+            changes = 0 if tensor.is_inference() else tensor._version
+            places.append((name, tuple(tensor.shape), tensor.dtype, changes))
+            few = tensor.detach().flatten()[:: max(1, tensor.numel() // _EVIDENCE)]
+            digest.update(raw(few))
+        return (*places, digest.hexdigest())
+
+    def weights_addresses(self) -> tuple[int, ...]:
+        """Where they lie."""
+        return tuple(tensor.data_ptr() for _, tensor in self._weights())
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(tensor.nbytes for _, tensor in self._weights())
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter and saved buffer. Buffers that are not saved are no weights (`Arrangement`)."""
+        yield from self.module.named_parameters()
+        kept = self.module.state_dict().keys()
+        yield from ((name, buffer) for name, buffer in self.module.named_buffers() if name in kept)
+
     @torch.no_grad()
     def fingerprint(self) -> str:
         """SHA-256 over every parameter and saved buffer: names, shapes and bits."""
         digest = hashlib.sha256()
-        # Buffers that are not saved are not weights: some rotary embeddings rewrite theirs as they go.
-        kept = self.module.state_dict().keys()
-        buffers = [(name, buffer) for name, buffer in self.module.named_buffers() if name in kept]
-        for name, tensor in [*self.module.named_parameters(), *buffers]:
+        for name, tensor in self._weights():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(raw(tensor))
         return digest.hexdigest()
 
 

@@ -78,11 +78,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What is left when a session is over: the base as it was, and nothing of the adapter."""
+    """What is left when a session is over: the base as it was, and nothing of the adapter.
+
+    It compares what the session found with what it leaves: a change that was put back in between is not seen.
+
+    Args:
+        base_unchanged: the base computes what it did when the session began: its weights, bit for bit, and all that it
+            does with them.
+        discarded: nothing of the adapter is left, and no hook or module on the base that was not there before.
+        fingerprint: SHA-256 over the base's weights, as they are now.
+        changed: names of what the session did not find so.
+    """
 
     base_unchanged: bool
     discarded: bool
     fingerprint: str
+    changed: tuple[str, ...] = ()
 
 
 class Session:
@@ -121,13 +132,14 @@ class Session:
         self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._lesson = lesson
-        self._bank, self._slot = engine.adapter_slot(self, config)
+        self._stay = engine.admit(self, config, method)
+        self._bank, self._slot = self._stay.bank, self._stay.slot
         try:
             probe = self._probe()
-            self._memory = method.begin(engine.model, config, self._opening)
+            self._memory = engine.begin(self._stay, config, self._opening)
         except BaseException:  # out of memory, say: leave the model as it was
             with engine.lock:
-                engine.release(self, self._bank, self._slot)
+                engine.release(self._stay)
             raise
         self._adapted = self._reader(Adapter(self._bank, self._slot, config.scaling))
         self._base = self._reader(Adapter(self._bank, None, config.scaling))
@@ -139,6 +151,7 @@ class Session:
         if config.learning == "parallel":
             executor = engine.executor()
             self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor, probe)
+            self._stay.updates = self._updates
         self._learned: deque[ChunkLearned] = deque()  # not yet yielded
 
     # What a caller may ask -------------------------------------------------------------------------------------
@@ -460,8 +473,11 @@ class Session:
         """How well the bare base predicts `text` right after `prompt`, with nothing of this session before it.
 
         Raises:
+            ModelError: the session's method changes the model, so that there is no bare base.
             TextError: the text is empty, or they are longer than the model's positions.
         """
+        if self.method.changes_model:
+            raise ModelError(f"a likelihood is the bare base's, and {self.method.name} changes the model itself")
         before = [*self.tokens[: self._opening], *self.encode(prompt)]
         ids, model = self.encode(text), self._engine.model
         if not before or not ids or len(before) + len(ids) > model.max_positions:
@@ -679,12 +695,11 @@ class Session:
                     if self._updates:
                         self._updates.drop()
                 finally:
-                    self._memory.end()
-                    self._engine.release(self, self._bank, self._slot)
                     self._released = True
                     del self._adapted, self._base, self._drafters, self._learner, self._reading
-        if self.receipt is None:
-            self.receipt = self._engine.receipt(self._bank, self._slot)
+                    self._engine.release(self._stay)
+            if self.receipt is None:
+                self.receipt = self._engine.receipt(self._stay)
         return self.receipt
 
     def __enter__(self) -> Session:

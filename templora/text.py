@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,9 @@ from templora.errors import TextError
 _END_TOKENS = (
     "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
 )  # fmt: skip
+
+# A little of much: by its tokens one tokenizer is known from another with the same vocabulary.
+_SAMPLE = "The  quick Brown fox's 12345 naïve ﬁancées; e\u0301té,\n\n\tif x != 0: 日本語の文章 Привет, мир! 🙂 <b>x</b>"
 
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
@@ -47,6 +52,14 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
         if isinstance(index, int) and index in special and tokenizer.convert_ids_to_tokens(index) == token:
             found.add(index)
     return sorted(found)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 over what a tokenizer makes of texts: its vocabulary, what it puts before a text, and one text's ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    ids = list(tokenizer(_SAMPLE, add_special_tokens=False, verbose=False)["input_ids"])
+    said = json.dumps([vocabulary, opening_ids(tokenizer), ids, decode(tokenizer, ids)])
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class TextStream:

@@ -151,6 +151,14 @@ class Updates:
         self._job = None
         return job.chunk, update, self._take_meter(job)
 
+    def stop(self) -> Future[Result] | None:
+        """Has the training stop without waiting for it; the training, if it is still to end."""
+        job = self._job
+        if job is None or job.future is None:
+            return None
+        job.stop.set()
+        return None if job.future.cancel() or job.future.done() else job.future
+
     def drop(self) -> None:
         """Forgets the update. Ends when the training has stopped, which takes it a layer's time; not to be interrupted
         before, since a training left alone would go on through hooks that are no longer there."""

@@ -177,8 +177,8 @@ def test_a_receipt_says_so_when_something_is_left_on_the_base(engine: Engine, le
         else:  # put back by the engine, as it was
             module.requires_grad_(left == "gradient").train(left == "mode")
     assert session.receipt is not None
-    assert session.receipt.base_unchanged
-    assert session.receipt.discarded == (left in ("gradient", "mode"))
+    put_back = left in ("gradient", "mode")
+    assert (session.receipt.base_unchanged, session.receipt.discarded) == (put_back, put_back)
 
 
 def test_the_receipts_fingerprint_is_that_of_now(engine: Engine) -> None:

@@ -30,7 +30,7 @@ ORDER = [
         "gguf_file",
         "memory",
     ],
-    ["fused", "unpacked", "ceilings"],
+    ["arrangement", "fused", "unpacked", "ceilings"],
     ["model", "peft_format", "rates"],
     ["anatomy", "captured", "gguf_adapter", "optimizer", "probe"],
     ["decoding", "learning", "step"],

@@ -49,7 +49,7 @@ def test_going_on_gives_the_same_bits(
 ) -> None:
     """After each of the first chunks, and in the middle of one, through a file and in another engine."""
     settings = config(**options)
-    if method.changes_model and settings.learning == "parallel":
+    if method.changes_passes and settings.learning == "parallel":
         with pytest.raises(ModelError, match="cascaded"):
             tiny_engine().session(settings, method=method)
         return

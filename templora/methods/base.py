@@ -61,8 +61,14 @@ class Method:
 
     @property
     def changes_model(self) -> bool:
-        """Whether its passes change what others compute, so that no two may run at the same time."""
+        """Whether the model computes something else from `begin` on, or in some of its passes, until `Memory.end`: so
+        no other session may be beside it."""
         return False
+
+    @property
+    def changes_passes(self) -> bool:
+        """Whether it changes the model while passes run, so that learning in parallel would meet that."""
+        return self.changes_model
 
     def missing(self) -> str | None:
         """What it needs that is not installed; None if nothing."""
@@ -72,7 +78,7 @@ class Method:
         """Why this model cannot do it with this config; None if it can."""
         if config.window > self.positions(model):
             return f"the window of {config.window:,} is beyond this model's {self.positions(model):,} positions"
-        if self.changes_model and config.learning == "parallel":
+        if self.changes_passes and config.learning == "parallel":
             return "it changes the model that parallel learning goes through meanwhile; use --learning cascaded"
         return None
 

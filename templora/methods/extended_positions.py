@@ -46,6 +46,10 @@ class ExtendedPositions(Method):
 
     @property
     def changes_model(self) -> bool:
+        return True
+
+    @property
+    def changes_passes(self) -> bool:
         return self.scaling == "dynamic"
 
     def positions(self, model: CausalModel) -> int:

@@ -76,10 +76,9 @@ class SavedSession:
         self._log, self._engine, self._keep = log, engine, keep
         self.history = history
         begin = history.begin
-        if begin["model"]["fingerprint"] != engine.model.fingerprint():
+        if unlike := engine.unlike(begin["model"]):
             raise ModelError(
-                f"session {name!r} began with another model, or other weights: {begin['model']['name']} "
-                f"({begin['model']['fingerprint'][:12]}), not {engine.name} ({engine.model.fingerprint()[:12]})"
+                f"session {name!r} began with another model, {begin['model']['name']}, than {engine.name}: {unlike}"
             )
         self._on_close: Callable[[], None] = lambda: None
         self._pending: Iterator[Event] | None = None

@@ -164,8 +164,7 @@ class SessionStore:
         self._free(name)
         with engine.session(config) as session:  # finds out whether it can be one
             opening, settings = list(session.tokens), session.config
-            fingerprint = engine.model.fingerprint()
-        model = {"name": engine.name, "fingerprint": fingerprint, **(source or {})}
+        model = {"name": engine.name, **engine.identity(), **(source or {})}
         begin = {"model": model, "config": settings.to_dict(), "opening": opening, "versions": engine.versions()}
         self._make(name, lambda folder: _write(folder, [("begin", (), begin)]))
         return self.open(name, engine, keep=keep)
