@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -31,7 +32,7 @@ from templora.arrangement import Arrangement, described, told_apart
 from templora.captured import CapturedStep
 from templora.config import TempLoraConfig
 from templora.decoding import Step
-from templora.errors import ConfigError, ModelError
+from templora.errors import ConfigError, ModelError, OptionError
 from templora.methods.base import Memory, Method
 from templora.model import CausalModel, Trace
 from templora.rates import learning_rate_for
@@ -136,6 +137,7 @@ class Engine:
         self.model.check()
         self.tokenizer = tokenizer
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
+        self._large = self.model.weights_bytes > _SMALL
         self.generation_config = getattr(module, "generation_config", None)
         self.lock = _Turn(weakref.WeakMethod(self._collect))
         self.load_seconds = 0.0
@@ -201,10 +203,12 @@ class Engine:
             lesson: what is learnt of a chunk; without one, the chunk. May replace its tokens, and no others.
 
         Raises:
+            OptionError: an argument is of another type.
             ConfigError: the window is beyond the model's positions, the model lacks a module that is named, or it
                 cannot learn in parallel.
             ModelError: the model cannot do what the method needs, or one of the sessions changes the model.
         """
+        _check_types(config, method, lesson)
         config, method = config or self.config(), method or Method()
         self._check_company(method)
         if config.window > method.positions(self.model):
@@ -319,16 +323,17 @@ class Engine:
         """
         if stay not in self._stays:
             return
+        memory, updates, stay.memory, stay.updates = stay.memory, stay.updates, None, None
         with contextlib.ExitStack() as always:
             always.callback(self._tidy, wait)
             always.callback(self._stays.remove, stay)
             always.callback(stay.bank.release, stay.slot)
             if stay.method.changes_model:
                 always.callback(self._forget_step)
-            if stay.memory is not None:
-                always.callback(stay.memory.end)
-            if stay.updates is not None:
-                stay.updates.drop()
+            if memory is not None:
+                always.callback(memory.end)
+            if updates is not None:
+                updates.drop()
 
     def _abandon(self, stay: Stay) -> None:
         """Called when a session is collected, at any moment, in any thread: it waits for nothing and raises nothing."""
@@ -373,6 +378,13 @@ class Engine:
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def __del__(self) -> None:
+        # What its weights took is given back too: malloc keeps it otherwise (`allocator`).
+        large = vars(self).get("_large", False)
+        vars(self).clear()
+        if large and not sys.is_finalizing():
+            give_freed_memory_back()
+
     def __enter__(self) -> Engine:
         return self
 
@@ -380,6 +392,8 @@ class Engine:
         self.close()
 
     def __repr__(self) -> str:
+        if "_stays" not in vars(self):
+            return "<Engine that has not begun>"
         if self._model is None:
             return f"<Engine {self.name}: closed>"
         kind = str(self._model.dtype).removeprefix("torch.")
@@ -415,7 +429,7 @@ class Engine:
         """The model as it is now. What was worked out of another one is dropped."""
         model, known = self.model, self._known
         arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
-        trusted = known is not None and known.evidence == evidence and model.weights_bytes > _SMALL
+        trusted = known is not None and known.evidence == evidence and self._large
         fingerprint = known.fingerprint if known and trusted else model.fingerprint()
         now = self._known = _Base(fingerprint, evidence, addresses, arrangement)
         if known is not None and replace(known, evidence=evidence) != now:
@@ -473,3 +487,15 @@ class Engine:
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         }
+
+
+def _check_types(config: object, method: object, lesson: object) -> None:
+    """Raises `OptionError` for an argument of `Engine.session` that is something else."""
+    if not isinstance(config, TempLoraConfig | None):
+        raise OptionError("config", f"must be a TempLoraConfig, as engine.config(...) makes one, not {config!r:.80}")
+    if not isinstance(method, Method | None):
+        raise OptionError(
+            "method", f"must be a Method, as templora.methods.make_method(name) makes one, not {method!r:.80}"
+        )
+    if lesson is not None and not callable(lesson):
+        raise OptionError("lesson", f"must be a function of tokens and chunk, not {lesson!r:.80}")

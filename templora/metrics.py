@@ -22,7 +22,7 @@ class Likelihood:
 
     nll: float = 0.0
     tokens: int = 0
-    chunk_nll: list[tuple[float, int]] = field(default_factory=list)
+    chunk_nll: list[tuple[float, int]] = field(default_factory=list, repr=False)
 
     def add(self, nll: float, tokens: int) -> None:
         """Adds a chunk: its total NLL in nats over `tokens` predicted tokens."""

@@ -35,7 +35,7 @@ from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
 from templora.metering import Meter
 from templora.methods.base import Memory, Method
-from templora.metrics import Likelihood
+from templora.metrics import Likelihood, perplexity
 from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
 from templora.probe import PASSAGE, Probe
@@ -64,6 +64,11 @@ class Score:
     base: Likelihood
     adapted: Likelihood
     mixed: Likelihood
+
+    def __repr__(self) -> str:
+        parts = [(name, getattr(self, name)) for name in ("base", "adapted", "mixed")]
+        figures = [f"{name}={perplexity(part.nll, part.tokens):.4g}" for name, part in parts if part.tokens]
+        return f"Score(perplexity {', '.join(figures) or 'of nothing'}; tokens={self.base.tokens:,})"
 
     @property
     def reduction(self) -> float:
@@ -153,6 +158,14 @@ class Session:
             self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor, probe)
             self._stay.updates = self._updates
         self._learned: deque[ChunkLearned] = deque()  # not yet yielded
+
+    def __repr__(self) -> str:
+        if "_learned" not in vars(self):
+            return "<Session that has not begun>"
+        state = "discarded" if self._released else f"{self.config.learning}, version {self.version}"
+        return (
+            f"<Session of {self._engine.name}: {len(self.tokens):,} tokens, {self._chunk_index} chunks closed, {state}>"
+        )
 
     # What a caller may ask -------------------------------------------------------------------------------------
 
@@ -695,8 +708,8 @@ class Session:
                     if self._updates:
                         self._updates.drop()
                 finally:
-                    self._released = True
-                    del self._adapted, self._base, self._drafters, self._learner, self._reading
+                    self._released, self._updates = True, None
+                    del self._adapted, self._base, self._drafters, self._learner, self._reading, self._memory
                     self._engine.release(self._stay)
             if self.receipt is None:
                 self.receipt = self._engine.receipt(self._stay)

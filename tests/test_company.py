@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import weakref
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from conftest import small
 
 from templora.engine import Engine
-from templora.errors import ModelError
+from templora.errors import ModelError, OptionError
 from templora.methods.base import Memory, Method
 from templora.methods.dynamic_evaluation import DynamicEvaluation
 from templora.methods.extended_positions import SCALINGS, ExtendedPositions
@@ -183,6 +184,41 @@ def test_an_engine_that_nobody_holds_is_gone(text: str) -> None:
         del session, left
         gc.collect()
         assert module() is None
+
+
+def test_what_is_shown_of_things(engine: Engine, tmp_path: Path) -> None:
+    session = engine.session(small())
+    score = session.score("It was the best of times. " * 3)
+    assert repr(session) == "<Session of tiny-llama: 78 tokens, 2 chunks closed, cascaded, version 2>"
+    assert re.fullmatch(
+        r"Score\(perplexity base=\d+\.?\d*, adapted=\d+\.?\d*, mixed=\d+\.?\d*; tokens=77\)", repr(score)
+    )
+    assert repr(engine) == "<Engine tiny-llama: LlamaForCausalLM, float32 on cpu, 1 session open>"
+    assert repr(session.discard()).startswith("Receipt(base_unchanged=True, discarded=True, ")
+    assert repr(session).endswith("2 chunks closed, discarded>")
+    store = SessionStore(tmp_path)
+    assert repr(store) == f"<SessionStore {tmp_path}>"
+    with store.create("a", engine, small()) as saved:
+        saved.absorb("It was")
+        assert repr(saved) == f"<SavedSession 'a' in {tmp_path / 'a'}: 6 tokens>"
+    assert repr(saved).endswith("closed>")
+    for kind in (type(session), type(saved), Engine):  # one that did not come to its beginning
+        assert "has not begun" in repr(kind.__new__(kind))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("config", {"window": 64}, "must be a TempLoraConfig"),
+        ("config", "default", "engine.config"),
+        ("method", "sliding_window", "make_method"),
+        ("method", DynamicEvaluation, "must be a Method"),
+        ("lesson", "shuffled", "must be a function"),
+    ],
+)
+def test_what_a_session_is_begun_with_has_types(argument: str, value: Any, said: str, engine: Engine) -> None:
+    with pytest.raises(OptionError, match=f"^{argument}: .*{said}"):
+        engine.session(**{argument: value})
 
 
 def _wait_for(condition: Any) -> None:

@@ -87,3 +87,8 @@ def test_importing_is_light() -> None:
     code = f"import sys, templora, templora.cli.main; from templora import TempLoraConfig, recipe, load; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_our_types_are_for_users_too() -> None:
+    assert (PACKAGE / "py.typed").exists()
+    assert '"templora" = ["py.typed"]' in (PACKAGE.parent / "pyproject.toml").read_text()

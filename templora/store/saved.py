@@ -94,6 +94,12 @@ class SavedSession:
             self.session.discard()
             raise
 
+    def __repr__(self) -> str:
+        if "session" not in vars(self):
+            return "<SavedSession that has not begun>"
+        state = "closed" if self.session.closed else f"{len(self.tokens):,} tokens"
+        return f"<SavedSession {self.name!r} in {self.folder}: {state}>"
+
     # What a caller may ask -------------------------------------------------------------------------------------
 
     @property

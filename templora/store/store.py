@@ -112,6 +112,9 @@ class SessionStore:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
 
+    def __repr__(self) -> str:
+        return f"<SessionStore {self.folder}>"
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _NAME.fullmatch(name) is not None and _is_folder(self.folder / name)
 
