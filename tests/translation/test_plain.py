@@ -168,6 +168,7 @@ SHORT = "“Yes,” he said."
         (wrapped(f"- {PROSE}", subsequent_indent="  ") + "\n" + wrapped(f"- {OTHER}"), [PROSE, OTHER]),
         (wrapped(PROSE, initial_indent="> ", subsequent_indent="> ") + "\n>\n> " + SHORT, [PROSE, SHORT]),
         ("\n".join(wrapped(f"{who}. {PROSE}") for who in ("HAMLET", "KING")), [f"HAMLET. {PROSE}", f"KING. {PROSE}"]),
+        ("The keeper climbed the stairs,\nand lit the lamp.", ["The keeper climbed the stairs, and lit the lamp."]),
         (f"{PROSE}\n{OTHER}\n{SHORT}", [PROSE, OTHER, SHORT]),
         (f"{PROSE * 2}\n\n{wrapped(OTHER)}\n\n{PROSE}", [PROSE * 2, OTHER, PROSE]),
         ("\n".join(("灯塔的守护人在暴风雨来临之前点亮了灯" * 8)[i : i + 36] for i in range(0, 144, 36)),

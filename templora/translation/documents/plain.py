@@ -238,6 +238,8 @@ def _page(blocks: Sequence[Sequence[_Line]], narrowest: int = _NARROWEST) -> _Pa
 
 def _verse(breaks: Sequence[tuple[_Line, _Line]], most: float = 0.6, capitals: float = 0.8) -> bool:
     """Whether lines end, or begin, as no wrapped ones do."""
+    if len(breaks) == 1:  # a comma alone tells nothing
+        return any(a.ended or (a.pauses and b.capital) for a, b in breaks)
     pauses = sum(a.pauses for a, _ in breaks) >= most * len(breaks)
     return pauses or (len(breaks) > _FEWEST and sum(b.capital for _, b in breaks) >= capitals * len(breaks))
 
