@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from templora.asked import number, shown
 from templora.errors import ModelError, OptionError
 
 
@@ -81,12 +82,22 @@ class SamplingParams:
                     if not f.metadata["check"](text):
                         raise OptionError(f.name, f"{f.metadata['rule']}, not {text!r:.120}")
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise OptionError(f.name, f"must be a finite number, not {value!r}")
-            if f.type == "int" and int(value) != value:
-                raise OptionError(f.name, f"must be a whole number, not {value!r}")
-            if not f.metadata["check"](value):
-                raise OptionError(f.name, f"{f.metadata['rule']}, not {value}")
+            plain: float = number(f.name, value)
+            if f.type == "int":
+                if not plain.is_integer():
+                    raise OptionError(f.name, f"must be a whole number, not {shown(value)}")
+                plain = int(value)
+            if not f.metadata["check"](plain):
+                raise OptionError(f.name, f"{f.metadata['rule']}, not {shown(value)}")
+            # transformers' filters take no other kind of number.
+            object.__setattr__(self, f.name, plain)
+
+    @classmethod
+    def of(cls, given: SamplingParams | None) -> SamplingParams:
+        """What a caller gave, or the defaults."""
+        if given is None or isinstance(given, cls):
+            return given or cls()
+        raise OptionError("sampling", f"must be a SamplingParams, not {shown(given)}")
 
     @property
     def greedy(self) -> bool:

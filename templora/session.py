@@ -23,6 +23,7 @@ import torch
 
 from templora import guards
 from templora.adapters import AdapterState
+from templora.asked import SEEDS, Writing, shown, whole, yes
 from templora.cache import WindowCache
 from templora.chunks import Chunk, spans
 from templora.config import TempLoraConfig
@@ -243,6 +244,7 @@ class Session:
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
+        learn = yes("learn", learn)
         with self._step():
             self._enter()
         yield from self._end_chunk()
@@ -345,14 +347,16 @@ class Session:
             OptionError: `max_new_tokens` below 1, or `chat` for a model that has no template.
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        if max_new_tokens < 1:
-            raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
-        yield from self.absorb_ids(self.encode(prompt, chat=chat), learn=learn_prompt)
+        how = Writing(
+            max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
+        )
+        sampling = SamplingParams.of(sampling)
+        yield from self.absorb_ids(self.encode(prompt, chat=how.chat), learn=how.learn_prompt)
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         if not going_on:
             self._scored_to = len(self.tokens)
-        yield from self._write(max_new_tokens, sampling or SamplingParams(), stop_at_end, score, deque(again))
+        yield from self._write(how.max_new_tokens, sampling, how.stop_at_end, how.score, deque(again))
 
     def _write(
         self, most: int, sampling: SamplingParams, stop_at_end: bool, score: bool, known: deque[int]
@@ -466,7 +470,7 @@ class Session:
         Raises:
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        sampling = sampling or SamplingParams()
+        sampling = SamplingParams.of(sampling)
         with self._step():
             self._enter()
         tokens, ends = [*self.tokens, *self.encode(prompt)], self._engine.end_ids
@@ -555,20 +559,22 @@ class Session:
         Raises:
             ModelError: unreadable, or of another shape than this session's.
         """
-        self._wait()
-        with self._step():
-            self._enter()
-            self._settle()
-            layout, alpha, where = self._bank.layout, self.config.alpha, Path(path)
-            fresh = first_weights(layout.targets, layout.rank, self.config.seed)
-            if where.suffix == ".gguf" and not where.is_dir():
-                weights = load_gguf_adapter(where, layout, alpha, fresh, self._engine.model.module)
-            else:
-                weights = load_adapter(where, layout, alpha, fresh)
-            self._begin_from(weights)
+        self.use_adapter(self.read_adapter(path))
+
+    def read_adapter(self, path: str | os.PathLike[str]) -> torch.Tensor:
+        """The weights of an adapter that `load_adapter` takes, for `use_adapter`."""
+        self._alive()
+        if not isinstance(path, str | os.PathLike):
+            raise OptionError("adapter", f"must be the path of one, not {shown(path)}")
+        layout, alpha, where = self._bank.layout, self.config.alpha, Path(path)
+        fresh = first_weights(layout.targets, layout.rank, self.config.seed)
+        if where.suffix == ".gguf" and not where.is_dir():
+            return load_gguf_adapter(where, layout, alpha, fresh, self._engine.model.module)
+        return load_adapter(where, layout, alpha, fresh)
 
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""
+        seed = whole("seed", seed, *SEEDS)
         with self._step():
             self._enter()
             self._generator.manual_seed(seed)

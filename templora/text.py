@@ -20,6 +20,8 @@ _SAMPLE = "The  quick Brown fox's 12345 naïve ﬁancées; e\u0301té,\n\n\tif x
 
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one)."""
+    if not isinstance(text, str):
+        raise TextError(f"a text must be a str, not {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

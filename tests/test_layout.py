@@ -15,7 +15,7 @@ PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
     ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted", "whole"],
-    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header"],
+    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header", "asked"],
     ["guards", "quantized"],
     ["recipes", "sampling", "text", "targets", "llama_cpp", "widened"],
     [

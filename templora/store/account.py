@@ -9,7 +9,7 @@ from typing import Any
 from templora.events import ChunkLearned, ChunkScored
 from templora.metrics import repetition
 from templora.report import TextReport
-from templora.store.history import History
+from templora.store.history import History, text_of
 
 
 def account(history: History) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def account(history: History) -> dict[str, Any]:
         elif record.kind in ("token", "end"):
             own += record.ids
             spoken.append(record.data["text"])
-        pieces.append((position, position + len(record.ids), record.data.get("text", "")))
+        pieces.append((position, position + len(record.ids), text_of(record)))
         position += len(record.ids)
     opening, spans = len(history.opening), text.predicted
     text.measure(

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from templora.asked import SEEDS
 from templora.store.log import Record
 
 _OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
@@ -95,10 +96,12 @@ class History:
         chunks: position at which each finished chunk ends.
         snapshots: records of those that are of this text.
         marks: what the user of the session said, and at which position.
+        dropped: why records were left out, each.
     """
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.dropped: list[str] = []
         self.opening: list[int] = []
         self._size = 0
         self._forget()
@@ -115,8 +118,8 @@ class History:
         """Which model and config."""
         return self.records[0].data
 
-    def add(self, record: Record) -> None:
-        """Takes in the next record.
+    def check(self, record: Record) -> None:
+        """Whether `add` would take in this record next; called before it is logged.
 
         Raises:
             ValueError: it makes no sense.
@@ -124,6 +127,31 @@ class History:
         _check(record)
         if (record.kind == "begin") == bool(self.records):
             raise ValueError(f"record {record.seq}: a session begins once")
+        if record.kind == "token" and not self.pending:
+            raise ValueError(f"record {record.seq}: nothing was to be written")
+
+    def read(self, record: Record) -> None:
+        """`add` for a record that is in a log already: one that makes no sense is left out, and `dropped` says so.
+
+        Older versions logged what they were asked before they refused it.
+
+        Raises:
+            ValueError: it makes no sense, and without it nothing does.
+        """
+        try:
+            self.add(record)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if not self.records:
+                raise
+            self.dropped.append(str(error))
+
+    def add(self, record: Record) -> None:
+        """Takes in the next record.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        self.check(record)
         if record.kind == "rewind":
             kept = self._first(record.data["to"])
             self.records = []
@@ -135,7 +163,7 @@ class History:
     @property
     def text(self) -> str:
         """What was given and written, as it was shown."""
-        return "".join(record.data.get("text", "") for record in self.records)
+        return "".join(map(text_of, self.records))
 
     @property
     def pending(self) -> Act | None:
@@ -173,8 +201,6 @@ class History:
             ended = None if kind == "write" else record.seq
             self.acts.append(Act(kind, record.seq, len(self.tokens), data, list(record.ids), ended))
         elif kind == "token":
-            if not self.pending:
-                raise ValueError(f"record {record.seq}: nothing was to be written")
             self.acts[-1].ids += record.ids
         elif kind == "snapshot":
             self.snapshots.append(record)
@@ -194,12 +220,26 @@ class History:
             self.chunks.append((self.chunks[-1] if self.chunks else 0) + self._size)
 
 
+def text_of(record: Record) -> str:
+    """What a record adds to the text; a mark's fields are its user's own."""
+    return str(record.data["text"]) if "text" in _FIELDS[record.kind] else ""
+
+
+def file_of(record: Record) -> str | None:
+    """Name of the file that belongs to a record."""
+    return str(record.data["file"]) if "file" in _FIELDS[record.kind] else None
+
+
 def _check(record: Record) -> None:
     """Raises ValueError if a record is none that we write."""
     fields = _FIELDS.get(record.kind)
     if fields is None or not isinstance(record.data, dict):
         raise ValueError(f"record {record.seq}: unknown kind {record.kind!r}")
     wrong = [name for name, kind in fields.items() if type(record.data.get(name)) is not kind]
-    file = record.data.get("file", "")
-    if wrong or min(record.ids, default=0) < 0 or file != PurePath(file).name:
+    if wrong or min(record.ids, default=0) < 0:
         raise ValueError(f"record {record.seq}: {record.kind} cannot be that")
+    file = file_of(record)
+    if file is not None and file != PurePath(file).name:
+        raise ValueError(f"record {record.seq}: {file!r} is no name of a file")
+    if record.kind == "seed" and not SEEDS[0] <= record.data["seed"] <= SEEDS[1]:
+        raise ValueError(f"record {record.seq}: random numbers cannot begin from that seed")

@@ -15,17 +15,18 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.asked import SEEDS, Writing, plain, whole, yes
 from templora.drafting import Draft
-from templora.errors import ModelError, OptionError, StoreError, TextError
+from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.snapshot import Snapshot
-from templora.store.history import Act, History
+from templora.store.history import Act, History, file_of
 from templora.store.keeping import to_drop
 from templora.store.log import Log, New, Record
 from templora.text import text_pieces
@@ -72,7 +73,7 @@ class SavedSession:
         from templora.config import TempLoraConfig
 
         self.name, self.folder = name, folder
-        self.notes: list[str] = []
+        self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
         self._log, self._engine, self._keep = log, engine, keep
         self.history = history
         begin = history.begin
@@ -82,6 +83,7 @@ class SavedSession:
             )
         self._on_close: Callable[[], None] = lambda: None
         self._pending: Iterator[Event] | None = None
+        self._verbs = 0  # asked for so far: whoever still listens to an earlier one is told that it was left
         # What became of chunks, by where they end.
         reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
         self._chunks: dict[tuple[str, int], Any] = {(r.kind, r.data["end"]): r.data for r in reports}
@@ -114,14 +116,15 @@ class SavedSession:
     @property
     def open_tokens(self) -> int:
         """As of `Session`."""
-        self._catch_up()
+        if not self.session.closed:
+            self._catch_up()
         return self.session.open_tokens
 
     @property
     def pending(self) -> int:
         """Tokens that a write which was cut short has still to write."""
         act = self.history.pending
-        return act.left if act else 0
+        return max(0, act.left) if act else 0
 
     # Verbs -----------------------------------------------------------------------------------------------------
 
@@ -141,19 +144,26 @@ class SavedSession:
 
         `mark` comes before the last piece of it, so that a log that is rewound into the parts does not have it.
         """
-        given = [(self.session.encode(text), learn) for text, learn in parts]
+        self._alive()
+        given = [(self.session.encode(text), yes("learn", learn)) for text, learn in parts]
+        marks = [] if mark is None else _mark(mark)
         records = self._given(given)
-        self._ask([*records[:-1], *_mark(mark), *records[-1:]])
+        self._ask([*records[:-1], *marks, *records[-1:]])
+        yield from self._follow(self._absorb(given))
+
+    def _absorb(self, given: Sequence[tuple[Sequence[int], bool]]) -> Iterator[Event]:
         for ids, learn in given:
-            yield from self._follow(self.session.absorb_ids(ids, learn=learn))
+            yield from self.session.absorb_ids(ids, learn=learn)
 
     def draft(self, prompt: str = "", **how: Any) -> Draft:
         """As `Session.draft`."""
+        self._alive()
         self._catch_up()
         return self.session.draft(prompt, **how)
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:
         """As `Session.likelihood`."""
+        self._alive()
         return self.session.likelihood(prompt, text)
 
     def write(self, prompt: str = "", **how: Any) -> str:
@@ -172,21 +182,25 @@ class SavedSession:
         score: bool = False,
     ) -> Iterator[Event]:
         """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
-        if max_new_tokens < 1:  # before it is in the log
-            raise OptionError("max_new_tokens", f"must be at least 1, not {max_new_tokens}")
-        ids = self.session.encode(prompt, chat=chat)
-        sampling = sampling or SamplingParams()
+        self._alive()
+        asked = Writing(  # before it is in the log
+            max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
+        )
+        ids, learn = self.session.encode(prompt, chat=asked.chat), asked.learn_prompt
+        sampling = replace(SamplingParams.of(sampling))  # checked again, as by who opens the log next
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
-        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_at_end": stop_at_end, "score": score}
-        given = self._given([(ids, learn_prompt)])
-        self._ask([*given, ("write", (), {**how, "sampling": asdict(sampling)})])
-        yield from self._follow(self.session.absorb_ids(ids, learn=learn_prompt))
+        how = {name: getattr(asked, name) for name in ("max_new_tokens", "stop_at_end", "score")}
+        given = [(ids, learn)]
+        self._ask([*self._given(given), ("write", (), {**how, "sampling": asdict(sampling)})])
+        yield from self._follow(self._absorb(given))
         yield from self._follow(self.session.stream("", sampling=sampling, **how))
 
     def resume(self) -> Iterator[Event]:
         """Goes on with a write that was cut short; yields nothing if there is none."""
+        self._alive()
         self._catch_up()
+        self._verbs += 1
         events, self._pending = self._pending, None
         act = self.history.pending
         if act is None:
@@ -200,41 +214,52 @@ class SavedSession:
 
     def close_chunk(self) -> ChunkLearned | None:
         """As `Session.close_chunk`."""
+        self._alive()
         self._ask([("close", (), {})])
         learned = [event for event in self._follow(self._close_chunk()) if isinstance(event, ChunkLearned)]
         return learned[-1] if learned else None
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """As `Session.load_adapter`; a copy of it stays with the session."""
-        self._catch_up()
-        self.session.load_adapter(folder)
-        name = f"adapter-{self._log.length:08d}.safetensors"
-        path = self._files() / name
-        Snapshot({"weights": self.session.adapter_weights()}, {}).save(path, durable=True)
-        self._ask([("adapter", (), {"file": name, "sha256": sha256(path)})])
+        self._alive()
+        weights = self.session.read_adapter(folder)
+        path = self._files() / self._new_name("adapter-")
+        Snapshot({"weights": weights}, {}).save(path, durable=True)
+        self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})])
+        self.session.use_adapter(weights)
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """As `Session.save_adapter`."""
+        self._alive()
         self.session.save_adapter(path)
 
     def mark(self, data: Mapping[str, Any]) -> None:
         """Puts `data` into the log, at this point of the text."""
-        self._ask(_mark(data))
+        self._alive()
+        self._catch_up()
+        self._note(_mark(data))
 
     def reseed(self, seed: int) -> None:
         """Random numbers begin anew, from this seed: after a rewind, so that another text comes."""
+        self._alive()
+        seed = whole("seed", seed, *SEEDS)
         self._ask([("seed", (), {"seed": seed})])
         self.session.reseed(seed)
 
     def snapshot(self) -> None:
         """Makes a snapshot now, so that going on from here takes no time."""
+        self._alive()
+        self._catch_up()
         self._make_snapshot()
 
     def close(self) -> None:
         """Leaves the session on disk, and forgets its adapter here. May be called twice."""
-        if not self.session.closed:
-            self._snapshot_if_worth_it()
-        self._leave()
+        try:
+            if not self.session.closed:
+                self._catch_up_log()
+                self._snapshot_if_worth_it()
+        finally:
+            self._leave()
 
     def _leave(self) -> None:
         self._pending = None
@@ -262,17 +287,31 @@ class SavedSession:
     def _ask(self, records: Sequence[New]) -> None:
         """Logs what the session is about to do. A write that was cut short is left as it is."""
         self._catch_up()
+        self._verbs += 1
         self._pending = None
         self._note(records)
 
+    def _alive(self) -> None:
+        if self.session.closed:
+            raise SessionClosed(f"session {self.name!r} is closed; it is on disk: open it again")
+
     def _note(self, records: Sequence[New], *, durable: bool = False) -> None:
+        for seq, new in enumerate(records, self._log.length):
+            try:
+                self.history.check(Record(seq, *new))
+            except ValueError as error:  # never in the log, where it would be in the way for ever
+                raise StoreError(f"session {self.name!r} cannot keep this: {error}") from error
         for record in self._log.extend(records, durable=durable):
             self.history.add(record)
 
     def _given(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
         """Given texts as records, each within a chunk, so that the log can be cut between any two chunks."""
         self._catch_up()  # where the open chunk ends depends on it
-        size, open_tokens, before = self.session.config.chunk_size, self.session.open_tokens, self.session.tokens
+        return self._records(parts)
+
+    def _records(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
+        size, before = self.session.config.chunk_size, self.history.tokens
+        open_tokens = len(before) - (self.history.chunks[-1] if self.history.chunks else 0)
         records: list[New] = []
         for ids, learn in parts:
             cuts = range(size - open_tokens % size, len(ids), size)
@@ -287,8 +326,14 @@ class SavedSession:
 
     def _follow(self, events: Iterator[Event]) -> Iterator[Event]:
         """Passes on events that are new, each when it is in the log."""
+        verb = self._verbs
         with contextlib.closing(events):  # type: ignore[type-var]
-            for event in events:
+            while True:
+                if verb != self._verbs:
+                    raise StoreError(f"session {self.name!r} was asked for something else meanwhile; this was left")
+                event = next(events, None)
+                if event is None:
+                    break
                 if not self._record(event):
                     continue
                 yield event
@@ -327,14 +372,20 @@ class SavedSession:
 
     def _catch_up(self) -> None:
         """Log and session say the same again, where the caller of a verb was interrupted between the two."""
-        self.session.settle()
+        self._catch_up_log()
         here, known = len(self.session.tokens), len(self.history.tokens)
-        if here > known:
-            self._note_tokens(here)
         for act in self.history.acts if here < known else ():
             if act.end > here:
                 for event in self.session.absorb_ids(act.ids[max(0, here - act.start) :], learn=act.learn):
                     self._record(event)
+
+    def _catch_up_log(self) -> None:
+        self.session.settle()
+        here, known = len(self.session.tokens), len(self.history.tokens)
+        if here > known and self.history.pending:
+            self._note_tokens(here)
+        elif here > known:  # given to the session itself, past its log: all that can be known is the text
+            self._note(self._records([(self.session.tokens[known:], True)]))
 
     def _differs(self, chunk: int) -> None:
         if not any("not learnt as before" in note for note in self.notes):
@@ -370,12 +421,13 @@ class SavedSession:
         """Makes a snapshot, which holds what the records up to the one numbered `until` say; all, without it."""
         began = time.perf_counter()
         folder, seq = self._files(), self._log.length
-        path = folder / f"{seq:08d}.safetensors"
+        path = folder / self._new_name()
         self.session.snapshot(copy=False).save(path, durable=True)
         data = {"file": path.name, "sha256": sha256(path), "tokens": len(self.session.tokens)}
         self._note([("snapshot", (), data | {"until": seq if until is None else until})], durable=True)
-        held = [r for r in self.history.snapshots if (folder / r.data["file"]).exists()]
-        for name in to_drop([(r.data["file"], r.data["tokens"]) for r in held], self._keep):
+        # By name: in forks of older versions two may share one.
+        tokens = {r.data["file"]: r.data["tokens"] for r in self.history.snapshots}
+        for name in to_drop([(n, many) for n, many in tokens.items() if (folder / n).exists()], self._keep):
             (folder / name).unlink(missing_ok=True)
         self._since = time.perf_counter()
         self._cost = self._since - began
@@ -385,9 +437,16 @@ class SavedSession:
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
+    def _new_name(self, begin: str = "") -> str:
+        """Of a file that no record is of: a fork has files that are numbered as in the session that it is from."""
+        number, taken = self._log.length, {file_of(record) for record in self.history.records}
+        while (name := f"{begin}{number:08d}.safetensors") in taken or os.path.lexists(self._files() / name):
+            number += 1
+        return name
+
     def _sweep(self) -> None:
         """Deletes files that no record is of: their process was killed before it could say so."""
-        known = {r.data["file"] for r in self.history.records if "file" in r.data}
+        known = {file_of(record) for record in self.history.records}
         for path in self._files().iterdir():
             if path.name not in known:
                 path.unlink(missing_ok=True)
@@ -401,7 +460,8 @@ class SavedSession:
         for record in reversed(history.snapshots):
             held = self._held(record)
             if held is not None:
-                at, until = record.data["tokens"], record.data["until"]
+                # None holds what came after it; forks of older versions say so.
+                at, until = record.data["tokens"], min(record.data["until"], record.seq)
                 self.session.restore(history.tokens[:at], held)
                 break
         for act in history.acts:
@@ -420,16 +480,33 @@ class SavedSession:
     def _again(self, act: Act, at: int) -> Iterator[Event]:
         """Does once more what is after token `at` of an act."""
         session, known = self.session, act.ids[max(0, at - act.start) :]
-        if act.kind == "given":
+        problem = self._refused(act)
+        if problem:
+            self.notes.append(f"{self._log.path}: record {act.seq} cannot be done again: {problem}; its text is read")
+            act.ended, act.reason = act.seq, "left"
+            yield from session.absorb_ids(known)
+        elif act.kind == "given":
             yield from session.absorb_ids(known, learn=act.learn)
         elif act.kind == "close":
             yield from self._close_chunk()
         elif act.kind == "seed":
             session.reseed(act.data["seed"])
         elif act.kind == "adapter":
-            session.use_adapter(self._read(act.data).tensors["weights"])
+            try:
+                session.use_adapter(self._read(act.data).tensors["weights"])
+            except FileNotFoundError as error:
+                raise StoreError(f"{error.filename}: is missing; go back to before it was loaded, or fork") from error
         else:
             yield from self._write_again(act, known)
+
+    def _refused(self, act: Act) -> str:
+        """Why a write of an older version cannot be asked for; empty if it can."""
+        try:
+            if act.kind == "write":
+                SamplingParams.stored(act.data["sampling"])
+        except (OptionError, TypeError) as error:
+            return str(error)
+        return ""
 
     def _write_again(self, act: Act, known: list[int]) -> Iterator[Event]:
         left = act.left + len(known)
@@ -479,8 +556,8 @@ class SavedSession:
         return Snapshot.load(path)
 
 
-def _mark(data: Mapping[str, Any] | None) -> list[New]:
-    return [] if data is None else [("mark", (), data)]
+def _mark(data: Mapping[str, Any]) -> list[New]:
+    return [("mark", (), plain("mark", data))]
 
 
 def sha256(path: Path) -> str:

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from templora.errors import StoreError, TemploraError, nearest
 from templora.store.account import account
-from templora.store.history import History
-from templora.store.log import Log, New
+from templora.store.history import History, file_of
+from templora.store.log import Log, New, Record
 from templora.store.saved import FILES, Progress, SavedSession
 
 if TYPE_CHECKING:
@@ -200,15 +200,17 @@ class SessionStore:
         self._free(new)
         folder = self._folder(name)
         history = self.history(name)
-        records: list[New] = [record[1:] for record in history.records]
+        records = list(history.records)
         if chunks is not None:
-            records = [record[1:] for record in history.first(_known(history, name, chunks))]
-            records.append(("rewind", (), {"to": history.position(chunks)}))  # a write under way ends there
+            records = history.first(_known(history, name, chunks))
+            # a write under way ends there
+            records.append(Record(records[-1].seq + 1, "rewind", (), {"to": history.position(chunks)}))
 
         def fill(made: Path) -> None:
             kept = []
-            for kind, ids, data in records:
-                if "file" in data:
+            for record in records:
+                _, kind, ids, data = record
+                if file_of(record) is not None:
                     (made / FILES).mkdir(mode=0o700, exist_ok=True)
                     try:
                         _link(folder / FILES / data["file"], made / FILES / data["file"])
@@ -347,7 +349,7 @@ def _opened(folder: Path) -> tuple[Log, History]:
     """
     path, history = folder / _LOG, History()
     try:
-        log = Log.open(path, history.add)
+        log = Log.open(path, history.read)
         if not history.records:
             log.close()
             raise ValueError("there are none")

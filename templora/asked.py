@@ -1,0 +1,106 @@
+"""What callers give, made plain or refused before anything is done: what a log holds can then be asked again."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+from templora.errors import OptionError
+
+# What a generator of random numbers can begin from.
+SEEDS = (-(2**63), 2**64 - 1)
+_MOST_TOKENS = 2**63 - 1
+_MOST_NESTED, _MOST_CHARACTERS = 100, 1 << 24  # of a mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a text is to be gone on with; arguments as for `Session.stream`. Raises `OptionError`."""
+
+    max_new_tokens: int = 256
+    stop_at_end: bool = False
+    chat: bool = False
+    learn_prompt: bool = True
+    score: bool = False
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {"max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)}
+        for f in fields(self)[1:]:
+            checked[f.name] = yes(f.name, getattr(self, f.name))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+def whole(option: str, value: Any, low: int, high: int) -> int:
+    """A whole number, as numpy's are too; True and 5.0 are none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise OptionError(option, f"must be a whole number, not {shown(value)}")
+    if not low <= number <= high:
+        least = f"must be at least {low}" if number < low else f"must be at most {high}"
+        raise OptionError(option, f"{least}, not {shown(number)}")
+    return number
+
+
+def number(option: str, value: Any) -> float:
+    """A number that is finite."""
+    try:
+        if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise OptionError(option, f"must be a finite number, not {shown(value)}")
+
+
+def yes(option: str, value: Any) -> bool:
+    """True or False, also numpy's, 1 and 0."""
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise OptionError(option, f"must be true or false, not {shown(value)}")
+
+
+def plain(option: str, data: Any) -> dict[str, Any]:
+    """What JSON gives back of a mapping."""
+    if not isinstance(data, Mapping):
+        raise OptionError(option, f"must be a mapping, such as {{'name': 'value'}}, not {shown(data)}")
+    try:
+        text = json.dumps(dict(data))
+        found: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OptionError(option, f"must be what JSON can hold: {error}") from error
+    if len(text) > _MOST_CHARACTERS or _nested(found) > _MOST_NESTED:
+        most = f"{_MOST_CHARACTERS:,} characters of JSON, nested {_MOST_NESTED} times"
+        raise OptionError(option, f"is too large: at most {most}")
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value in an error, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of more digits than Python prints, or a class of the caller's that fails
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _nested(value: Any) -> int:
+    """How deep lists and mappings lie in one another."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [part for held in level if isinstance(held, (dict, list)) for part in _parts(held)]
+    return depth
+
+
+def _parts(held: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(held.values()) if isinstance(held, dict) else held
