@@ -307,18 +307,19 @@ def test_markdown_keeps_its_markup(model: Path, store: SessionStore, tmp_path: P
 
 
 def test_an_epub_needs_a_file_and_is_one(model: Path, store: SessionStore, tmp_path: Path) -> None:
-    from translation.test_epub import FILES
+    from books import FILES, book
 
-    with zipfile.ZipFile(tmp_path / "a.epub", "w") as archive:
-        for name, raw in FILES.items():
-            archive.writestr(name, raw)
+    (tmp_path / "a.epub").write_bytes(book({"OEBPS/lost.xhtml": b""}))
     arguments = ["a.epub", "--from", "en", "--to", "ar", "--model", str(model), *SMALL, "--quiet", "--preview", "2"]
     with pytest.raises(OptionError, match=r"out: a \.epub needs a file"):
         outcome(CliRunner().invoke(command, arguments))
-    outcome(CliRunner().invoke(command, [*arguments, "--out", "b.epub"]))
+    outcome(CliRunner().invoke(command, [*arguments, "--out", "b.epub", "--report", "r.json"]))
     with zipfile.ZipFile(tmp_path / "b.epub") as archive:
         made = {name: archive.read(name) for name in archive.namelist()}
+    assert made.pop("OEBPS/lost.xhtml") == b""
     assert list(made) == list(FILES)
+    said = "OEBPS/lost.xhtml: the package does not name it; left as it is"
+    assert json.loads((tmp_path / "r.json").read_text())["problems"] == [said]
     changed = {name for name, raw in made.items() if raw != FILES[name]}
     assert "OEBPS/text/one.xhtml" in changed
     assert {"mimetype", "OEBPS/lamp.png", "OEBPS/style.css"}.isdisjoint(changed)

@@ -64,6 +64,8 @@ Aligned pairs (.jsonl, GuoFeng's .json) have a true translation already: the rep
 TARGETS = ("own", "reference")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
+# Of what is wrong with a document, in the receipt.
+_MOST_PROBLEMS = 8
 
 
 @click.command(epilog=EPILOG)
@@ -314,7 +316,11 @@ class _Job:
             worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
             notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
         if self.output.moved:
-            notes.append(f"markup put where it was in the source, as the model had lost it: {self.output.moved} pieces")
+            notes.append(f"markup put back or left out, as the model had lost it: {self.output.moved} pieces")
+        problems = self.document.problems
+        notes += problems[:_MOST_PROBLEMS]
+        if len(problems) > _MOST_PROBLEMS:
+            notes.append(f"and {len(problems) - _MOST_PROBLEMS} more such things about the document; --report has all")
         return {
             "command": "translate",
             "from": self.source.code,
@@ -330,6 +336,7 @@ class _Job:
             "quality": quality,
             "glossary": terms,
             "moved_markup": self.output.moved,
+            "problems": [*problems],
             "sampling": dataclasses.asdict(self.sampling),
         }
 

@@ -20,11 +20,13 @@ class Document(ABC):
 
     Attributes:
         segments: its paragraphs, headings, cells and labels that hold a letter, in reading order.
+        problems: what is wrong with it, and was left as it is.
         streams: whether it can be written a segment at a time: `opening`, then each `piece`.
     """
 
     streams: ClassVar[bool] = False
     segments: tuple[Marked, ...]
+    problems: Sequence[str] = ()
 
     @property
     def references(self) -> Sequence[str]:

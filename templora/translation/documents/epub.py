@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from templora.errors import OptionError
+from templora.errors import OptionError, TextError
 from templora.translation.characters import has_letter, one_line
 from templora.translation.documents.base import Document
 from templora.translation.documents.package import Package, first
-from templora.translation.documents.paragraphs import Paragraph, paragraphs
+from templora.translation.documents.paragraphs import NO_TEXT, Paragraph, paragraphs
 from templora.translation.documents.xhtml import Element, Page, Text, escape, with_attributes
 from templora.translation.languages import Language, language
 from templora.translation.marking import mark_up
@@ -37,11 +37,19 @@ class _Slot:
 
 @dataclass
 class _Member:
-    """A page of the archive and its slots."""
+    """A page of the archive.
+
+    Args:
+        path: in the archive.
+        page: of whose elements the root and the body are left, without what is in them.
+        slots: of it.
+        title: what its title reads and where it is.
+    """
 
     path: str
     page: Page
     slots: list[_Slot] = field(default_factory=list)
+    title: list[tuple[int, int, Marked]] = field(default_factory=list)
 
 
 class Epub(Document):
@@ -53,7 +61,7 @@ class Epub(Document):
         raw: what it holds.
 
     Raises:
-        TextError: it is damaged, encrypted, or was made to do harm; names the file and the member.
+        TextError: it cannot be opened, or none of its texts can be read; names the file and the member.
     """
 
     def __init__(self, label: str, raw: bytes) -> None:
@@ -61,19 +69,20 @@ class Epub(Document):
         self._found: list[Marked] = []
         self._headings: list[str] = []
         self._reads: dict[str, int] = {}  # segments by what they read, headings before others
-        self._members = [_Member(path, package.parsed(path)) for path in package.texts]
-        self._members += [
-            _Member(path, package.parsed(path)) for path in package.navigation if path not in package.texts
-        ]
-        labels = self._take_paragraphs()
-        for member, paragraph in labels:
+        self._members: list[_Member] = []
+        for member, paragraph in self._take_paragraphs():
             self._take_label(member, paragraph.start, paragraph.end, paragraph.marked)
-        if package.contents:
-            self._members.append(_Member(package.contents, package.parsed(package.contents)))
-            self._take_contents(self._members[-1])
-        for member in self._members[: len(package.texts)]:
-            self._take_title(member)
+        for path, page in package.readable([package.contents] if package.contents else []):
+            self._take_contents(self._member(path, page))
+        for member in self._members:
+            for start, end, marked in member.title:
+                segment = self._reads.get(_reading(marked, marked.text))
+                if segment is not None:
+                    member.slots.append(_Slot(start, end, marked, segment, own=False))
         self.segments = tuple(self._found)
+        self.problems = tuple(package.problems)
+        if not self.segments and self.problems:
+            raise TextError(f"{label}: there is no text in it that can be translated{package.because}")
 
     def chapter(self, index: int) -> str:
         return self._headings[index]
@@ -83,8 +92,13 @@ class Epub(Document):
 
     def render(self, targets: Sequence[str], to: Language) -> bytes:
         """The book; what is not translated yet is in the language of the source."""
-        changed = {member.path: self._rendered(member, targets, to) for member in self._members}
-        changed[self._package.path] = self._package_document(to)
+        changed = {}
+        for path, page, edits in (
+            *((member.path, member.page, self._edits(member, targets, to)) for member in self._members),
+            (self._package.path, self._package.page, self._package_edits(to)),
+        ):
+            if edits:
+                changed[path] = page.edited(edits)
         return self._package.written(changed)
 
     # Reading ---------------------------------------------------------------------------------------------------------
@@ -93,9 +107,19 @@ class Epub(Document):
         """Takes the paragraphs of the texts; returns the labels."""
         labels, heading = [], ""
         later: list[tuple[str, int]] = []
-        for member in self._members:
-            navigates = member.path in self._package.navigation
-            for paragraph in paragraphs(member.page, member.page.root):
+        package = self._package
+        apart = [path for path in package.navigation if path not in package.texts]
+        for path, page in package.readable([*package.texts, *apart]):
+            if page.root.name in NO_TEXT:
+                package.problems.append(f"{path}: a picture, no text; left as it is")
+                continue
+            member, navigates = self._member(path, page), path in package.navigation
+            head = first(page.root, "head")
+            title = first(head, "title") if head else None
+            member.title = list(_line(title)) if title and path in package.texts else []
+            found = list(paragraphs(page, page.root))
+            _forget(page.root)
+            for paragraph in found:
                 if navigates and "nav" in paragraph.inside:
                     labels.append((member, paragraph))
                     continue
@@ -125,37 +149,37 @@ class Epub(Document):
 
     def _take_contents(self, member: _Member) -> None:
         """Labels of EPUB 2, but for the numbers of pages and names of authors."""
-        for part in ("navMap", "navList"):
-            for within in member.page.root.all(part):
-                for label in within.all("navLabel"):
-                    for text in label.all("text"):
-                        for start, end, marked in _line(text):
-                            self._take_label(member, start, end, marked)
+        left = [(member.page.root, False)]
+        while left:
+            element, listed = left.pop()
+            listed = listed or element.name in ("navMap", "navList")
+            if listed and element.name == "navLabel":
+                for text in (child for child in element.children if isinstance(child, Element)):
+                    for start, end, marked in _line(text) if text.name == "text" else ():
+                        self._take_label(member, start, end, marked)
+            left += [(child, listed) for child in reversed(element.children) if isinstance(child, Element)]
+        _forget(member.page.root)
 
-    def _take_title(self, member: _Member) -> None:
-        """The title of a page, if it reads like one of its paragraphs; nobody sees it."""
-        head = first(member.page.root, "head")
-        title = first(head, "title") if head else None
-        for start, end, marked in _line(title) if title else ():
-            segment = self._reads.get(_reading(marked, marked.text))
-            if segment is not None:
-                member.slots.append(_Slot(start, end, marked, segment, own=False))
+    def _member(self, path: str, page: Page) -> _Member:
+        self._members.append(_Member(path, page))
+        return self._members[-1]
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def _rendered(self, member: _Member, targets: Sequence[str], to: Language) -> bytes:
-        page = member.page
-        edits = []
+    def _edits(self, member: _Member, targets: Sequence[str], to: Language) -> list[tuple[int, int, str]]:
+        """What is to change in a page: nothing where a translation is what was there."""
+        page, edits = member.page, []
         for slot in member.slots:
             if slot.segment < len(targets):
-                target = targets[slot.segment]
+                source, target = self.segments[slot.segment], one_line(targets[slot.segment]).strip()
+                if target == source.text:
+                    continue
                 if not slot.own:
-                    target = _reading(self.segments[slot.segment], target)
-                text = restore(slot.marked, target, escape).text
-                edits.append((slot.start, slot.end, text))
-        if edits or (not member.slots and len(targets) == len(self.segments)):
+                    target = _reading(source, target)
+                edits.append((slot.start, slot.end, restore(slot.marked, target, escape).text))
+        if edits:
             edits += self._in_language(page, to)
-        return page.edited(edits)
+        return edits
 
     def _in_language(self, page: Page, to: Language) -> Iterator[tuple[int, int, str]]:
         """The root, and the body where it says something else, in the language of the translation."""
@@ -177,7 +201,7 @@ class Epub(Document):
                 tag = page.text(element.start, element.inner[0])
                 yield element.start, element.inner[0], with_attributes(tag, wanted)
 
-    def _package_document(self, to: Language) -> bytes:
+    def _package_edits(self, to: Language) -> list[tuple[int, int, str]]:
         """The package with the language, and the direction in which pages are turned."""
         page = self._package.page
         edits = []
@@ -198,7 +222,15 @@ class Epub(Document):
                 tag = page.text(spine.start, spine.inner[0])
                 changed = with_attributes(tag, {"page-progression-direction": wanted})
                 edits.append((spine.start, spine.inner[0], changed))
-        return page.edited(edits)
+        return edits
+
+
+def _forget(root: Element) -> None:
+    """Drops all elements of a page but the root and the body, which are needed when it is written."""
+    body = first(root, "body")
+    if body is not None:
+        body.children = ()
+    root.children = () if body is None else (body,)
 
 
 def _line(element: Element) -> Iterator[tuple[int, int, Marked]]:

@@ -1,41 +1,23 @@
-"""The files of an EPUB: the archive, what is in it, and in which order it is read."""
+"""The files of an EPUB: what is in it, and in which order it is read."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import lzma
 import posixpath
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
 from templora.errors import TextError
-from templora.translation.documents.xhtml import Element, Page, parse
+from templora.translation.documents.archive import Archive
+from templora.translation.documents.xhtml import MOST_ELEMENTS, Element, Page, parse
 
 _CONTAINER, _ENCRYPTION, _MIMETYPE = "META-INF/container.xml", "META-INF/encryption.xml", "mimetype"
 _KIND = b"application/epub+zip"
-_TEXT_TYPES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-document"})
-_NCX_TYPE = "application/x-dtbncx+xml"
-# Members, and bytes of all of them unpacked, and of one that is read.
-_MOST_MEMBERS, _MOST_BYTES, _LONGEST = 20_000, 1 << 30, 1 << 25
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
+_PACKAGE_TYPE, _NCX_TYPE = "application/oebps-package+xml", "application/x-dtbncx+xml"
+_TEXT_TYPES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-document", "application/x-dtbook+xml"})
+_OTHER_TYPES = ("image/", "font/", "audio/", "video/", "text/css", "text/javascript", "application/javascript")
+_TEXT_ENDINGS = (".xhtml", ".html", ".htm", ".xht")
+# Elements of all texts: each takes memory.
+_MOST_ELEMENTS_IN_ALL = 2 * MOST_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -43,18 +25,25 @@ class Item:
     """A file of the manifest.
 
     Args:
-        path: in the archive.
+        path: in the archive; None if it is not there.
+        reference: as the manifest has it.
         kind: its media type.
         properties: such as `nav`.
     """
 
-    path: str
+    path: str | None
+    reference: str
     kind: str
     properties: frozenset[str]
 
+    @property
+    def is_text(self) -> bool:
+        named = (self.path or self.reference).lower().endswith(_TEXT_ENDINGS)
+        return self.kind in _TEXT_TYPES or (named and not self.kind.startswith(_OTHER_TYPES))
+
 
 class Package:
-    """An EPUB that is read.
+    """An EPUB that is read. What a reader of books puts up with is put up with here, and listed.
 
     Args:
         label: its name, for errors.
@@ -63,142 +52,166 @@ class Package:
     Attributes:
         path: of the package document.
         page: the package document.
-        texts: paths of the texts, in reading order.
+        texts: paths of the texts: in reading order, and then those that the spine leaves out.
         navigation: paths of the documents of navigation (EPUB 3).
         contents: path of the table of contents (EPUB 2), if there is one.
+        problems: what is wrong with it, and left as it is.
 
     Raises:
-        TextError: it is damaged, encrypted, or was made to do harm; names the file and the member.
+        TextError: there is no package that could be read, or no text in it; names the file and the member.
     """
 
     def __init__(self, label: str, raw: bytes) -> None:
         self._label = label
-        with self._readable("the archive"):
-            self._archive = zipfile.ZipFile(io.BytesIO(raw))
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        self._check_members()
-        self.path = self._package_path()
-        self.page = self.parsed(self.path)
-        items = self._items()
-        self.texts = self._spine(items)
-        self.navigation = [item.path for item in items.values() if "nav" in item.properties]
-        self.contents = next((item.path for item in items.values() if item.kind == _NCX_TYPE), None)
-        for path in (*self.navigation, *([self.contents] if self.contents else [])):
-            if path not in self._members:
-                raise TextError(f"{label}: {path}: missing, though the package names it")
-        self._check_encryption()
+        self._archive = Archive(label, raw)
+        self.problems = self._archive.problems
+        self._elements = _MOST_ELEMENTS_IN_ALL
+        self._encrypted: Mapping[str, str] = {}
+        self._encrypted = self._references(_ENCRYPTION, "CipherReference", "URI")
+        self._check_kind()
+        self.path, self.page = self._package()
+        items = list(self._items())
+        self.navigation = list(self._named(item for _, item in items if "nav" in item.properties))
+        self.texts = self._texts(items)
+        if not self.texts:
+            raise TextError(f"{label}: {self.path}: there is no text in the spine{self.because}")
+        self.contents = self._contents(items)
+        self._list_forgotten({item.path for _, item in items})
+
+    @property
+    def because(self) -> str:
+        """The last of the problems, for an error."""
+        return "".join(f"; {problem}" for problem in self.problems[-3:])
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
     def parsed(self, path: str) -> Page:
-        """A member that is XML."""
-        info = self._members.get(path)
-        if info is None:
-            raise TextError(f"{self._label}: {path}: missing")
-        if info.file_size > _LONGEST:
-            raise TextError(f"{self._label}: {path}: larger than {_LONGEST >> 20} MiB; no text is")
-        with self._readable(path):
-            raw = self._archive.read(info)
-        return parse(f"{self._label}: {path}", raw)
+        """A member that is XML.
 
-    @contextlib.contextmanager
-    def _readable(self, member: str) -> Iterator[None]:
-        try:
-            yield
-        except _DAMAGE as error:
-            reason = "no zip archive, so no EPUB" if member == "the archive" else f"damaged: {error}"
-            raise TextError(f"{self._label}: {member}: {reason}") from error
+        Raises:
+            TextError: it cannot be read; names it.
+        """
+        if path in self._encrypted:
+            raise TextError(f"{self._label}: {path}: encrypted (DRM); it cannot be read")
+        page = parse(f"{self._label}: {path}", self._archive.read(path), most=self._elements)
+        self._elements -= page.elements
+        return page
 
-    def _check_members(self) -> None:
-        infos = self._archive.infolist()
-        if len(infos) > _MOST_MEMBERS or sum(info.file_size for info in infos) > _MOST_BYTES:
-            raise TextError(f"{self._label}: the archive: more than {_MOST_BYTES >> 20} MiB unpacked; no book is")
-        for info in infos:
-            name = _name(info)
-            if name.startswith("/") or ".." in name.split("/"):
-                raise TextError(f"{self._label}: {name}: leads out of the archive")
-            if name in self._members:
-                raise TextError(f"{self._label}: {name}: in the archive twice")
-            if info.flag_bits & 1:
-                raise TextError(f"{self._label}: {name}: encrypted; it cannot be read")
-            self._members[name] = info
-        if _MIMETYPE in self._members:
-            with self._readable(_MIMETYPE):
-                if self._archive.open(self._members[_MIMETYPE]).read(99).strip() != _KIND:
-                    raise TextError(f"{self._label}: {_MIMETYPE}: not {_KIND.decode()}, so no EPUB")
+    def readable(self, paths: Sequence[str]) -> Iterator[tuple[str, Page]]:
+        """Those of some members that can be read; the others are left as they are, and listed."""
+        for path in paths:
+            try:
+                yield path, self.parsed(path)
+            except TextError as error:
+                self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
 
-    def _package_path(self) -> str:
-        for element in self.parsed(_CONTAINER).root.all("rootfile"):
-            return self._resolved("", element.attributes.get("full-path", ""), _CONTAINER)
-        raise TextError(f"{self._label}: {_CONTAINER}: names no package")
-
-    def _items(self) -> dict[str, Item]:
-        found = {}
-        for element in self.page.root.all("item"):
-            given = element.attributes
-            path = self._resolved(posixpath.dirname(self.path), given.get("href", ""), self.path)
-            properties = frozenset(given.get("properties", "").split())
-            found[given.get("id", "")] = Item(path, given.get("media-type", ""), properties)
+    def _references(self, path: str, name: str, attribute: str) -> dict[str, str]:
+        """Members that a file of META-INF names, with the media types that it says they have."""
+        found: dict[str, str] = {}
+        member = self._archive.find(path)
+        for _, page in self.readable([member] if member else []):
+            for element in page.root.all(name):
+                reference = element.attributes.get(attribute, "")
+                named = self._archive.find(reference)
+                if named is not None:
+                    found.setdefault(named, _kind(element.attributes))
+                elif path == _CONTAINER:
+                    self.problems.append(f"{reference}: missing, though {path} names it")
         return found
 
-    def _spine(self, items: Mapping[str, Item]) -> list[str]:
+    def _check_kind(self) -> None:
+        if _MIMETYPE not in self._archive.members:
+            self.problems.append(f"{_MIMETYPE}: missing; it is added")
+        else:
+            try:
+                if self._archive.read(_MIMETYPE).strip() != _KIND:
+                    self.problems.append(f"{_MIMETYPE}: not {_KIND.decode()}; left as it is")
+            except TextError as error:
+                self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
+
+    def _package(self) -> tuple[str, Page]:
+        """The first package that can be read; one that the container does not name if there is no other."""
+        named = self._references(_CONTAINER, "rootfile", "full-path")
+        order = sorted(named, key=lambda path: named[path] not in ("", _PACKAGE_TYPE))
+        others = [path for path in self._archive.members if path.lower().endswith(".opf") and path not in named]
+        others = [path for path in others if not _stray(path)]
+        if not named and not others:
+            what = "names no package" if self._archive.find(_CONTAINER) else "missing"
+            raise TextError(f"{self._label}: {_CONTAINER}: {what}{self.because}")
+        reasons = []
+        for path in (*order, *others):
+            try:
+                page = self.parsed(path)
+                if page.root.name != "package":
+                    raise TextError(f"{self._label}: {path}: no package, but {page.root.name!r}")
+            except TextError as error:
+                reasons.append(error)
+                continue
+            if path not in named:
+                self.problems.append(f"{_CONTAINER}: names no package that can be read; {path} was taken")
+            left = [other for other in order if other != path]
+            self.problems += [f"{other}: another version of the book; left as it is" for other in left]
+            return path, page
+        raise reasons[0]
+
+    def _items(self) -> Iterator[tuple[str, Item]]:
+        folder = posixpath.dirname(self.path.replace("\\", "/"))
+        for element in self.page.root.all("item"):
+            given = element.attributes
+            reference = given.get("href", "")
+            path = self._archive.find(reference, folder) if reference else None
+            properties = frozenset(given.get("properties", "").split())
+            yield given.get("id", ""), Item(path, reference, _kind(given), properties)
+
+    def _named(self, items: Iterable[Item]) -> Iterator[str]:
+        """The paths of those that are there, each once; the others are listed."""
+        seen = set()
+        for item in items:
+            if item.path is None:
+                self.problems.append(f"{item.reference}: missing, though the package names it")
+            elif item.path not in seen:
+                seen.add(item.path)
+                yield item.path
+
+    def _texts(self, items: Sequence[tuple[str, Item]]) -> list[str]:
+        by_id: dict[str, list[Item]] = {}
+        for name, item in items:
+            by_id.setdefault(name, []).append(item)
         found: dict[str, None] = {}  # in order, each once
         for element in self.page.root.all("itemref"):
             name = element.attributes.get("idref", "")
-            if name not in items:
-                raise TextError(f"{self._label}: {self.path}: the spine names {name!r}, which the manifest has not")
-            item = items[name]
-            if item.path not in self._members:
-                raise TextError(f"{self._label}: {item.path}: missing, though the spine names it")
-            if item.kind in _TEXT_TYPES:
+            if name not in by_id:
+                self.problems.append(f"{self.path}: the spine names {name!r}, which the manifest has not")
+            for item in by_id.get(name, []):
+                if item.path is None:
+                    self.problems.append(f"{item.reference}: missing, though the spine names it")
+                elif item.is_text or item.kind.endswith("/xml"):
+                    found[item.path] = None
+                elif "nav" not in item.properties:
+                    self.problems.append(f"{item.path}: {item.kind or 'of no kind'}, no text; left as it is")
+        for _, item in items:
+            if item.is_text and item.path and item.path not in found and item.path not in self.navigation:
+                self.problems.append(f"{item.path}: not in the spine; translated after the others")
                 found[item.path] = None
-        if not found:
-            raise TextError(f"{self._label}: {self.path}: there is no text in the spine")
         return list(found)
 
-    def _resolved(self, folder: str, href: str, by: str) -> str:
-        """The path of a member that another one refers to."""
-        with self._readable(by):
-            parts = urlsplit(href)
-            path = posixpath.normpath(posixpath.join(folder, unquote(parts.path)))
-        if parts.scheme or parts.netloc:
-            return href  # elsewhere on the network; never in the spine of a book that can be read
-        if path.startswith(("/", "../")) or path == ".." or "\\" in path or "\0" in path:
-            raise TextError(f"{self._label}: {by}: {href!r} leads out of the archive")
-        return path
+    def _contents(self, items: Sequence[tuple[str, Item]]) -> str | None:
+        spine = first(self.page.root, "spine")
+        said = spine.attributes.get("toc") if spine else None
+        found = [item for name, item in items if name == said]
+        found += [item for _, item in items if item.kind == _NCX_TYPE or item.reference.lower().endswith(".ncx")]
+        return next(iter(list(self._named(dict.fromkeys(found)))), None)
 
-    def _check_encryption(self) -> None:
-        """Fonts may be obscured; texts must not be encrypted."""
-        if _ENCRYPTION not in self._members:
-            return
-        ours = {*self.texts, *self.navigation, self.path, self.contents}
-        for element in self.parsed(_ENCRYPTION).root.all("CipherReference"):
-            path = self._resolved("", element.attributes.get("URI", ""), _ENCRYPTION)
-            if path in ours:
-                raise TextError(f"{self._label}: {path}: encrypted (DRM); it cannot be read")
+    def _list_forgotten(self, paths: set[str | None]) -> None:
+        for name in self._archive.members:
+            if name.lower().endswith(_TEXT_ENDINGS) and name not in paths and not _stray(name):
+                self.problems.append(f"{name}: the package does not name it; left as it is")
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
     def written(self, changed: Mapping[str, bytes]) -> bytes:
-        """The archive with other contents of some members. The others are copied, in their order, with their dates."""
-        target = io.BytesIO()
-        with zipfile.ZipFile(target, "w") as archive:
-            kind = self._members.get(_MIMETYPE)
-            first = zipfile.ZipInfo(_MIMETYPE, kind.date_time if kind else (1980, 1, 1, 0, 0, 0))
-            archive.writestr(first, _KIND, zipfile.ZIP_STORED)
-            for name, info in self._members.items():
-                if name == _MIMETYPE:
-                    continue
-                copy = zipfile.ZipInfo(name, info.date_time)
-                copy.compress_type, copy.external_attr, copy.comment = (
-                    info.compress_type,
-                    info.external_attr,
-                    info.comment,
-                )
-                copy.create_system = info.create_system
-                with self._readable(name):
-                    archive.writestr(copy, changed[name] if name in changed else self._archive.read(info))
-        return target.getvalue()
+        """The archive with other contents of some members."""
+        return self._archive.written(changed, (_MIMETYPE, _KIND))
 
 
 def first(within: Element, name: str) -> Element | None:
@@ -206,9 +219,10 @@ def first(within: Element, name: str) -> Element | None:
     return next(within.all(name), None)
 
 
-def _name(info: zipfile.ZipInfo) -> str:
-    """A member's name. Many archives have UTF-8 without saying so, and zipfile reads that as the code page of old."""
-    if not info.flag_bits & 0x800:
-        with contextlib.suppress(UnicodeError):
-            return info.filename.encode("cp437").decode()
-    return info.filename
+def _kind(attributes: Mapping[str, str]) -> str:
+    return attributes.get("media-type", "").partition(";")[0].strip().lower()
+
+
+def _stray(path: str) -> bool:
+    """Whether it is what a Mac leaves beside a file."""
+    return any(part.startswith("._") or part == "__MACOSX" for part in path.replace("\\", "/").split("/"))

@@ -21,6 +21,8 @@ _BLOCKS = HEADINGS | frozenset(
         "td tfoot th thead tr ul",
     )
 )
+# Roots of what has been taken for a text and is none.
+NO_TEXT = frozenset({"svg", "math"})
 # Nothing in them is translated: the first kind stands between paragraphs, the second may stand in one.
 _UNTOUCHED = frozenset({"head", "hr", "pre"})
 _OPAQUE = frozenset(

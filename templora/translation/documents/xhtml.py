@@ -18,7 +18,8 @@ from templora.errors import TextError
 # Bytes of a file of text; elements in it, and in one another; attributes that it declares; characters that an entity of
 # its own stands for. What is beyond was made to harm.
 LONGEST = 1 << 25
-_MOST_ELEMENTS, _DEEPEST, _MOST_DECLARED, _LONGEST_ENTITY = 1 << 20, 200, 100, 100
+MOST_ELEMENTS = 1 << 20
+_DEEPEST, _MOST_DECLARED, _LONGEST_ENTITY = 200, 100, 100
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 _BLANK = " \t\r\n"
@@ -126,11 +127,16 @@ class Page:
         return b"".join(found).decode().encode(self.codec)
 
 
-def parse(label: str, raw: bytes) -> Page:
+def parse(label: str, raw: bytes, *, most: int = MOST_ELEMENTS) -> Page:
     """A file of XML, in which the characters that HTML has names for may have them.
 
     What readers put up with is no error: a declaration that names another encoding, one behind white space, an `&` that
     begins no reference, control characters.
+
+    Args:
+        label: its name, for errors.
+        raw: what it holds.
+        most: elements that it may have.
 
     Raises:
         TextError: it is empty, not well-formed, or made to do harm; names `label`.
@@ -145,13 +151,13 @@ def parse(label: str, raw: bytes) -> Page:
     source = raw if codec == "utf-8" else text.encode()
     try:
         try:
-            builder = _Builder(label, source, mended=False)
+            builder = _Builder(label, source, most, mended=False)
         except expat.ExpatError as error:
             mended = _mended(source)
             if mended == source:
                 raise
             try:
-                builder = _Builder(label, mended, mended=True)
+                builder = _Builder(label, mended, most, mended=True)
             except expat.ExpatError:
                 raise error from None
     except (expat.ExpatError, ValueError) as error:
@@ -247,8 +253,8 @@ class _Builder:
     Between tags no entity is ever expanded: a reference is the character that it is known to be, or it stays.
     """
 
-    def __init__(self, label: str, source: bytes, mended: bool) -> None:
-        self.elements = 0
+    def __init__(self, label: str, source: bytes, most: int, *, mended: bool) -> None:
+        self.elements, self._most = 0, min(most, MOST_ELEMENTS)
         self.top: Element | None = None
         self._label, self._source, self._mended = label, source, mended
         self._entities: dict[str, str | None] = {}
@@ -303,8 +309,8 @@ class _Builder:
     def _element(self, name: str, attributes: Mapping[str, str]) -> Element:
         at = self._here()
         self.elements += 1
-        if self.elements > _MOST_ELEMENTS:
-            raise TextError(f"{self._label}: more than {_MOST_ELEMENTS:,} elements; no text has so many")
+        if self.elements > self._most:
+            raise TextError(f"{self._label}: more than {self._most:,} elements; no text has so many")
         if self._mended:
             attributes = {key: value.replace(_BARE, "&") for key, value in attributes.items()}
         element = self._tag = Element(name.rpartition(":")[2], attributes or _NONE, at)

@@ -1,0 +1,228 @@
+"""The members of a zip archive: read through bounds whatever it says of itself, and written again, the others as they
+are packed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import html
+import io
+import itertools
+import lzma
+import posixpath
+import re
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from templora.errors import TextError
+from templora.translation.documents.xhtml import LONGEST
+
+# Members of a book; bytes of all that is unpacked of it, which are its texts; bytes that unpacking may take.
+_MOST_MEMBERS, _MOST_TEXT, _MOST_MEMORY = 20_000, 1 << 28, 1 << 27
+_LOCAL, _ENTRY, _END = "<4s5H3I2H", "<4s6H3I5H2I", "<4s4H2IH"
+_ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, MemoryError)
+_UNREADABLE = (*_DAMAGE, IndexError, KeyError, NotImplementedError, OverflowError, RuntimeError)
+
+
+class Archive:
+    """A zip archive. Nothing of it is ever written outside of another archive, whatever its members are called.
+
+    Args:
+        label: its name, for errors.
+        raw: what it holds.
+
+    Attributes:
+        members: names, in order, and what the archive says of them. Of two of one name the last counts.
+        problems: what is wrong with members that nobody asked for.
+
+    Raises:
+        TextError: it is no archive, or one of which members share their bytes, as nobody packs but who means harm.
+    """
+
+    def __init__(self, label: str, raw: bytes) -> None:
+        self._label, self._raw, self._left = label, raw, _MOST_TEXT
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        self.problems: list[str] = []
+        self._starts: dict[str, int] = {}  # of what is packed
+        try:
+            with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+                infos, self._comment = archive.infolist(), archive.comment
+        except _UNREADABLE as error:
+            raise TextError(f"{label}: the archive: no zip archive, so no EPUB") from error
+        if len(infos) > _MOST_MEMBERS:
+            raise TextError(f"{label}: the archive: more than {_MOST_MEMBERS:,} members; no book has so many")
+        for info in infos:
+            self._take(_name(info), info)
+        self._check_apart()
+        self._folded: dict[str, str] = {}
+        for name in self.members:
+            self._folded.setdefault(_folded(name), name)
+
+    def _take(self, name: str, info: zipfile.ZipInfo) -> None:
+        held = self._raw[info.header_offset : info.header_offset + 30] if info.header_offset >= 0 else b""
+        start = end = -1
+        if held[:4] == b"PK\3\4" and len(held) == 30:
+            start = info.header_offset + 30 + sum(struct.unpack_from("<2H", held, 26))
+            end = start + info.compress_size
+        if not 0 < start <= end <= len(self._raw):
+            self.problems.append(f"{name}: cut off or damaged; left out")
+            return
+        if name in self.members:
+            self.problems.append(f"{name}: in the archive twice; the last one counts")
+        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+            self.problems.append(f"{name}: its name leads out of the archive; left as it is")
+        self.members[name], self._starts[name] = info, start
+
+    def _check_apart(self) -> None:
+        spans = sorted((self._starts[name], self.members[name].compress_size, name) for name in self.members)
+        for (start, size, _), (after, _, name) in itertools.pairwise(spans):
+            if start + size > after:
+                raise TextError(f"{self._label}: {name}: overlaps another member; made to fill the memory")
+
+    def find(self, reference: str, folder: str = "") -> str | None:
+        """The name of the member that a reference leads to, as forgiving as readers are: escaped or not, with `\\` or
+        `/`, composed or not, in the wrong case; from the folder or from the top. Nothing leads out.
+        """
+        ways = [reference, unquote(reference)]
+        ways += [way for way in (unquote(reference.partition("#")[0]),) if way]
+        paths = [posixpath.normpath(posixpath.join(base, way)) for base in (folder, "") for way in ways]
+        for path in paths:
+            if path in self.members:
+                return path
+        return next((self._folded[key] for key in map(_folded, paths) if key in self._folded), None)
+
+    def read(self, name: str) -> bytes:
+        """What a member holds.
+
+        Raises:
+            TextError: it is missing, encrypted, damaged or larger than a text; names it.
+        """
+        info = self.members.get(name)
+        if info is None:
+            raise TextError(f"{self._label}: {name}: missing")
+        if info.flag_bits & _ENCRYPTED:
+            raise TextError(f"{self._label}: {name}: encrypted; it cannot be read")
+        most = min(LONGEST, self._left)
+        start = self._starts[name]
+        try:
+            raw = _unpacked(info, self._raw[start : start + info.compress_size], most + 1)
+        except _DAMAGE as error:
+            raise TextError(f"{self._label}: {name}: damaged: {error}") from error
+        self._left -= min(len(raw), most)
+        if len(raw) > most:
+            what = f"larger than {LONGEST >> 20} MiB; no text is"
+            if most < LONGEST:
+                what = f"more than {_MOST_TEXT >> 20} MiB of text up to here; no book has so much"
+            raise TextError(f"{self._label}: {name}: {what}")
+        if len(raw) != info.file_size or zlib.crc32(raw) != info.CRC:
+            raise TextError(f"{self._label}: {name}: damaged: not what was packed")
+        return raw
+
+    def written(self, changed: Mapping[str, bytes], first: tuple[str, bytes]) -> bytes:
+        """The archive with other contents of some members; the others are copied as they are packed, in their order,
+        with their dates.
+
+        Args:
+            changed: contents by name.
+            first: the member that has to come first and not packed, and what it holds if it is not there.
+        """
+        changed = dict(changed)
+        with contextlib.suppress(TextError):
+            changed[first[0]] = self.read(first[0]) if first[0] in self.members else first[1]
+        there = zipfile.ZipInfo(first[0], (1980, 1, 1, 0, 0, 0))
+        there.compress_type = zipfile.ZIP_STORED
+        members = {first[0]: there} if first[0] in changed else {}
+        members |= self.members
+        target, directory = io.BytesIO(), io.BytesIO()
+        for name, info in members.items():
+            self._write(name, info, changed.get(name), target, directory, name == first[0])
+        at, many = target.tell(), len(members)
+        target.write(directory.getvalue())
+        if target.tell() > 0xFFFFFFFF:
+            raise TextError(f"{self._label}: the translation is larger than 4 GiB")
+        target.write(struct.pack(_END, b"PK\5\6", 0, 0, many, many, directory.tell(), at, len(self._comment)))
+        target.write(self._comment)
+        return target.getvalue()
+
+    def _write(
+        self,
+        name: str,
+        info: zipfile.ZipInfo,
+        content: bytes | None,
+        target: io.BytesIO,
+        directory: io.BytesIO,
+        stored: bool,
+    ) -> None:
+        if content is None:
+            start = self._starts[name]
+            packed = self._raw[start : start + info.compress_size]
+            kind, crc, size = info.compress_type, info.CRC, info.file_size
+            # Where a password is checked depends on whether the sizes follow.
+            flags = info.flag_bits & ~_UTF8 & (~0 if info.flag_bits & _ENCRYPTED else ~_STREAMED)
+        else:
+            kind = zipfile.ZIP_STORED if stored or info.compress_type == zipfile.ZIP_STORED else zipfile.ZIP_DEFLATED
+            packer = zlib.compressobj(wbits=-15)
+            packed = packer.compress(content) + packer.flush() if kind else content
+            crc, size, flags = zlib.crc32(content), len(content), 0
+        title = name.encode("utf-8", "surrogateescape")
+        flags |= 0 if name.isascii() else _UTF8
+        year, month, day, hour, minute, second = info.date_time
+        date, time = max(0, year - 1980) << 9 | month << 5 | day, hour << 11 | minute << 5 | second // 2
+        needs = min(info.extract_version, 0xFFFF) if content is None else zipfile.DEFAULT_VERSION
+        offset = target.tell()
+        if offset > 0xFFFFFFFF:
+            raise TextError(f"{self._label}: the translation is larger than 4 GiB")
+        shared = needs, flags, kind, time, date, crc, len(packed), size, len(title)
+        made = info.create_system << 8 | min(info.create_version, 0xFF)
+        target.write(struct.pack(_LOCAL, b"PK\3\4", *shared, 0) + title + packed)
+        if flags & _STREAMED:
+            target.write(struct.pack("<4s3I", b"PK\7\x08", crc, len(packed), size))
+        about = 0, len(info.comment), 0, info.internal_attr, info.external_attr, offset
+        directory.write(struct.pack(_ENTRY, b"PK\1\2", made, *shared, *about) + title + info.comment)
+
+
+def _unpacked(info: zipfile.ZipInfo, packed: bytes, most: int) -> bytes:
+    """What is packed, or as much of it as `most` bytes, whatever the archive says how much it is."""
+    if info.compress_type == zipfile.ZIP_STORED:
+        return packed[:most]
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        deflated = zlib.decompressobj(-15)
+        found, whole = deflated.decompress(packed, most), deflated.eof
+    elif info.compress_type == zipfile.ZIP_BZIP2:
+        other = bz2.BZ2Decompressor()
+        found, whole = other.decompress(packed, most), other.eof
+    elif info.compress_type == zipfile.ZIP_LZMA:
+        (long,) = struct.unpack_from("<H", packed, 2)
+        size = b"\xff" * 8 if info.flag_bits & 2 else struct.pack("<Q", info.file_size)
+        alone = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_MEMORY)
+        found, whole = alone.decompress(packed[4 : 4 + long] + size + packed[4 + long :], most), alone.eof
+    else:
+        raise ValueError(f"packed in a way that is not known here ({info.compress_type})")
+    if len(found) < most and not whole:
+        raise EOFError("it ends too early")
+    return found
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """A member's name. Many archives have UTF-8 without saying so, and zipfile reads that as the code page of old."""
+    if not info.flag_bits & _UTF8:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode()
+    return info.filename
+
+
+def _folded(path: str) -> str:
+    """What is alike in two paths that are written differently."""
+    parts: list[str] = []
+    for part in re.split(r"[/\\]", html.unescape(unquote(path))):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", "/".join(parts)).casefold())
