@@ -14,6 +14,7 @@ from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, Finished, TokenEvent
 from templora.sampling import SamplingParams
 from templora.store import saved as saved_module
+from templora.store.log import Log
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
@@ -217,6 +218,88 @@ def test_an_adapter_that_was_loaded_stays(store: SessionStore, tmp_path: Path) -
         assert saved.tokens == tokens
     with store.open("other", tiny_engine()) as saved:
         assert (saved.session.adapter_weights() == learnt).all()
+
+
+def long_one(store: SessionStore) -> SavedSession:
+    """Of many snapshots, of which three are left, the last at its end."""
+    saved = store.create("novel", tiny_engine(), config(), keep=3)
+    for i in range(6):
+        saved.absorb(TEXT[i : i + 32])
+        saved.snapshot()
+    return saved
+
+
+@pytest.mark.parametrize("verb", ["load_adapter", "reseed", "close_chunk"])
+def test_what_was_asked_right_after_a_snapshot_is_in_a_fork(store: SessionStore, tmp_path: Path, verb: str) -> None:
+    with tiny_engine().session(config()) as session:
+        session.absorb(TEXT)
+        session.save_adapter(tmp_path / "adapter")
+    with long_one(store) as saved:
+        saved.absorb("half")
+        saved.snapshot()
+        getattr(saved, verb)(*{"load_adapter": [tmp_path / "adapter"], "reseed": [7]}.get(verb, []))
+        saved._leave()  # without one more, as a kill does
+    for name, of in (("other", "novel"), ("third", "other")):
+        store.fork(of, name)
+    found = []
+    for name in ("novel", "other", "third"):
+        with store.open(name, tiny_engine()) as saved:
+            assert not saved.notes
+            saved.write(max_new_tokens=40, sampling=HOT)
+            found.append((saved.tokens, saved.session.adapter_weights().tolist(), saved.history.chunks))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_fork_by_an_older_version_has_what_was_asked_last(store: SessionStore) -> None:
+    """Its snapshots say that they hold what the session that it is from had at that number."""
+    long_one(store).close()
+    store.fork("novel", "other")
+    with store.open("other", tiny_engine()) as saved:
+        saved.reseed(7)
+        saved.write(max_new_tokens=20, sampling=HOT)
+        expected = saved.tokens
+    records = [tuple(r[1:]) for r in store.history("novel").records if r.kind != "snapshot" or r.seq == 17]
+    records = [(kind, ids, data | {"until": 17} if kind == "snapshot" else data) for kind, ids, data in records]
+    store.fork("novel", "old")
+    (store.folder / "old" / "log.sqlite").unlink()
+    with Log.create(store.folder / "old" / "log.sqlite") as log:
+        log.extend([*records, ("seed", (), {"seed": 7})])
+        assert log.length < 17
+        assert sum(r[0] == "snapshot" for r in records) == 1
+    with store.open("old", tiny_engine()) as saved:
+        saved.write(max_new_tokens=20, sampling=HOT)
+        assert saved.tokens == expected
+
+
+def test_no_two_files_of_a_fork_share_a_name(store: SessionStore, tmp_path: Path) -> None:
+    with tiny_engine().session(config()) as session:
+        session.save_adapter(tmp_path / "adapter")
+    with long_one(store) as saved:
+        saved.load_adapter(tmp_path / "adapter")
+    before = {p.name: p.read_bytes() for p in (store.folder / "novel" / "files").iterdir()}
+    store.fork("novel", "other")
+    with store.open("other", tiny_engine(), keep=9) as saved:
+        for _ in range(10):
+            saved.snapshot()
+            saved.load_adapter(tmp_path / "adapter")
+        named = [r.data["file"] for r in saved.history.records if "file" in r.data]
+        assert len(set(named)) == len(named)
+    assert {p.name: p.read_bytes() for p in (store.folder / "novel" / "files").iterdir()} == before
+
+
+def test_a_missing_adapter_is_named(store: SessionStore, tmp_path: Path) -> None:
+    with tiny_engine().session(config()) as session:
+        session.save_adapter(tmp_path / "adapter")
+    with long_one(store) as saved:
+        saved.load_adapter(tmp_path / "adapter")
+        saved._leave()
+    next((store.folder / "novel" / "files").glob("adapter-*")).unlink()
+    for use in (lambda: store.open("novel", tiny_engine()), lambda: store.fork("novel", "other")):
+        with pytest.raises(StoreError, match=r"adapter-\d+\.safetensors: is missing"):
+            use()
+    assert store.names() == ["novel"]
+    store.fork("novel", "before", 5)
+    store.open("before", tiny_engine()).close()
 
 
 def test_a_write_that_is_left_can_be_resumed_or_not(store: SessionStore) -> None:

@@ -495,7 +495,7 @@ class SavedSession:
             try:
                 session.use_adapter(self._read(act.data).tensors["weights"])
             except FileNotFoundError as error:
-                raise StoreError(f"{error.filename}: is missing; go back to before it was loaded, or fork") from error
+                raise StoreError(f"{error.filename}: is missing; go back to a chunk before it") from error
         else:
             yield from self._write_again(act, known)
 

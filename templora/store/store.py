@@ -21,6 +21,7 @@ import shutil
 import stat
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,16 +208,25 @@ class SessionStore:
             records.append(Record(records[-1].seq + 1, "rewind", (), {"to": history.position(chunks)}))
 
         def fill(made: Path) -> None:
-            kept = []
-            for record in records:
-                _, kind, ids, data = record
-                if file_of(record) is not None:
+            kept: list[New] = []
+            seqs: list[int] = []  # in this log, of those
+            for seq, kind, ids, data in records:
+                if (file := file_of(Record(seq, kind, ids, data))) is not None:
                     (made / FILES).mkdir(mode=0o700, exist_ok=True)
                     try:
-                        _link(folder / FILES / data["file"], made / FILES / data["file"])
-                    except FileNotFoundError:
-                        continue  # a snapshot that is kept no more
+                        _link(folder / FILES / file, made / FILES / file)
+                    except FileNotFoundError as error:
+                        if kind == "snapshot":  # is kept no more
+                            continue
+                        problem = "is missing, and what follows was written with it; fork fewer chunks, from before it"
+                        raise StoreError(f"{folder / FILES / file}: {problem}") from error
+                if kind == "snapshot":  # of all that comes up to that record, which has another number here
+                    data = {
+                        **data,
+                        "until": len(kept) if data["until"] >= seq else bisect_right(seqs, data["until"]) - 1,
+                    }
                 kept.append((kind, ids, data))
+                seqs.append(seq)
             _write(made, kept)
 
         self._make(new, fill)
