@@ -1,7 +1,8 @@
 """GGUF files: their 4 and 8 bit blocks taken as they are, or unpacked.
 
-For Llama (Mistral too), Qwen 2 and 3 and Gemma 3 the tensors are read here, once. Other families go through
-transformers' reader, which unpacks everything.
+For Llama (Mistral too), Qwen 2 and 3 and Gemma 3 everything is read here, once: what its keys mean (`gguf_config`), its
+tokenizer (`gguf_tokenizer`) and its tensors. Other families go through transformers' reader, which unpacks everything.
+Either way a tensor that nothing takes is refused.
 
     in the file        held in int4                                              unpacked
     Q4_1, Q8_0         the same blocks                                           exactly
@@ -15,20 +16,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from templora.errors import ModelError
+from templora.gguf_config import FAMILIES, ROPE_FACTORS, know_frequency_factors, model_config
+from templora.gguf_foreign import foreign_config, foreign_tensors
+from templora.gguf_header import GgufHeader, Stored
+from templora.gguf_tokenizer import tokenizer_of
 from templora.quantized import BLOCK, put, quantize_model, quantize_rows, unpack
 
-# GGUF's name of each family that is read here. Their tensors are those of transformers but for Llama's queries and
-# keys, whose rows are in another order, and Gemma's norms, to which 1 was added.
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
 PARTS = ("codes", "scale", "minimum")
 
 
@@ -45,43 +48,69 @@ class GgufFile:
     dtype = torch.bfloat16
 
     @cached_property
+    def header(self) -> GgufHeader:
+        """Keys and tensors, checked."""
+        header = GgufHeader(self.path)
+        kind = header.text("general.type", "model")
+        if kind != "model":
+            hint = "; give it as --adapter, and its base as --model" if kind == "adapter" else ""
+            raise ModelError(f"{self.path}: this GGUF holds no model, it is of type {kind[:40]!r}{hint}")
+        if not header.text("general.architecture"):
+            raise ModelError(f"{self.path}: this GGUF is damaged: it does not say its general.architecture")
+        return header
+
+    @property
+    def _known(self) -> bool:
+        """Whether it is of a family that is read here."""
+        return self.header.text("general.architecture") in FAMILIES
+
+    @cached_property
     def config(self) -> Any:
         """The transformers config that its metadata amounts to."""
-        from transformers import AutoConfig
-
         with _reading(self.path):
-            return AutoConfig.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+            if self._known:
+                know_frequency_factors()
+                return model_config(self.header)
+            return foreign_config(self.header)
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
         with _reading(self.path):
-            return AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+            return tokenizer_of(self.header)
 
     @cached_property
-    def _tensors(self) -> dict[str, Any] | None:
+    def _tensors(self) -> dict[str, Stored] | None:
         """What the file holds for each parameter of the model; None if it is of a family that is not read here."""
-        from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        with _reading(self.path):
-            reader = GGUFReader(self.path)
-            family = reader.fields["general.architecture"].contents()
-            if family not in FAMILIES:
-                return None
-            self._family = str(family)
-            arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == family)
-            known = get_tensor_name_map(arch, self.config.num_hidden_layers)
-            held = {tensor.name: tensor for tensor in reader.tensors}
-        found: dict[str, Any] = {}
-        for name, _ in empty_model(self.config, torch.bfloat16).named_parameters():
+        header = self.header
+        if not self._known:
+            return None
+        family = header.text("general.architecture")
+        arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == family)
+        known = get_tensor_name_map(arch, self.config.num_hidden_layers)
+        with _reading(self.path), torch.device("meta"):
+            model = empty_model(self.config, torch.bfloat16)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        # A bias is of a layer in a block, whether or not this family has one there.
+        layers = {n: m.out_features for n, m in model.named_modules() if isinstance(m, nn.Linear) and "layers." in n}
+        left, found = dict(header.tensors), dict[str, Stored]()
+        left.pop(ROPE_FACTORS, None)  # is in the config
+        for name in [*shapes, *(f"{n}.bias" for n in layers if f"{n}.bias" not in shapes)]:
             layer, _, leaf = name.rpartition(".")
-            stored = f"{known.get_name(layer)}.{leaf}"
-            if stored.startswith("None."):  # a mixture of experts, say
-                return None
-            if stored not in held:
-                raise ModelError(f"{self.path}: the model is incomplete: {stored} is missing")
-            found[name] = held[stored]
+            stored = left.pop(f"{known.get_name(layer)}.{leaf}", None)
+            if stored is None and name in shapes:
+                raise ModelError(f"{self.path}: the model is incomplete: {known.get_name(layer)}.{leaf} is missing")
+            if stored is None:
+                continue
+            wanted = shapes.get(name, (layers.get(layer),))
+            if stored.shape != wanted:
+                raise ModelError(
+                    f"{self.path}: {stored.name} has the shape {list(stored.shape)}, its metadata says {list(wanted)}"
+                )
+            found[name] = stored
+        if left:
+            raise ModelError(f"{self.path}: {min(left)[:80]} is not known in a model of the family {family!r}")
         return found
 
     def stored(self, name: str, packed: bool) -> list[torch.Tensor]:
@@ -93,17 +122,17 @@ class GgufFile:
         from gguf import GGMLQuantizationType as Kind, dequantize
 
         assert self._tensors is not None
-        tensor = self._tensors[name]
+        tensor, family = self._tensors[name], self.header.text("general.architecture")
         with _reading(self.path):
-            data, kind = np.asarray(tensor.data), tensor.tensor_type
-            if self._family == "llama" and (".q_proj." in name or ".k_proj." in name):
+            data, kind = tensor.read(), Kind(tensor.kind)
+            if family == "llama" and (".q_proj." in name or ".k_proj." in name):
                 heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
                 # Rotary halves lie interleaved in the file, one after the other in transformers.
                 data = data.reshape(heads, -1, 2, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
             if data.ndim == 2 and (kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0) or (packed and kind == Kind.Q4_K)):
                 return [torch.from_numpy(part) for part in split_blocks(data, kind)]
             weights = torch.from_numpy(dequantize(data, kind).astype(np.float32))
-            if self._family == "gemma3" and weights.dim() == 1:
+            if family == "gemma3" and "norm" in name:
                 weights -= 1
             return [weights]
 
@@ -130,7 +159,7 @@ class GgufFile:
         if self._tensors is None:
             model = self._through_transformers(dtype)
         else:
-            model = assemble(self.config, lambda name: self.stored(name, packed), dtype, packed)
+            model = assemble(self.config, self._tensors, lambda name: self.stored(name, packed), dtype, packed)
         if weights == "int8":
             quantize_model(model, 8)
         return model
@@ -139,9 +168,13 @@ class GgufFile:
         from transformers import AutoModelForCausalLM
 
         with _reading(self.path):
-            model = AutoModelForCausalLM.from_pretrained(
-                str(self.path.parent), gguf_file=self.path.name, dtype=dtype, config=self.config
-            )
+            foreign_tensors(self.header, self.config)
+            model, said = AutoModelForCausalLM.from_pretrained(
+                str(self.path.parent), gguf_file=self.path.name, dtype=dtype, config=self.config,
+                output_loading_info=True,
+            )  # fmt: skip
+        if said["missing_keys"]:
+            raise ModelError(f"{self.path}: the model is incomplete: {min(said['missing_keys'])} is missing")
         # It is an ordinary model now; these marks of its origin would keep it from being saved.
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model.config, "quantization_config"):
@@ -189,16 +222,28 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def assemble(config: Any, stored: Callable[[str], list[torch.Tensor]], dtype: torch.dtype, packed: bool) -> Any:
+def assemble(
+    config: Any,
+    names: Iterable[str],
+    stored: Callable[[str], list[torch.Tensor]],
+    dtype: torch.dtype,
+    packed: bool,
+) -> Any:
     """The model of a config, its weights read one after the other.
 
     Args:
+        names: of what is held; biases among them that the family does not have are added.
         stored: what is held of a parameter, as `GgufFile.stored`.
         packed: whether blocks stay blocks, and other matrices get 8 bits by row.
     """
     model = empty_model(config, dtype)
+    for held_name in names:
+        layer, _, leaf = held_name.rpartition(".")
+        if leaf == "bias" and model.get_submodule(layer).bias is None:
+            module = model.get_submodule(layer)
+            module.bias = nn.Parameter(torch.empty(module.out_features, dtype=dtype))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    names = {id(m): name for name, m in model.named_modules()}
+    called = {id(m): name for name, m in model.named_modules()}
     tied = head.weight is embedding.weight
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -210,7 +255,7 @@ def assemble(config: Any, stored: Callable[[str], list[torch.Tensor]], dtype: to
         else:
             parameter.data = held[0].to(dtype)
     if tied and packed:
-        layers[names[id(head)]] = layers[names[id(embedding)]]
+        layers[called[id(head)]] = layers[called[id(embedding)]]
     for name, held in layers.items():
         put(model, name, *held, dtype=dtype)
     return model

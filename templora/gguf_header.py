@@ -89,7 +89,8 @@ class GgufHeader:
             first = _Part(path)
             parts = self._parts(first)
         except ModelError as error:
-            if name := _SHARD.fullmatch(path.name):
+            name = _SHARD.fullmatch(path.name)
+            if name and "gguf-split" not in str(error):
                 raise ModelError(f"{error}; this is {_part_of(int(name['number']), int(name['count']))}") from error
             raise
         self.fields: dict[str, Any] = parts[0].fields

@@ -97,7 +97,7 @@ class UnpackedModel:
 
         try:
             tensors = self._kept[1] if self._kept else load_file(self._folder / _WEIGHTS)
-            model = assemble(self.config, lambda name: _stored(tensors, name), dtype, packed=weights == "int4")
+            model = assemble(self.config, tensors, lambda name: _stored(tensors, name), dtype, packed=weights == "int4")
         except (OSError, KeyError, SafetensorError) as error:
             raise ModelError(f"{self._folder}: no model could be read here ({error}); delete this folder") from error
         if weights == "int8":

@@ -11,33 +11,56 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType as Kind, GGUFWriter, get
 from templora.testing import END, tiny_model
 
 
-def write_gguf(path: Path, family: str = "llama", kind: Kind = Kind.Q4_1, without: str = "") -> Any:
+def write_gguf(
+    path: Path,
+    family: str = "llama",
+    kind: Kind = Kind.Q4_1,
+    without: str = "",
+    *,
+    model: Any = None,
+    keys: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
+    tokens: tuple[str, str, str] = (END, "<unused 1>", "<unused 2>"),
+) -> Any:
     """A tiny model of a family as a GGUF of this kind; returns the model before it was quantised.
 
-    As in real files, embedding and head are Q8_0 and norms F32; matrices whose rows are no whole blocks are F16.
+    As in real files, embedding and head are Q8_0 and norms F32; matrices whose rows are no whole blocks are F16. With
+    `Kind.F32` all are.
 
     Args:
-        without: leave out the tensor of this name.
+        without: leave out the tensor or key of this name.
+        model: this one instead.
+        keys: more keys, or others; with no dot in front they are the family's.
+        tensors: more tensors.
+        tokens: the last three, which are control tokens; the first of them ends a text.
     """
-    model = tiny_model(family)
+    model = tiny_model(family) if model is None else model
     config = model.config
     name = {"mistral": "llama"}.get(family, family)
     writer = GGUFWriter(path, name)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    said: dict[str, Any] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "rope.freq_base": 10000.0,
+        "vocab_size": config.vocab_size,
+    }
     if name == "llama":
-        writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+        said["rope.dimension_count"] = head
+    if name in ("qwen3", "gemma3"):
+        said["attention.key_length"] = said["attention.value_length"] = head
     if name == "gemma3":
-        writer.add_key_length(config.head_dim)
-        writer.add_sliding_window(config.sliding_window)
-    _add_tokenizer(writer)
+        said["attention.sliding_window"] = config.sliding_window
+    for key, value in (said | (keys or {})).items():
+        full = key[1:] if key.startswith(".") else f"{name}.{key}"
+        if key != without and value is not None:
+            _add_key(writer, full, value)
+    _add_tokenizer(writer, tokens)
     arch = next(key for key, known in MODEL_ARCH_NAMES.items() if known == name)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     for hf_name, parameter in model.named_parameters():
@@ -47,14 +70,16 @@ def write_gguf(path: Path, family: str = "llama", kind: Kind = Kind.Q4_1, withou
         if name == "llama" and (".q_proj." in hf_name or ".k_proj." in hf_name):
             heads = config.num_attention_heads if ".q_proj." in hf_name else config.num_key_value_heads
             data = data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
-        if name == "gemma3" and data.ndim == 1:
+        if name == "gemma3" and "norm" in hf_name:
             data = data + 1
         own = Kind.F32
-        if data.ndim == 2:
+        if data.ndim == 2 and kind != Kind.F32:
             ends = stored.startswith(("token_embd", "output."))
             own = Kind.F16 if data.shape[1] % 32 else Kind.Q8_0 if ends else kind
         if stored != without:
             writer.add_tensor(stored, quantize(np.ascontiguousarray(data), own), raw_dtype=own)
+    for stored, data in (tensors or {}).items():
+        writer.add_tensor(stored, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -62,11 +87,16 @@ def write_gguf(path: Path, family: str = "llama", kind: Kind = Kind.Q4_1, withou
     return model
 
 
-def _add_tokenizer(writer: GGUFWriter) -> None:
+def _add_key(writer: GGUFWriter, key: str, value: Any) -> None:
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    (writer.add_array if isinstance(value, list) else kinds[type(value)])(key, value)
+
+
+def _add_tokenizer(writer: GGUFWriter, control: tuple[str, str, str] = (END, "<unused 1>", "<unused 2>")) -> None:
     """Bytes, one merge (a reader may want one), the end of text, and two ids that are never used."""
     from tokenizers import pre_tokenizers
 
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", END, "<unused 1>", "<unused 2>"]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", *control]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([1] * 257 + [3] * 3)

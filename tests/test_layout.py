@@ -16,8 +16,8 @@ PACKAGE = Path(templora.__file__).parent
 ORDER = [
     ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted", "whole"],
     ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header", "asked"],
-    ["guards", "quantized"],
-    ["recipes", "sampling", "text", "targets", "llama_cpp", "widened"],
+    ["guards", "quantized", "gguf_config"],
+    ["recipes", "sampling", "text", "targets", "llama_cpp", "widened", "gguf_tokenizer", "gguf_foreign"],
     [
         "stopping",
         "wanted",
