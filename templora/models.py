@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +110,19 @@ BUILTIN_MODELS = {
         ),
     )
 }
+
+
+def cache_folder() -> Path:
+    """Where unpacked models are kept."""
+    if "TEMPLORA_CACHE" in os.environ:
+        return Path(os.environ["TEMPLORA_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "templora"
+
+
+def folder_of(model: BuiltinModel) -> Path:
+    """Where this one is kept, or will be."""
+    return cache_folder() / f"{model.name}-{model.sha256[:12]}-blocks"
+
+
+def is_unpacked(model: BuiltinModel) -> bool:
+    return (folder_of(model) / "complete.json").is_file()

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from templora.asked import number, shown
 from templora.errors import ModelError, OptionError
+
+if TYPE_CHECKING:  # the options are known without torch, which takes seconds
+    import torch
 
 
 def _option(default: Any, help: str, check: Callable[[Any], bool], rule: str) -> Any:
@@ -124,6 +125,7 @@ class Sampler:
     """
 
     def __init__(self, params: SamplingParams, banned: list[int], generator: torch.Generator) -> None:
+        import torch
         from transformers.generation import logits_process as hf
 
         self.params = params
@@ -153,6 +155,8 @@ class Sampler:
             return self._choose(logits, recent)
 
     def _choose(self, logits: torch.Tensor, recent: list[int]) -> int:
+        import torch
+
         if not math.isfinite(float(logits.max())):
             raise ModelError("the model's logits are not finite; what it has learnt, or its dtype, is too extreme")
         scores = logits[None].clone()
@@ -184,6 +188,8 @@ def entropy_of(logits: torch.Tensor) -> float:
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
     """Work this small gains nothing from torch's threads, which would then spin on the cores that decoding needs."""
+    import torch
+
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         yield

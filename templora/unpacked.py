@@ -21,26 +21,10 @@ import torch
 
 from templora.errors import ModelError
 from templora.gguf_file import PARTS, GgufFile, assemble
-from templora.models import BuiltinModel
+from templora.models import BuiltinModel, folder_of, is_unpacked
 from templora.quantized import quantize_model
 
 _WEIGHTS = "blocks.safetensors"
-
-
-def cache_folder() -> Path:
-    """Where unpacked models are kept."""
-    if "TEMPLORA_CACHE" in os.environ:
-        return Path(os.environ["TEMPLORA_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "templora"
-
-
-def folder_of(model: BuiltinModel) -> Path:
-    """Where this one is kept, or will be."""
-    return cache_folder() / f"{model.name}-{model.sha256[:12]}-blocks"
-
-
-def is_unpacked(model: BuiltinModel) -> bool:
-    return (folder_of(model) / "complete.json").is_file()
 
 
 class UnpackedModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,14 +120,3 @@ def test_beside_llama_cpp(cli: Cli) -> None:  # noqa: F811
     paired = figures["ours with adapter / llama.cpp with adapter"]
     assert paired["runs"] == pytest.approx([a / b for a, b in zip(ours["runs"], theirs["runs"], strict=True)])
     assert figures["decode, without: llama.cpp"]["ceiling"] is None
-
-
-def test_the_heavy_part_is_imported_only_when_measuring() -> None:
-    """`templora bench --help` must not wait for torch."""
-    import subprocess
-
-    code = "import sys; sys.argv = ['templora', 'bench', '--help']\nfrom templora.cli.main import _run\n_run()\n"
-    code += "print({'torch', 'transformers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "llama-2-7b" in done.stdout
-    assert done.stdout.splitlines()[-1] == "set()"

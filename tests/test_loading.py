@@ -15,10 +15,9 @@ import templora
 from templora import ModelError, OptionError
 from templora.gguf_file import GgufFile
 from templora.loading import _bitsandbytes, find
-from templora.models import BUILTIN_MODELS
+from templora.models import BUILTIN_MODELS, cache_folder, is_unpacked
 from templora.quantized import QuantLinear
 from templora.testing import byte_tokenizer, tiny_model
-from templora.unpacked import cache_folder, is_unpacked
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from templora import ChunkLearned, ChunkScored, SamplingParams
 from templora.engine import Engine
 from templora.gguf_file import GgufFile
 from templora.model import CausalModel
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
-from templora.unpacked import is_unpacked
+from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
 from templora.updates import Inline, worker
 
 pytestmark = pytest.mark.real

@@ -9,7 +9,7 @@ import click
 
 from templora.cli.streams import print_out
 from templora.config import TempLoraConfig
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
 
 _BESIDE = "torch and activations come on top"
 _OTHERS = """
@@ -27,8 +27,6 @@ every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and 
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def models(rank: int, as_json: bool) -> None:
     """List the built-in models, what each needs in memory, and how to use others."""
-    from templora.unpacked import is_unpacked
-
     rows: list[dict[str, Any]] = []
     for m in BUILTIN_MODELS.values():
         rows.append(

@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from templora.config import TempLoraConfig
 from templora.evals.translating import Translating
 from templora.methods import make_method
 from templora.methods.adapters import AdapterSource, adapter_source
-from templora.methods.base import Method
+
+if TYPE_CHECKING:
+    from templora.methods.base import Method
 
 # What a config says about reading; the rest is about learning, and nothing where nothing is learnt.
 _READING = ("window", "chunk_size", "cache_reuse")

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.drafting import Draft
 from templora.errors import OptionError, nearest
 from templora.evals.run import Run, predicted, update
 from templora.evals.translating import Translating
@@ -31,6 +30,7 @@ from templora.translation.translator import LONGEST_SOURCE, Translated, Translat
 from templora.translation.units import Unit, units
 
 if TYPE_CHECKING:
+    from templora.drafting import Draft
     from templora.session import Session
 
 ENDINGS = (".jsonl", ".json")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from templora.config import TempLoraConfig
 from templora.errors import TemploraError, TextError
 from templora.evals.cell import Cell
-from templora.metering import peak_memory_bytes
 from templora.report import describe_device, source_commit, write_json
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def of_run(
     rule made of it, where the config leaves it open. `others`: cores that other programs used meanwhile; the more, the
     less seconds mean.
     """
+    from templora.metering import peak_memory_bytes
+
     return {
         "schema": SCHEMA,
         "status": DONE,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from templora.errors import ModelError, TextError
 from templora.events import ChunkLearned, ChunkScored
-from templora.threads import idle_here
 
 if TYPE_CHECKING:
     from templora.session import Session
@@ -158,5 +157,7 @@ def update(event: ChunkLearned) -> dict[str, Any]:
 
 def _busy_elsewhere() -> float | None:
     """Core-seconds so far, up to a constant, that other programs used on the cores we may use."""
+    from templora.threads import idle_here
+
     idle = idle_here()
     return None if idle is None else len(os.sched_getaffinity(0)) * time.monotonic() - idle - time.process_time()

@@ -24,7 +24,6 @@ from templora.errors import TextError
 from templora.evals import results
 from templora.evals.cell import Cell
 from templora.ourselves import command
-from templora.threads import cores_here
 
 # Times a worker is started for one cell.
 _ATTEMPTS = 2
@@ -146,6 +145,8 @@ class Runner:
         job._ended, job.reason = 0.0, ""
         threads = self._threads
         if threads == "auto" and self._most > 1:
+            from templora.threads import cores_here
+
             threads = str(max(1, cores_here() // self._most))
         order = {
             "cell": job.cell.to_dict(),

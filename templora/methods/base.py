@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
-from templora.decoding import Decoder
-from templora.metering import Meter
-from templora.model import CausalModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from templora.decoding import Decoder
+    from templora.metering import Meter
+    from templora.model import CausalModel
 
 
 class Memory:

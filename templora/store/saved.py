@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.asked import SEEDS, Writing, plain, whole, yes
-from templora.drafting import Draft
 from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
-from templora.snapshot import Snapshot
 from templora.store.history import Act, History, file_of
 from templora.store.keeping import to_drop
 from templora.store.log import Log, New, Record
 from templora.text import text_pieces
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is in the store is listed without torch
+    from templora.drafting import Draft
     from templora.engine import Engine
     from templora.session import Session
+    from templora.snapshot import Snapshot
 
 FILES = "files"  # of a session's folder: snapshots and adapters
 # Most of the time that snapshots may take.
@@ -221,6 +221,8 @@ class SavedSession:
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """As `Session.load_adapter`; a copy of it stays with the session."""
+        from templora.snapshot import Snapshot
+
         self._alive()
         weights = self.session.read_adapter(folder)
         path = self._files() / self._new_name("adapter-")
@@ -548,6 +550,8 @@ class SavedSession:
             FileNotFoundError: it is not there.
             StoreError: it is another one.
         """
+        from templora.snapshot import Snapshot
+
         path = self.folder / FILES / Path(data["file"]).name
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise StoreError(f"{path}: is not a plain file")

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from templora.drafting import Draft
 from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
@@ -27,6 +26,9 @@ from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
 from templora.translation.template import Template
 from templora.translation.units import Unit
+
+if TYPE_CHECKING:
+    from templora.drafting import Draft
 
 # A paragraph is split where its source alone takes more than this share of a chunk.
 LONGEST_SOURCE = 1 / 3
