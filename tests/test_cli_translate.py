@@ -16,9 +16,11 @@ from click.testing import CliRunner, Result
 from evaluations import tiny_folder
 
 from templora.cli.translate import translate as command
-from templora.errors import OptionError, TextError
+from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.store.store import SessionStore
 from templora.translation.doubts import Doubts
+from templora.translation.translation import Translation
+from templora.translation.translator import Translator
 
 SMALL = ["--chunk-size", "96", "--window", "192", "--rank", "4", "--learning-rate", "0.01"]
 BOOK = (
@@ -325,3 +327,38 @@ def test_an_epub_needs_a_file_and_is_one(model: Path, store: SessionStore, tmp_p
     assert {"mimetype", "OEBPS/lamp.png", "OEBPS/style.css"}.isdisjoint(changed)
     assert b'dir="rtl"' in made["OEBPS/text/one.xhtml"]
     assert b">ar</dc:language>" in made["OEBPS/book.opf"]
+
+
+def test_a_start_that_failed_leaves_nothing_to_resume(
+    translate: Translate, store: SessionStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither where the model fails at once, nor where it was killed before the first paragraph was done."""
+    whole = outcome(translate()).stdout
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("it cannot")
+
+    for place in (Translation, Translator):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, "__init__" if place is Translation else "_draft", fail)
+            with pytest.raises(ModelError, match="it cannot"):
+                outcome(translate("--out", "out.txt"))
+        assert store.names() == []
+    with monkeypatch.context() as patched:
+        patched.setattr(Translator, "_draft", fail)
+        patched.setattr(SessionStore, "discard", lambda *_, **__: None)
+        assert translate("--session", "book").exit_code
+    assert store.names() == ["book"]
+    assert outcome(translate("--session", "book", "--rank", 3, "--out", "out.txt")).exit_code == 0
+    assert store.history("book").begin["config"]["rank"] == 3
+    assert (tmp_path / "out.txt").read_text() != ""
+    assert outcome(translate()).stdout == whole
+
+
+@pytest.mark.parametrize("name", ["..", "", ".hidden", "a/b", "-x", "n" * 101])
+def test_a_name_that_cannot_be_is_found_before_the_model_loads(
+    translate: Translate, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("templora.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(StoreError, match="cannot be a session's name"):
+        outcome(translate("--session", name))

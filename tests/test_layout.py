@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import templora
+from templora import TempLoraConfig
 
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
@@ -81,12 +83,42 @@ def test_public_names_are_there() -> None:
         _ = templora.lode
 
 
-def test_importing_is_light() -> None:
-    """Neither torch nor transformers before a model is loaded; the same for the command line's own start."""
-    heavy = "{'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)"
-    code = f"import sys, templora, templora.cli.main; from templora import TempLoraConfig, recipe, load; print({heavy})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+HEAVY = {"torch", "transformers", "matplotlib", "numpy"}
+# With a session at hand, everything that needs no model; each option that is wrong is found without one, too.
+LIGHT = """
+sessions list | sessions list --json | sessions show s | sessions fork s t | sessions rewind s --chunk 0
+sessions export s --text - | sessions discard t | sessions show nope | sessions resume nope | models --json | --version
+write --help | translate --help | score --help | bench --help | eval --help | report --help | sessions --help
+wirte | write --chunk-sizee 9 | write --prompt x --recipe papr | write --prompt x --model gpt2
+write --prompt x --top-k -1
+score --tokens 1 x | score nowhere.txt | translate nowhere.txt --to de | translate nowhere.txt --to xx | report nowhere
+eval --out x --books nowhere | write --prompt x --session .s | write --prompt x --dtype float
+"""
+
+
+def test_what_needs_no_model_is_light(tmp_path: Path) -> None:
+    """Neither torch nor transformers is imported before a model is loaded, which would take seconds."""
+    from templora.store.log import Log
+
+    folder = tmp_path / "s"
+    folder.mkdir()
+    begin = {"model": {"name": "m", "fingerprint": "f"}, "config": TempLoraConfig().to_dict(), "opening": []}
+    with Log.create(folder / "log.sqlite") as log:
+        log.extend([("begin", (), {**begin, "versions": {}}), ("given", (65, 66), {"text": "AB"})])
+    lines = [line.strip() for line in LIGHT.replace("\n", "|").split("|") if line.strip()]
+    code = (
+        "import sys, templora, templora.cli.main as main\nfrom templora import TempLoraConfig, recipe, load\n"
+        f"for line in {lines}:\n"
+        "    sys.argv = ['templora', *line.split()]\n"
+        f"    assert main._run() in (0, 2) and not {HEAVY} & set(sys.modules), line\n"
+    )
+    environment = os.environ | {"TEMPLORA_SESSIONS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "s: 2 tokens" in done.stdout
 
 
 def test_our_types_are_for_users_too() -> None:

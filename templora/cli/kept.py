@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,15 +68,22 @@ class Kept:
         options: the command's; how the model was loaded before is filled in, where it is not said.
         given: config fields from the command line.
 
+    Attributes:
+        there: it is on disk.
+        begun: and there is something of its text. What a run left that failed before that is begun anew.
+
     Raises:
         OptionError: they are not those that the session began with.
+        StoreError: no session can have the name, or somebody uses it.
     """
 
     def __init__(self, options: dict[str, Any], given: dict[str, Any]) -> None:
         self.name: str = options["session"]
         self.store = SessionStore(options["sessions"])
         self._options = options
-        self.begun = self.name in self.store
+        self.store.check(self.name)
+        self.there = self.name in self.store
+        self.begun = self.there and not _is_empty(self.store.history(self.name))
         if self.begun:
             self._take_over(options, given)
 
@@ -91,34 +99,36 @@ class Kept:
                 raise OptionError(option, f"session {self.name!r} began with {getattr(config, option)}, and keeps that")
         given.update(begin["config"])
 
-    def open(self, run: Run, engine: Any, config: TempLoraConfig) -> SavedSession:
-        """The session, as it was left."""
+    @contextlib.contextmanager
+    def open(self, run: Run, engine: Any, config: TempLoraConfig) -> Iterator[SavedSession]:
+        """The session, as it was left. Of one that was begun here nothing stays if it comes to nothing."""
+        saved = self._opened(run, engine, config)
+        try:
+            with saved:
+                if self._options["adapter"] is not None:
+                    saved.load_adapter(self._options["adapter"])
+                yield saved
+        finally:
+            if not self.begun and _is_empty(saved.history):
+                self.store.discard(self.name)
+
+    def _opened(self, run: Run, engine: Any, config: TempLoraConfig) -> SavedSession:
         options = self._options
         if not self.begun:
+            if self.there:
+                self.store.discard(self.name)
             source = {option: options[option] for option in _LOADING}
             source["model"] = _from_everywhere(source["model"])
-            saved = self.store.create(self.name, engine, config, source=source, keep=options["keep"])
-        else:
-            run.console.chunk(f"going on with session {self.name} …")
+            return self.store.create(self.name, engine, config, source=source, keep=options["keep"])
+        run.console.chunk(f"going on with session {self.name} …")
 
-            def progress(done: int, total: int) -> None:
-                again = "doing again what came after the last snapshot"
-                run.console.status(f"{bar(done, total)} {again}: {done:,}/{total:,}")
+        def progress(done: int, total: int) -> None:
+            again = "doing again what came after the last snapshot"
+            run.console.status(f"{bar(done, total)} {again}: {done:,}/{total:,}")
 
-            saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
-            run.notes += saved.notes
-        if options["adapter"] is not None:
-            self._start_from(saved, options["adapter"])
+        saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
+        run.notes += saved.notes
         return saved
-
-    def _start_from(self, saved: SavedSession, adapter: str) -> None:
-        try:
-            saved.load_adapter(adapter)
-        except BaseException:
-            saved.close()
-            if not self.begun:
-                self.store.discard(self.name)
-            raise
 
     def stream(self, saved: SavedSession, prompt: str, how: dict[str, Any]) -> tuple[int, Iterator[Event]]:
         """How many tokens are to be written, and the events of writing them.
@@ -141,3 +151,11 @@ class Kept:
             given = given + act.ids if act.kind == "given" else []
         chat = bool(self._options["chat"])
         return given[-len(saved.session.encode(prompt, chat=chat)) :] == saved.session.encode(prompt, chat=chat)
+
+
+def _is_empty(history: History) -> bool:
+    """Whether nothing was given to a session, written or translated yet."""
+    return all(
+        record.kind in ("begin", "adapter", "seed") or (record.kind == "mark" and "translation" in record.data)
+        for record in history.records
+    )

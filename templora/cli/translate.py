@@ -141,7 +141,8 @@ class _Job:
         self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else None
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
-        options["session"] = options["session"] or _own_name(name, self.to, self.sources)
+        if not self.named:
+            options["session"] = _own_name(name, self.to, self.sources)
         self.kept = Kept(options, given)
         self.done = Done()
         self.known: dict[int, str] = {}
@@ -153,7 +154,7 @@ class _Job:
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
         self.work = Run(given, {**options, "tokens": None}, inputs)
         out = self.work.outputs.get("out")
-        self.output = Output(self.document, self.to, out, begun=self.kept.begun)
+        self.output = Output(self.document, self.to, out, begun=self.kept.there)
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
         self.before = self.drafted = self.committed = self.stopped = 0
@@ -288,9 +289,9 @@ class _Job:
         shown_whole = options["out"] or not lost()
         if not whole or run.stopped or not shown_whole:
             rest = "" if options["out"] else ", and with --out FILE as well writes all of it"
-            run.notes.append(
-                f"{len(targets)} of {len(self.sources)} paragraphs: the same command with --resume goes on{rest}"
-            )
+            done = f"{len(targets)} of {len(self.sources)} paragraphs"
+            there = name in self.kept.store
+            run.notes.append(f"{done}: the same command with --resume goes on{rest}" if there else f"{done}")
         elif self.named:
             run.notes.append(f"the session is kept: templora sessions discard {name}")
         else:

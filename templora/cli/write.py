@@ -106,7 +106,6 @@ def write(**arguments: Any) -> None:
                 if options["reseed"] is not None:
                     saved.reseed(options["reseed"])
                 wanted, events = kept.stream(saved, prompt, how)
-                run.notes.append(f"the session is kept: templora sessions resume {kept.name}, or discard {kept.name}")
             else:
                 session = stack.enter_context(engine.session(config))
                 if options["adapter"] is not None:
@@ -144,6 +143,8 @@ def write(**arguments: Any) -> None:
                 run.notes += [note for note in saved.notes if note not in run.notes]
             if out:
                 out.close()
+        if kept and kept.name in kept.store:
+            run.notes.append(f"the session is kept: templora sessions resume {kept.name}, or discard {kept.name}")
         text.finish(session, engine.tokenizer)
         if read_end:
             read.measure(engine.tokenizer.decode(session.tokens[:read_end]))

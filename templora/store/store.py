@@ -119,6 +119,17 @@ class SessionStore:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _NAME.fullmatch(name) is not None and _is_folder(self.folder / name)
 
+    def check(self, name: str) -> None:
+        """Finds out early whether a session of this name could be begun, or gone on with.
+
+        Raises:
+            StoreError: it could not be.
+        """
+        if name not in self:
+            self._free(name)
+        elif holder := _holder(self.folder / name):
+            raise StoreError(f"session {name!r} is in use by {holder}")
+
     def names(self) -> list[str]:
         """Of all sessions."""
         if not self.folder.is_dir():

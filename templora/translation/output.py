@@ -34,6 +34,7 @@ class Output:
         self.note = ""
         self._document, self._to, self._path = document, to, path
         self._moved: dict[int, int] = {}
+        self._opening = document.opening if document.streams else ""
         if path is not None and path.is_file() and path.stat().st_size and not begun:
             raise OptionError("out", f"{path} is there already; give another name, or delete it")
 
@@ -47,7 +48,9 @@ class Output:
             self._count(i, target)
         if not self._document.streams:
             return ""
-        text = self._document.opening + "".join(self._document.piece(i, t) for i, t in enumerate(targets))
+        text = "".join(self._document.piece(i, t) for i, t in enumerate(targets))
+        if targets:  # until there is a paragraph, nothing is written that another run would have to overwrite
+            text, self._opening = self._opening + text, ""
         if self._path is None:
             return "" if 0 < len(targets) < len(self._document.segments) else text
         raw = text.encode()
@@ -67,7 +70,7 @@ class Output:
         self._count(index, target)
         if not self._document.streams:
             return ""
-        text = self._document.piece(index, target)
+        text, self._opening = self._opening + self._document.piece(index, target), ""
         if self._path is None:
             return text
         with self._writing(), self._path.open("ab") as file:
