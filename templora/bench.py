@@ -30,6 +30,7 @@ from templora.ceilings import Ceilings
 from templora.config import TempLoraConfig
 from templora.decoding import Decoder
 from templora.engine import Engine
+from templora.errors import ModelError
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.llama_cpp import LlamaCpp
 from templora.metering import peak_memory_bytes
@@ -65,7 +66,7 @@ class Figure:
     @property
     def ratio(self) -> float | None:
         """Share of the ceiling's speed that was reached: 1 is as fast as the machine allows."""
-        if self.ceiling is None:
+        if self.ceiling is None or not (self.ceiling and self.median):
             return None
         return self.ceiling / self.median if self.unit == "s" else self.median / self.ceiling
 
@@ -144,10 +145,12 @@ class Bench:
         seed: int = 0,
     ) -> None:
         self._engine = engine
-        self._config = replace(config, learning="cascaded")
+        # Random text is not worth learning, and its updates may be rolled back; they take as long all the same.
+        self._config = replace(config, learning="cascaded", patience=0, max_repetition=1.0, min_entropy=0.0)
         self._ceilings = ceilings
         self._runs = runs
-        self._decode_tokens = min(decode_tokens, config.chunk_size - 1)
+        # The first one is not timed, so there are two at least.
+        self._decode_tokens = max(2, min(decode_tokens, config.chunk_size - 1))
         self._random = random.Random(seed)
 
     def figures(self, gguf: Path | None = None) -> Iterator[Figure]:
@@ -227,7 +230,7 @@ class Bench:
                     def decode(rival: LlamaCpp = rival, name: str = name) -> float:
                         done = rival.decode(text[-(config.window - tokens) :], tokens)
                         peaks[name] = done.peak_memory_bytes / 1e9
-                        return 1 / done.seconds_per_token
+                        return 1 / max(1e-9, done.seconds_per_token)
 
                     sides[f"decode, {name}: llama.cpp"] = decode
             found = alternate(sides, self._runs)
@@ -256,7 +259,7 @@ class Bench:
                     torch.cuda.synchronize(device)
                 began = time.perf_counter()
             tokens.append(int(reader.next_logits(tokens).argmax()))  # reading the token waits for the device
-        return (self._decode_tokens - 1) / (time.perf_counter() - began)
+        return (self._decode_tokens - 1) / max(1e-9, time.perf_counter() - began)
 
     def _token_bytes(self, session: Session, reader: Decoder, entries: int) -> float:
         """Bytes that one token must read: weights as they are stored, the adapter, keys and values."""
@@ -297,7 +300,10 @@ def load_figure(options: Mapping[str, Any], runs: int) -> Figure:
     seconds = []
     for _ in range(runs):
         done = subprocess.run(
-            [sys.executable, "-c", _LOAD], input=json.dumps(dict(options)), capture_output=True, text=True, check=True
+            [sys.executable, "-c", _LOAD], input=json.dumps(dict(options)), capture_output=True, text=True, check=False
         )
+        if done.returncode:  # not enough memory for two at once, perhaps
+            said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+            raise ModelError(f"loading the model once more, to see how long it takes, failed: {said}")
         seconds.append(float(done.stdout.split()[-1]))
     return Figure("load, imports included", "s", tuple(seconds))

@@ -65,7 +65,7 @@ def timed(action: Callable[[], object], device: torch.device) -> float:
 def median_seconds(action: Callable[[], object], device: torch.device, passes: int) -> float:
     """Median of `passes` timings, after one that is not counted."""
     action()
-    return statistics.median(timed(action, device) for _ in range(passes))
+    return max(1e-9, statistics.median(timed(action, device) for _ in range(passes)))  # clocks may stand still
 
 
 @torch.no_grad()

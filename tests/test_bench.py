@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_figures_of_a_model(bos: bool) -> None:
     assert with_adapter.ceiling == 1e9 / with_adapter.work
     assert engine.model.fingerprint() == before
     assert engine.sessions == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"learning_rate": 1e9}, {"probe_tolerance": 1e-9, "patience": 1}, {"chunk_size": 2, "window": 4}]
+)
+def test_what_is_rolled_back_is_measured_too(engine: Engine, options: dict[str, float]) -> None:
+    """Neither does learning pause, nor is anything divided by the time of a chunk that was passed over."""
+    figures = {f.name: f for f in Bench(engine, small(**options), CEILINGS, runs=5, decode_tokens=6).figures()}
+    for name, figure in figures.items():
+        assert len(figure.runs) == 5 or name == "peak memory"
+        assert min(figure.runs) > 0
+        assert json.dumps(figure.to_dict())
+    assert figures["learn a chunk, 2 epochs"].ratio
+
+
+def test_what_took_no_time_has_no_ratio() -> None:
+    assert Figure("learn", "s", (0.0, 0.0), ceiling=1.0).ratio is None
+    assert Figure("decode", "tok/s", (1.0,), ceiling=0.0).ratio is None
 
 
 def test_decoding_ends_where_the_window_is_full(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
     """Perplexity against compute and memory: what a longer window costs, and what the adapter does."""
     figure = _figure(9, 3.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    for g in [*others, main]:
+    for g in [g for g in (*others, main) if g.tokens]:
         colour, name = (_OURS, "with the adapter") if g is main else (_BASE, None)
         value = figures(g.chunks).perplexity
         compute = g.total("flops", "all") / 1e9 / g.tokens

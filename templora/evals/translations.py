@@ -156,7 +156,7 @@ def scores(found: Sequence[Comparison]) -> Table:
         for i, (side, rows) in enumerate(zip(("baseline", "system"), one.rows, strict=True)):
             group = (one.group.base, one.group)[i]
             assert group is not None
-            seconds = sum(row["seconds"] for row in rows) / len(rows)
+            seconds = sum(row["seconds"] for row in rows) / max(1, len(rows))
             table.rows.append([
                 one.name if i else f"{_setting(group)}, base", number(figures(rows).perplexity, 3),
                 *(number(one.measured[key][side]) for key in quality.NAMES),
