@@ -176,7 +176,7 @@ class Epub(Document):
                     continue
                 if not slot.own:
                     target = _reading(source, target)
-                edits.append((slot.start, slot.end, restore(slot.marked, target, escape).text))
+                edits.append((slot.start, slot.end, restore(slot.marked, target, page.escaped).text))
         if edits:
             edits += self._in_language(page, to)
         return edits

@@ -98,7 +98,7 @@ class Page:
     Args:
         source: what it holds, in UTF-8.
         codec: of the file itself.
-        spelling: characters that this codec has not are written as references.
+        spelling: a codec; text is written in the characters that it has, and others as references.
         root: its element.
         elements: how many there are.
     """
@@ -112,19 +112,21 @@ class Page:
     def text(self, start: int, end: int) -> str:
         return self.source[start:end].decode()
 
+    def escaped(self, text: str) -> str:
+        """Text for between tags, in characters that may be written."""
+        return escape(text).encode(self.spelling, "xmlcharrefreplace").decode(self.spelling)
+
     def edited(self, edits: Sequence[tuple[int, int, str]]) -> bytes:
-        """The file with other text at some bytes of the source; all else is as it was."""
+        """The file with other markup and text at some bytes of the source; all else is as it was."""
         found, at = [], 0
         for start, end, text in sorted(edits):
             if start < at:
                 continue
-            found += [
-                self.source[at:start],
-                text.encode(self.spelling, "xmlcharrefreplace").decode(self.spelling).encode(),
-            ]
+            found += [self.source[at:start], text.encode()]
             at = end
         found.append(self.source[at:])
-        return b"".join(found).decode().encode(self.codec)
+        raw = b"".join(found)
+        return raw if self.codec == "utf-8" else raw.decode().encode(self.codec, "xmlcharrefreplace")
 
 
 def parse(label: str, raw: bytes, *, most: int = MOST_ELEMENTS) -> Page:
@@ -175,8 +177,8 @@ _MARKED = (
     (b"\0\0\xfe\xff", "utf-32-be"),
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
-    (b"<\0", "utf-16-le"),
-    (b"\0<", "utf-16-be"),
+    *((mark + b"\0", "utf-16-le") for mark in (b"<", b"\n", b"\r", b"\t", b" ")),
+    *((b"\0" + mark, "utf-16-be") for mark in (b"<", b"\n", b"\r", b"\t", b" ")),
 )
 _DECLARED = re.compile(rb"\s*<\?xml\s[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
 _META = re.compile(rb"<meta\s[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
@@ -229,7 +231,7 @@ def _known(name: bytes) -> str | None:
     return found if _KNOWN.match(found) else None
 
 
-_CONTROLS = re.compile(b"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xef\xbf[\xbe\xbf]")
+_CONTROLS = re.compile(b"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\xef\xbf[\xbe\xbf]|\x00+\\Z")
 _EARLY = re.compile(rb"\A(\xef\xbb\xbf)?\s+<\?xml\s[^>]*>")
 _VERSION = re.compile(rb"\A((?:\xef\xbb\xbf)?<\?xml\s+version\s*=\s*[\"']1\.)\d")
 _AMPERSAND = re.compile(rb"&(?!#\d{1,7};|#x[\dA-Fa-f]{1,6};|[A-Za-z][\w.-]{0,40};)")
