@@ -108,6 +108,47 @@ def test_what_was_killed_is_gone_on_with(write: Callable[..., Result], store: Se
     assert store.history("novel").tokens == tokens
 
 
+def test_an_edited_draft_takes_the_texts_place(
+    write: Callable[..., Result], store: SessionStore, tmp_path: Path
+) -> None:
+    """What was exported and changed by hand is in the session once, and what did not change is not read again."""
+    draft = tmp_path / "draft.txt"
+
+    def go_on(text: str, *more: object) -> Result:
+        draft.write_bytes(text.encode())
+        command = ["--session", "novel", "--prompt-file", str(draft), "--tokens", "20", *map(str, more)]
+        return CliRunner().invoke(write_command, command, catch_exceptions=True)
+
+    text = "".join(f"In chapter {i} the keeper of lamp {i * i} climbed {i + 3} stairs. " for i in range(6))
+    assert write("--tokens", 9, "--prompt", text).exit_code == 0  # the last --prompt counts
+    changed = text[:200] + " and ever " + text[200:250]
+    for given, note, read in (
+        (text, "has all of the prompt already", ""),
+        (changed, "an edited draft of the session's text: 6 chunks stay", changed[192:]),
+        (changed, "has all of the prompt already", ""),
+    ):
+        before = store.history("novel")
+        found = go_on(given)
+        assert found.exit_code == 0, found.exception
+        assert note in found.stderr
+        after = store.history("novel")
+        kept = before.text if not read else before.text[:192]
+        assert after.text == kept + read + found.stdout
+        if read:
+            assert after.records[1:7] == before.records[1:7]
+    store.fork("novel", "killed", 6)  # in between
+    assert go_on(changed, "--session", "killed").exit_code == 0
+    assert store.history("killed").text.startswith(changed)
+    again = go_on(changed, "--draft")
+    assert store.history("novel").text == changed + again.stdout
+    more = go_on(changed, "--no-draft")
+    assert store.history("novel").text == changed + again.stdout + changed + more.stdout
+    told = store.history("novel").text
+    assert "with --draft" in str(go_on("Another. " * 60 + changed[20:]).exception)
+    assert isinstance(write("--draft", "--chat", new=False).exception, OptionError)
+    assert store.history("novel").text == told
+
+
 def test_what_is_asked_wrongly_is_named(write: Callable[..., Result], store: SessionStore, tmp_path: Path) -> None:
     assert isinstance(write("--tokens", 5, "--out", tmp_path / "x").exception, OptionError)
     assert store.names() == []

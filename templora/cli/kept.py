@@ -16,6 +16,7 @@ from templora.cli.run import Run
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError
 from templora.events import Event
+from templora.store.edited import edited, reading
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
@@ -84,6 +85,7 @@ class Kept:
         self.store.check(self.name)
         self.there = self.name in self.store
         self.begun = self.there and not _is_empty(self.store.history(self.name))
+        self._prompt, self._draft, self._again = "", False, False
         if self.begun:
             self._take_over(options, given)
 
@@ -98,6 +100,56 @@ class Kept:
             if getattr(TempLoraConfig.stored(begin["config"] | {option: value}), option) != getattr(config, option):
                 raise OptionError(option, f"session {self.name!r} began with {getattr(config, option)}, and keeps that")
         given.update(begin["config"])
+
+    def read(self, prompt: str, draft: bool | None) -> None:
+        """What is to be read before it is written on: a text that comes after the session's, or that one, edited.
+
+        Args:
+            prompt: the text.
+            draft: which of them it is; None: whichever it is like.
+
+        Raises:
+            OptionError: it may be either.
+        """
+        self._prompt, chat = prompt, bool(self._options["chat"])
+        if draft and (chat or not self.begun):
+            raise OptionError("draft", "a draft is no turn of a chat" if chat else "there is nothing of the text yet")
+        if not self.begun or not prompt or chat or draft is False:
+            return
+        history = self.store.history(self.name)
+        if draft is None and history.pending and history.given_last.endswith(prompt):
+            return  # the command that was cut short, once more
+        found = "draft" if draft else reading(history, prompt)
+        if found == "unclear":
+            raise OptionError(
+                "draft",
+                f"session {self.name!r} has much of this text already: with --draft it takes that text's place from "
+                "the first difference on, with --no-draft it comes after it, without a prompt the session goes on",
+            )
+        self._draft = found == "draft"
+
+    def _take_up(self, run: Run, tokenizer: Any) -> None:
+        """Takes back what a draft changed; the rest of it is what is to be read."""
+        from templora.text import decode
+
+        history = self.store.history(self.name)
+
+        def whole(position: int) -> bool:
+            return not decode(tokenizer, history.tokens[max(0, position - 8) : position]).endswith("\ufffd")
+
+        draft = edited(history, self._prompt, whole, back=bool(self._options["draft"]))
+        self._prompt, self._again = draft.rest, draft.again
+        read = f"{len(draft.rest):,} characters of the prompt are read from there"
+        if draft.chunks is not None:
+            self.store.rewind(self.name, draft.chunks)
+            stay = "1 chunk stays" if draft.chunks == 1 else f"{draft.chunks} chunks stay"
+            note = f"an edited draft of the session's text: {stay}, what came after was taken back, and {read}"
+        elif draft.rest:
+            note = f"the prompt begins with the session's text, which stays: {read}"
+        else:
+            note = "the session has all of the prompt already, and goes on at its end; with --draft, at the prompt's"
+        run.console.chunk(note)
+        run.notes.append(note)
 
     @contextlib.contextmanager
     def open(self, run: Run, engine: Any, config: TempLoraConfig) -> Iterator[SavedSession]:
@@ -120,6 +172,8 @@ class Kept:
             source = {option: options[option] for option in _LOADING}
             source["model"] = _from_everywhere(source["model"])
             return self.store.create(self.name, engine, config, source=source, keep=options["keep"])
+        if self._draft:
+            self._take_up(run, engine.tokenizer)
         run.console.chunk(f"going on with session {self.name} …")
 
         def progress(done: int, total: int) -> None:
@@ -130,13 +184,13 @@ class Kept:
         run.notes += saved.notes
         return saved
 
-    def stream(self, saved: SavedSession, prompt: str, how: dict[str, Any]) -> tuple[int, Iterator[Event]]:
-        """How many tokens are to be written, and the events of writing them.
+    def stream(self, saved: SavedSession, how: dict[str, Any]) -> tuple[int, Iterator[Event]]:
+        """How many tokens are to be written after what `read` was told, and the events of writing them.
 
         A write that was cut short is gone on with if nothing else is asked for, or the same.
         """
-        pending = saved.history.pending
-        if pending and self._is_asked_again(saved, prompt):
+        pending, prompt = saved.history.pending, self._prompt
+        if pending and (self._again or self._is_asked_again(saved, prompt)):
             return saved.pending, saved.resume()
         if not saved.tokens and not prompt:
             raise OptionError("prompt", "there is nothing to go on from: give --prompt or --prompt-file")

@@ -51,6 +51,12 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @sessions_option
 @click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
 @click.option("--reseed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="random numbers of it begin anew")
+@click.option(
+    "--draft/--no-draft",
+    default=None,
+    help="the prompt is the session's own text, edited: it takes that text's place from the first difference on "
+    "(--no-draft: it comes after it)  [default: whichever it is like]",
+)
 @adapter_option
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
@@ -73,6 +79,8 @@ def write(**arguments: Any) -> None:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
     if options["reseed"] is not None and options["session"] is None:
         raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
+    if options["draft"] is not None and options["session"] is None:
+        raise OptionError("draft", "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
     if not options["out"] and options["session"] is None:
@@ -85,6 +93,8 @@ def write(**arguments: Any) -> None:
         kept = Kept(options, given)
     run = Run(given, options, [options["prompt_file"]] if options["prompt_file"] else [])
     prompt = _prompt(options, needed=not (kept and kept.begun))
+    if kept:
+        kept.read(prompt, options["draft"])
     with run.console:
         engine, config = run.load()
         out = TextFile(run.outputs["out"]) if "out" in run.outputs else None
@@ -105,7 +115,7 @@ def write(**arguments: Any) -> None:
                 session = saved.session
                 if options["reseed"] is not None:
                     saved.reseed(options["reseed"])
-                wanted, events = kept.stream(saved, prompt, how)
+                wanted, events = kept.stream(saved, how)
             else:
                 session = stack.enter_context(engine.session(config))
                 if options["adapter"] is not None:

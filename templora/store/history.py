@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import PurePath
 from typing import Any
 
@@ -164,6 +165,15 @@ class History:
     def text(self) -> str:
         """What was given and written, as it was shown."""
         return "".join(map(text_of, self.records))
+
+    @property
+    def given_last(self) -> str:
+        """The text that was given right before the last write."""
+        acts = list(self.acts)
+        while acts and acts[-1].kind != "write":
+            acts.pop()
+        before = takewhile(lambda act: act.kind == "given", reversed(acts[:-1]))
+        return "".join(reversed([act.data["text"] for act in before]))
 
     @property
     def pending(self) -> Act | None:
