@@ -63,6 +63,36 @@ def test_an_evaluation_and_its_report(place: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_method_of_ones_own(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the current folder, in a worker of its own; changed, it is measured anew; and a report runs none of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    (tmp_path / "mine_cli.py").write_text(OWN)
+    more = ["--method", "mine_cli:Mine", "--adapters", "none", "--texts", "book0", "--json"]
+    done = invoke(*command(place, tmp_path / "out", *more))
+    assert [cell["state"] for cell in json.loads(done.stdout)] == ["done"]
+    (tmp_path / "mine_cli.py").write_text(OWN + "# changed\n")
+    monkeypatch.delitem(sys.modules, "mine_cli")
+    assert "missing" in invoke(*command(place, tmp_path / "out", *more, "--list")).output
+    (tmp_path / "mine_cli.py").write_text("raise SystemExit('run')")
+    monkeypatch.delitem(sys.modules, "mine_cli")
+    (found,), problems = results.read_all(tmp_path / "out")
+    assert problems == []
+    assert found["cell"]["options"] == {"keep": 3}
+    assert "mine_cli:Mine" in CliRunner().invoke(report, [str(tmp_path / "out"), "--print"]).output
+
+
+OWN = """
+from dataclasses import dataclass
+from templora.methods.base import Memory, Method
+print('{"at": 5}')
+
+@dataclass(frozen=True)
+class Mine(Method):
+    keep: int = 3
+"""
+
+
 def children(parent: int) -> set[int]:
     found = set()
     for status in Path("/proc").glob("[0-9]*/status"):

@@ -237,6 +237,56 @@ def test_several_models_have_sections_of_their_own() -> None:
     assert "other/n: Perplexity" in titles
 
 
+def test_models_and_methods_stand_in_one_table() -> None:
+    """Over what all have read: another tokenizer's tokens reach further; mixed or not, and a rival."""
+    mixed = result("a", 1.5, "own")
+    for row in mixed["chunks"]:
+        row["adapter_nll"] = 14.0
+    far = result("a", 4.0, model="n", chunks=6)  # of which 160 bytes are what the others have read
+    for row in far["chunks"][4:]:
+        row["nll"] = 1000.0
+    rival = result("a", 1.8, method="dynamic_evaluation")
+    elsewhere = result("b", 9.0, model="n", chunks=6)
+    table = tables.side_by_side(group([result("a", 2.0), mixed, rival, far, elsewhere]))
+    assert table is not None
+    bits = [2.0, 1.8, 1.5, 1.4, 4.0]
+    assert [row[1] for row in table.rows] == [f"{10 * b / math.log(2) / 40:.4f}" for b in bits]
+    names = [row[0] for row in table.rows]
+    assert names[0].startswith("m: sliding window")
+    assert names[1].startswith("m: dynamic evaluation")
+    assert names[2].endswith("mixed")
+    assert names[3].endswith("by itself")
+    assert names[4].startswith("n: ")
+    assert [row[2] for row in table.rows] == ["", "−10.00 %", "−25.00 %", "−30.00 %", "+100.00 %"]
+    unmixed = [result("a", 2.0), result("a", 1.5, "own", mixture=False), rival]
+    assert len(tables.side_by_side(group(unmixed)).rows) == 3  # type: ignore[union-attr]
+    assert tables.side_by_side(group([result("a", 2.0), mixed])) is None
+    assert tables.side_by_side(group([result("a", 2.0), elsewhere])) is None
+    shown = sections([result("a", 2.0), mixed, far])
+    assert [s.title for s in shown][-2:] == ["Models and methods", "How it was measured"]
+
+
+def test_somebodys_methods_are_shown_and_not_run() -> None:
+    """Whatever their options are; and two states of their code are two settings."""
+    found = []
+    for code, nats, options in (
+        ("1" * 64, 1.9, {"keep": None}),
+        ("2" * 64, 1.8, {"keep": 3}),
+        ("2" * 64, 1.7, {"keep": "x"}),
+    ):
+        one = result("a", nats, method="nowhere_to_be_found:Mine")
+        one["cell"] |= {"options": options, "code": code}
+        found.append(one)
+    again = result("a", 1.6, method="nowhere_to_be_found:Mine")
+    again["cell"] |= {"options": {"keep": 3}, "code": "3" * 64}
+    table = tables.side_by_side(group([result("a", 2.0), *found, again]))
+    assert table is not None
+    names = [row[0] for row in table.rows]
+    assert len(set(names)) == 5
+    assert any("code 3333333" in name for name in names)
+    assert sections([result("a", 2.0), *found, again])
+
+
 def test_bases_alone_make_a_report_too(tmp_path: Path) -> None:
     write_report(RESULTS[:2], tmp_path, "bases")
     with pytest.raises(ResultError, match="no results"):

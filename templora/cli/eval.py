@@ -30,6 +30,7 @@ def _lines(described: Mapping[str, str]) -> str:
 EPILOG = f"""\b
 Methods, how the context is kept:
 {_lines({name: what for name, (_, what) in METHODS.items()})}
+  {"module:Class":20}one of your own, from the current folder or what is installed (docs/evaluation.md)
 
 \b
 Adapters, what they have learnt:
@@ -63,7 +64,9 @@ books, `--pairs all` whole documents.
 )
 @click.option("--tokens", metavar="N|all", help="first tokens of each text  [default: the plan's, else 20000]")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="a model, as for `templora write`; repeatable")
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="a way to keep the context; repeatable")
+@click.option(
+    "--method", "methods", multiple=True, metavar="NAME", help="a way to keep the context, or module:Class; repeatable"
+)
 @click.option("--adapters", metavar="A,B,...", help="what the adapter has learnt: none, own, other, shuffled, ...")
 @click.option("--other-tokens", type=int, metavar="N", help="tokens of another text that `other` adapters learn")
 @click.option("--weights", metavar="NAME", help="how frozen weights are held: auto, bf16, int8, int4")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from templora.config import TempLoraConfig
 from templora.evals.translating import Translating
-from templora.methods import make_method
+from templora.methods import METHODS, make_method
 from templora.methods.adapters import AdapterSource, adapter_source
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class Cell:
         tokens: how many of its first tokens; None: all.
         model: as for `templora.load`.
         weights, dtype: as for `templora.load`.
-        method: how the context is kept; a name in `templora.methods`.
+        method: how the context is kept; a name in `templora.methods`, or somebody's `module:Class`.
         options: of the method.
+        code: of a method that is not ours (`methods.method_code`).
         adapter: what the adapter has learnt; a name in `templora.methods.adapters`.
         config: sizes, and how it learns.
         other, other_sha256, other_tokens: the text that it learnt before, for the sources that did.
@@ -56,6 +57,7 @@ class Cell:
     other_sha256: str | None = None
     other_tokens: int | None = None
     translation: Translating | None = None
+    code: str | None = None
 
     def __post_init__(self) -> None:
         source = self.source
@@ -67,7 +69,8 @@ class Cell:
         if not source.other:
             for name in ("other", "other_sha256", "other_tokens"):
                 object.__setattr__(self, name, None)
-        object.__setattr__(self, "options", self.made.options())
+        if self.method in METHODS:  # of others all are given: what a result says is not run
+            object.__setattr__(self, "options", self.made.options())
 
     @property
     def source(self) -> AdapterSource:
@@ -86,8 +89,9 @@ class Cell:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         # So that what was measured in an earlier version keeps its name.
         values |= {"config": self.config.as_before(), "options": dict(self.options)}
-        translation = values.pop("translation")
-        return values | ({"translation": asdict(translation)} if translation else {})
+        translation, code = values.pop("translation"), values.pop("code")
+        values |= {"translation": asdict(translation)} if translation else {}
+        return values | ({"code": code} if code else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:

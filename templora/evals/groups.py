@@ -127,7 +127,9 @@ def group(results: Iterable[Result]) -> list[Group]:
 def _place(one: Group) -> tuple[Any, ...]:
     """Where a setting stands in tables: the plain method first, then by name, options and window."""
     cell = one.cell
-    return cell.method != "sliding_window", cell.method, tuple(cell.options.values()), cell.config.window
+    # Somebody's method may take anything.
+    options = tuple((0, v, "") if isinstance(v, int | float) else (1, 0, str(v)) for v in cell.options.values())
+    return cell.method != "sliding_window", cell.method, options, cell.config.window
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
@@ -156,6 +158,7 @@ def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[s
         alike = [o for o, other in zip(groups, names, strict=True) if other == name]
         odd = [f"{field} {_value(getattr(g.cell.config, field))}" for field in differing(alike)]
         odd += [str(getattr(g.cell, f)) for f in ("weights", "dtype") if len({getattr(o.cell, f) for o in alike}) > 1]
+        odd += [f"code {str(g.cell.code)[:7]}"] if len({o.cell.code for o in alike}) > 1 else []
         found.append(", ".join([name, *odd]))
     return found
 
@@ -163,7 +166,7 @@ def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[s
 def method_label(cell: Cell) -> str:
     """A way to keep the context, in words."""
     options = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in cell.options.values())
-    name = cell.method.replace("_", " ")
+    name = cell.method if cell.code else cell.method.replace("_", " ")
     return f"{name}{f' ({options})' if options else ''}, window {cell.config.window:,}"
 
 

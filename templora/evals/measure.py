@@ -19,6 +19,7 @@ from templora.evals.run import Run, held, predicted, update
 from templora.evals.spans import Spans
 from templora.evals.texts import Text
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
+from templora.methods import method_code
 from templora.text import opening_ids
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def measure(
         if read and wanted and read.sha256 != wanted:
             raise TextError(f"{read.name} has changed since this evaluation was begun; begin it again")
     method = cell.made
+    if cell.code != method_code(cell.method):
+        raise TextError(f"{cell.method} has changed since this evaluation was begun; begin it again")
     missing = method.missing()
     if missing:  # not written down: it may be installed next time
         return results.not_applicable(cell, missing)

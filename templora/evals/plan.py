@@ -11,7 +11,7 @@
     window = 1024
 
     [[methods]]                          a way to keep the context, and with which adapters it is measured
-    method = "attention_sinks"           any option of the method or of the config may follow
+    method = "attention_sinks"           or "module:Class"; any option of the method or of the config may follow
     adapters = ["none", "own"]
 
     [sweep]                              of the first method with its own adapter, one option changed at a time
@@ -46,7 +46,7 @@ from templora.evals.pairs import Parallel, find_pairs
 from templora.evals.tasks import TASKS
 from templora.evals.texts import Text, find_texts
 from templora.evals.translating import Translating
-from templora.methods import make_method
+from templora.methods import make_method, method_code, method_options
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
 from templora.translation.languages import language
@@ -163,7 +163,8 @@ class Plan:
             for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
                 cell = Cell(
                     task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,
-                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype, **more,
+                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype,
+                    code=method_code(method), **more,
                 )  # fmt: skip
                 for each in (cell.bare, cell):
                     cells.setdefault(each.key, each)
@@ -196,9 +197,9 @@ class Plan:
         values = dict(table)
         method = str(values.pop("method", "sliding_window"))
         adapters = values.pop("adapters", ["none", "own"])
-        known = list(make_method(method).options())
+        known = list(method_options(method))
         options = {name: values.pop(name) for name in known if name in values}
-        make_method(method, **options)
+        options = make_method(method, **options).options()
         config = self._config(values, [*known, "method", "adapters"])
         return [(method, options, str(adapter), config) for adapter in _strings("adapters", adapters)]
 

@@ -57,6 +57,9 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
             *_of_translations([g for g in own if g not in books], comet),
         ]
         found += [Section(prefix + s.title, s.text, s.tables, s.plots) for s in said]
+    beside = tables.side_by_side(groups)
+    if beside is not None:
+        found.append(Section("Models and methods", "", [beside]))
     notes = _notes(results)
     about = [_provenance(results), *([notes] if notes.rows else [])]
     found.append(Section("How it was measured", tables.counted(groups), about))

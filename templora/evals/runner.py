@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -154,6 +155,7 @@ class Runner:
             "folder": str(self._folder),
             "threads": threads,
             "device": self._device,
+            "path": [os.path.abspath(place) for place in sys.path],  # where methods of the user's own are found
         }
         environment = dict(os.environ)
         if threads != "auto":

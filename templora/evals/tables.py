@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
 from templora.evals.groups import Group, differing, method_label, recipe_label, told_apart, typical
 from templora.evals.statistics import Bucket, Pair, buckets, change, figures, interval
@@ -258,6 +260,75 @@ def bare(groups: Sequence[Group]) -> Table:
             _seconds(g), _gigabytes(g.most("peak_memory_bytes")), f"{g.most('kv_bytes') / 1e6:.1f} MB",
         ])  # fmt: skip
     return table
+
+
+def side_by_side(groups: Sequence[Group]) -> Table | None:
+    """Every model and method in one table, over the same part of the same texts; None where there is but one kind.
+
+    What is predicted by base and adapter together stands beside what the adapter predicts by itself, so that there is
+    something to compare rivals with that are mixed with nothing.
+    """
+    shown = _for_comparison([g for g in groups if g.results and not g.cell.translation])
+    if len({(g.cell.model, g.cell.method, str(g.cell.options)) for g in shown}) < 2:
+        return None
+    texts = [
+        t for t in shown[0].results if len({g.results[t]["cell"]["text_sha256"] for g in shown if t in g.results}) == 1
+    ]
+    texts = [t for t in texts if all(t in g.results for g in shown)]
+    if not texts:
+        return None
+    # Another tokenizer's tokens reach less far, or further.
+    ends = {t: min(sum(c["bytes"] for c in g.results[t]["chunks"]) for g in shown) for t in texts}
+    many = len(models(shown)) > 1
+    table = Table(
+        "Side by side",
+        ["", "bits per byte", "against the first", "per word", "per token", "TFLOP", "seconds"],
+        note=f"Over what all of them read of {len(texts)} text{'s' * (len(texts) > 1)}, up to the end of a chunk. "
+        + (
+            "Bits per byte and perplexity per word compare models; per token only those of one tokenizer. "
+            if many
+            else ""
+        )
+        + "Mixed: predicted by base and adapter together. TFLOP and seconds per 1,000 tokens read (* other programs "
+        "ran meanwhile).",
+    )
+    first: float | None = None
+    names = told_apart(
+        shown, lambda g: (f"{g.cell.model}: " if many else "") + f"{method_label(g.cell)}, {_adapter_label(g)}"
+    )
+    for name, g in zip(names, shown, strict=True):
+        chunks = [c for t in texts for c in _up_to(g.results[t]["chunks"], ends[t])]
+        alone = [c | {"nll": c["adapter_nll"]} for c in chunks if c.get("adapter_nll") is not None]
+        cost = [number(_per_thousand(g, "all")), _seconds(g)]
+        kinds = [(name + (", mixed" if g.cell.config.mixture else ""), chunks, cost)]
+        if g.cell.config.mixture and len(alone) == len(chunks):
+            kinds.append((f"{name}, by itself", alone, ["", ""]))
+        for label, read, costs in kinds:
+            f = figures(read)
+            first = f.bits_per_byte if first is None else first
+            against = None if f.bits_per_byte is None or not first else f.bits_per_byte / first - 1
+            table.rows.append([
+                label, number(f.bits_per_byte, 4), percent(against) if table.rows else "", number(f.word_perplexity),
+                number(f.perplexity, 3), *costs,
+            ])  # fmt: skip
+    return table
+
+
+def _for_comparison(groups: Sequence[Group]) -> list[Group]:
+    """Of several recipes of one kind the typical one; bare ones first."""
+    kinds: dict[tuple[object, ...], list[Group]] = {}
+    for g in groups:
+        c = g.cell
+        kind = (c.model, c.weights, c.dtype, c.method, str(c.options), c.code, c.adapter, c.config.window)
+        kinds.setdefault((*kind, c.config.mixture), []).append(g)
+    found = [typical(alike) for alike in kinds.values()]
+    return sorted((g for g in found if g), key=lambda g: (g.cell.model, g.cell.source.reads))
+
+
+def _up_to(chunks: Sequence[dict[str, Any]], end: int) -> list[dict[str, Any]]:
+    """The chunks that end within the first `end` bytes."""
+    ends = accumulate(chunk["bytes"] for chunk in chunks)
+    return [chunk for chunk, at in zip(chunks, ends, strict=True) if at <= end]
 
 
 @dataclass

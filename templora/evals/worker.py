@@ -1,6 +1,6 @@
 """The process that measures one cell: told what on standard input, it says how far it is on standard output.
 
-    python -m templora.evals.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, "device": …}
+    python -m templora.evals.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, "device": …, "path": …}
 
 The order is one line; when standard input ends after it, whoever gave it is gone, and so is the worker. Each line of
 output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"status": …} or
@@ -30,11 +30,15 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
     order = json.loads(sys.stdin.readline())
+    sys.path += [place for place in order.get("path", ()) if place not in sys.path]
     threading.Thread(target=_leave_with_the_runner, daemon=True).start()
+
+    # What a method of somebody's prints is not what the runner listens to.
+    listened, sys.stdout = sys.stdout, sys.stderr
 
     def say(**line: Any) -> None:
         try:
-            print(json.dumps(line), flush=True)
+            print(json.dumps(line), file=listened, flush=True)
         except OSError:  # nobody listens any more
             stopping.append(signal.SIGPIPE)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import OptionError, nearest
+from templora.errors import OptionError, TemploraError, nearest
 
 if TYPE_CHECKING:
     from templora.methods.base import Method
@@ -25,20 +26,59 @@ METHODS = {
 
 
 def make_method(name: str, **options: Any) -> Method:
-    """The method of this name.
+    """The method of this name, or of `module:Class` (`templora.methods.own`).
 
     Raises:
         OptionError: unknown name, option or value; says which is nearest.
     """
-    if name not in METHODS:
-        raise OptionError("method", f"unknown method {name!r}; {nearest(name, METHODS)}")
-    kind = getattr(importlib.import_module(f"templora.methods.{name}"), METHODS[name][0])
-    known = {f.name: f for f in dataclasses.fields(kind)}
+    kind = method_class(name)
+    known = method_options(name)
     for option, value in options.items():
         if option not in known:
             raise OptionError("method", f"{name} has no option {option!r}; {nearest(option, known) if known else ''}")
         wanted = type(known[option].default)
-        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
+        if known[option].default in (None, dataclasses.MISSING):  # anything, then
+            continue
+        if wanted is tuple and isinstance(value, list):  # as a file has it
+            options = {**options, option: tuple(value)}
+        elif not isinstance(value, (int, float) if wanted is float else wanted) or (
+            isinstance(value, bool) and wanted is not bool
+        ):
             raise OptionError(option, f"must be of type {wanted.__name__}, not {value!r}")
-    made: Method = kind(**options)
+    if name in METHODS:
+        made: Method = kind(**options)
+        return made
+    try:
+        made = kind(**options)
+        json.dumps(made.options())  # what a result can say of it
+    except TemploraError:
+        raise
+    except Exception as error:  # whatever somebody's code raises
+        raise OptionError("method", f"{name} cannot be made: {type(error).__name__}: {error}") from error
     return made
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of this name. Raises as `make_method`."""
+    from templora.methods import own
+
+    if name in METHODS:
+        kind: type[Method] = getattr(importlib.import_module(f"templora.methods.{name}"), METHODS[name][0])
+        return kind
+    found = own.find_class(name)
+    if found is None:
+        choices = nearest(name, [*METHODS, *own.offered()])
+        raise OptionError("method", f"unknown method {name!r}; {choices}, or module:Class for one of your own")
+    return found
+
+
+def method_options(name: str) -> dict[str, dataclasses.Field[Any]]:
+    """What may be given to a method, by name. Raises as `make_method`."""
+    return {f.name: f for f in dataclasses.fields(method_class(name)) if f.init}
+
+
+def method_code(name: str) -> str | None:
+    """What tells one state of a method's code from another; None for ours, which a version of this package has."""
+    from templora.methods import own
+
+    return None if name in METHODS else own.code_of(method_class(name))

@@ -58,6 +58,11 @@ class Method:
 
     name: ClassVar[str] = "sliding_window"
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "name" not in cls.__dict__:  # what messages call it
+            cls.name = cls.__name__
+
     def options(self) -> dict[str, Any]:
         return asdict(self)
 
