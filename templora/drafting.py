@@ -21,6 +21,8 @@ from templora.decoding import Decoder
 from templora.events import TokenEvent
 from templora.sampling import Sampler
 from templora.stopping import Held
+from templora.text import decode
+from templora.thoughts import tag_tokens
 from templora.wanted import Wanted
 
 # Tokens of an open chunk that are read in one pass: fewer would cost more passes, more would be read again more often.
@@ -51,6 +53,7 @@ class Drafter:
 
     def __init__(self, reader: Decoder, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
         self._reader, self._tokenizer, self._step = reader, tokenizer, step
+        self._tags = tag_tokens(tokenizer)
         self._version, self._passes = 0, list[list[int]]()  # what was read, in passes, and under which version
 
     def draft(
@@ -115,7 +118,20 @@ class Drafter:
         rest = cut.broken + cut.rest if cut else held.flush()
         if cut and rest:
             each(rest)
-        return Draft("".join([*said, rest]), ended or cut is not None)
+        text = "".join([*said, rest])
+        if cut is None and self._tags.keys() & set(begun[len(tokens) :]):
+            text = self._with_tags(begun[len(tokens) :])
+        return Draft(text, ended or cut is not None)
+
+    def _with_tags(self, ids: Sequence[int]) -> str:
+        """The text of ids, with those control tokens that stand around thoughts."""
+        said, part = "", list[int]()
+        for token in ids:
+            if token in self._tags:
+                said, part = said + decode(self._tokenizer, part) + self._tags[token], []
+            else:
+                part.append(token)
+        return said + decode(self._tokenizer, part)
 
     def context(self, tokens: Sequence[int], chunk_start: int, version: int) -> WindowCache | None:
         """A cache that holds the context of a chunk, up to the token before it; None if that was not read."""

@@ -16,7 +16,7 @@ from templora import TempLoraConfig
 PACKAGE = Path(templora.__file__).parent
 # Each module may import only from rows above its own.
 ORDER = [
-    ["errors", "allocator", "kernels", "ourselves", "scratch", "uninterrupted", "whole"],
+    ["errors", "allocator", "kernels", "ourselves", "scratch", "thoughts", "uninterrupted", "whole"],
     ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header", "asked"],
     ["guards", "quantized", "gguf_config"],
     ["recipes", "sampling", "text", "targets", "llama_cpp", "widened", "gguf_tokenizer", "gguf_foreign"],

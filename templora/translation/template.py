@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from templora.errors import ModelError, OptionError, nearest
+from templora.thoughts import closed, without_thoughts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +35,9 @@ _PARTS = {
     "ask": ((*_LANGUAGES, "source", "glossary"), ("source",)),
 }
 _HOLE = re.compile(r"\{([^{}]*)\}")
+# Tell a chat template that the answer comes at once, each in some families' words; others pass them over.
+_AT_ONCE = {"enable_thinking": False, "thinking": False}
+_NO_TURNS = "the model's chat template does not put one turn after another; give a template with pair"
 # Stand for two paragraphs, and an answer, in a chat template.
 _FIRST, _ANSWER, _SECOND = "QpalZm1", "QpalZm2", "QpalZm3"
 
@@ -163,14 +167,35 @@ def _of_chat(name: str, values: Mapping[str, str], tokenizer: Any) -> Template:
         for role, content in (("user", _FIRST), ("assistant", _ANSWER), ("user", _SECOND))
     ]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_AT_ONCE))
     except Exception as error:  # whatever a template raises
         raise ModelError(f"the model's chat template cannot be used for a conversation: {error}") from error
     pieces = re.split(f"{_FIRST}|{_ANSWER}|{_SECOND}", text)
-    if len(pieces) != 4 or pieces[1] != pieces[3]:
-        raise ModelError("the model's chat template does not put one turn after another; give a template with pair")
-    opening, between, end, _ = pieces
+    if len(pieces) != 4:
+        raise ModelError(_NO_TURNS)
+    opening, before, end, asking = pieces
+    between = _before_answer(before, asking)
     opening = opening.removeprefix(getattr(tokenizer, "bos_token", None) or "")  # a session has it already
     ask, rest = values["ask"].split("{source}")
     # What ends an answer and what begins the next turn are one piece here; it is learnt as the answer's end.
     return Template(values["start"] + opening, ask, rest + between, "", end, values["glossary"], stop=())
+
+
+def _before_answer(there: str, asking: str) -> str:
+    """What stands before an answer.
+
+    Args:
+        there: what a chat template puts before one that is known.
+        asking: and before one that is still to be written: perhaps no thoughts (`<think></think>`), or their beginning,
+            which is then ended, for the answer is all that is wanted.
+
+    Raises:
+        ModelError: they differ in more than that.
+    """
+    there, asking = closed(there), closed(asking)
+    shorter, longer = sorted((there, asking), key=len)
+    if longer.startswith(shorter) and longer[len(shorter) :].strip():
+        return longer
+    if " ".join(without_thoughts(there).split()) != " ".join(without_thoughts(asking).split()):
+        raise ModelError(_NO_TURNS)
+    return asking

@@ -20,6 +20,7 @@ from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
+from templora.thoughts import without_thoughts
 from templora.translation import control
 from templora.translation.characters import one_line
 from templora.translation.doubts import Doubts
@@ -181,7 +182,7 @@ class Translator:
             base=base,
             each=self._each,
         )
-        return one_line(draft.text).strip(), draft.ended
+        return one_line(without_thoughts(draft.text, unit.source)).strip(), draft.ended
 
     def _reveal(self, unit: Unit) -> Translated:
         """A translation that is known, after the model's own, if that is wanted."""
