@@ -202,7 +202,8 @@ def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
     kept = f", its text is in {found.text}" if found.text else ""
     if not found.gone:
         raise TextError(f"session {name!r} could not be deleted altogether")
-    print_out(f"session {name} is gone: {found.files} files, {found.bytes / 1e6:.1f} MB{kept}\n")
+    left = f"; left where it is, since no session wrote it: {', '.join(map(str, found.left))}" if found.left else ""
+    print_out(f"session {name} is gone: {found.files} files, {found.bytes / 1e6:.1f} MB{kept}{left}\n")
 
 
 def _store(folder: str | None) -> Any:

@@ -19,13 +19,13 @@ import hashlib
 import json
 import os
 import sqlite3
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from templora.errors import StoreError
+from templora.store.places import check_log
 from templora.uninterrupted import uninterrupted
 
 FORMAT = 1
@@ -101,8 +101,7 @@ class Log:
             StoreError: missing, damaged, or of a later version.
         """
         with _told(path):
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                raise StoreError(f"{path}: is not a plain file")
+            check_log(path)
             log = cls(path, _connect(path))
             try:
                 _check_header(path, log._connection)

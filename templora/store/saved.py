@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,6 +26,7 @@ from templora.sampling import SamplingParams
 from templora.store.history import Act, History, file_of
 from templora.store.keeping import to_drop
 from templora.store.log import Log, New, Record
+from templora.store.places import check_plain, files_of, unfinished
 from templora.text import text_pieces
 
 if TYPE_CHECKING:  # what is in the store is listed without torch
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # what is in the store is listed without torch
     from templora.session import Session
     from templora.snapshot import Snapshot
 
-FILES = "files"  # of a session's folder: snapshots and adapters
 # Most of the time that snapshots may take.
 _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
@@ -435,9 +434,7 @@ class SavedSession:
         self._cost = self._since - began
 
     def _files(self) -> Path:
-        folder = self.folder / FILES
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+        return files_of(self.folder)
 
     def _new_name(self, begin: str = "") -> str:
         """Of a file that no record is of: a fork has files that are numbered as in the session that it is from."""
@@ -448,10 +445,9 @@ class SavedSession:
 
     def _sweep(self) -> None:
         """Deletes files that no record is of: their process was killed before it could say so."""
-        known = {file_of(record) for record in self.history.records}
-        for path in self._files().iterdir():
-            if path.name not in known:
-                path.unlink(missing_ok=True)
+        known = {file for record in self.history.records if (file := file_of(record)) is not None}
+        for path in unfinished(self._files(), known):
+            path.unlink(missing_ok=True)
 
     # Going on --------------------------------------------------------------------------------------------------
 
@@ -552,9 +548,8 @@ class SavedSession:
         """
         from templora.snapshot import Snapshot
 
-        path = self.folder / FILES / Path(data["file"]).name
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise StoreError(f"{path}: is not a plain file")
+        path = self._files() / data["file"]
+        check_plain(path, shared=True)
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")
         return Snapshot.load(path)

@@ -13,12 +13,10 @@ A session appears and disappears by one renaming of its folder.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
+import random
 import shutil
-import stat
 import tempfile
 import time
 from bisect import bisect_right
@@ -31,15 +29,33 @@ from templora.errors import StoreError, TemploraError, nearest
 from templora.store.account import account
 from templora.store.history import History, file_of
 from templora.store.log import Log, New, Record
-from templora.store.saved import FILES, Progress, SavedSession
+from templora.store.places import (
+    FILES,
+    GONE,
+    LOCK,
+    LOG,
+    NEW,
+    check_path,
+    check_plain,
+    files_of,
+    is_folder,
+    is_name,
+    is_session,
+    open_lock,
+    others,
+    ours,
+    printable,
+    remove,
+    taken,
+)
+from templora.store.saved import Progress, SavedSession
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig
     from templora.engine import Engine
 
-_LOG, _LOCK = "log.sqlite", "lock"
-_NEW, _GONE = ".new-", ".gone-"
-_NAME = re.compile(r"\w[\w.-]{0,99}")
+# How long those who only look at a lock may keep one waiting, in seconds.
+_LOOKING = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class Discarded:
         files: how many there were.
         bytes: how much that was.
         text: where its text was put, if that was wanted.
+        left: what was in its folder and was not ours; it is there still.
     """
 
     name: str
@@ -90,6 +107,7 @@ class Discarded:
     files: int
     bytes: int
     text: Path | None
+    left: Sequence[Path] = ()
 
 
 def default_folder() -> Path:
@@ -117,7 +135,7 @@ class SessionStore:
         return f"<SessionStore {self.folder}>"
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _NAME.fullmatch(name) is not None and _is_folder(self.folder / name)
+        return isinstance(name, str) and is_name(name) and is_session(self.folder / name)
 
     def check(self, name: str) -> None:
         """Finds out early whether a session of this name could be begun, or gone on with.
@@ -132,9 +150,12 @@ class SessionStore:
 
     def names(self) -> list[str]:
         """Of all sessions."""
-        if not self.folder.is_dir():
+        try:
+            return sorted(p.name for p in self.folder.iterdir() if is_name(p.name) and is_session(p))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and _is_folder(p))
+        except OSError as error:
+            raise StoreError(f"{self.folder}: {error.strerror}") from error
 
     def list(self) -> list[SessionInfo]:
         """All sessions, those that cannot be read among them."""
@@ -170,7 +191,7 @@ class SessionStore:
         """Begins a text.
 
         Args:
-            name: letters, digits, `.`, `-` and `_`, up to 100.
+            name: letters, digits, `.`, `-` and `_`, up to 100, and 255 bytes.
             engine: its model.
             config: as for `Engine.session`.
             source: how the model was loaded, for who opens the session next.
@@ -223,9 +244,8 @@ class SessionStore:
             seqs: list[int] = []  # in this log, of those
             for seq, kind, ids, data in records:
                 if (file := file_of(Record(seq, kind, ids, data))) is not None:
-                    (made / FILES).mkdir(mode=0o700, exist_ok=True)
                     try:
-                        _link(folder / FILES / file, made / FILES / file)
+                        _link(files_of(folder) / file, files_of(made) / file)
                     except FileNotFoundError as error:
                         if kind == "snapshot":  # is kept no more
                             continue
@@ -269,13 +289,17 @@ class SessionStore:
             except OSError as error:
                 raise StoreError(f"{keep_text}: cannot be written: {error.strerror}") from error
         with _hold(folder):
-            files = [p for p in folder.rglob("*") if p.is_file()]
-            size = sum(p.lstat().st_size for p in files)
-            gone = folder.with_name(f"{_GONE}{name}-{time.time_ns()}")
-            folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-        left = gone.exists() or folder.exists()
-        return Discarded(name, not left, len(files), size, Path(keep_text) if keep_text is not None else None)
+            files = ours(folder)
+            size, left = sum(p.lstat().st_size for p in files), others(folder)
+            gone = folder.with_name(f"{GONE}{time.time_ns()}")
+            if left:
+                remove(folder)
+                gone = folder
+            else:  # disappears at once, whatever happens meanwhile
+                folder.rename(gone)
+        remove(gone)
+        text = Path(keep_text) if keep_text is not None else None
+        return Discarded(name, not ours(gone), len(files), size, text, left)
 
     # Folders ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +307,7 @@ class SessionStore:
         """Of a session that is there."""
         _check(name)
         folder = self.folder / name
-        if not _is_folder(folder):
+        if not is_session(folder):
             known = self.names()
             raise StoreError(
                 f"there is no session {name!r}; " + (nearest(name, known) if known else f"none is in {self.folder}")
@@ -292,32 +316,34 @@ class SessionStore:
 
     def _free(self, name: str) -> None:
         _check(name)
+        check_path(self.folder / name)
         if os.path.lexists(self.folder / name):
-            raise StoreError(f"there is a session {name!r} already")
+            what = "a session" if name in self else "something else called"
+            raise StoreError(f"there is {what} {name!r} already, in {self.folder}")
 
     def _make(self, name: str, fill: Callable[[Path], None]) -> None:
         """A session's folder, which is there when `fill` has filled it."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._tidy()
-            made = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.folder))
+            made = Path(tempfile.mkdtemp(prefix=NEW, dir=self.folder))
             try:
                 with _hold(made):
                     fill(made)
                     made.rename(self.folder / name)
             except BaseException:
-                shutil.rmtree(made, ignore_errors=True)
+                remove(made)
                 raise
         except OSError as error:
-            taken = error.errno in (errno.EEXIST, errno.ENOTEMPTY)  # somebody made one of that name meanwhile
-            problem = f"there is a session {name!r} already" if taken else f"cannot be written: {error.strerror}"
+            problem = f"there is a session {name!r} already" if taken(error) else f"cannot be written: {error.strerror}"
             raise StoreError(f"{self.folder}: {problem}") from error
 
     def _tidy(self) -> None:
         """Deletes what a kill left half made or half deleted."""
         for path in self.folder.iterdir():
-            if path.name.startswith((_NEW, _GONE)) and _is_folder(path) and not _holder(path):
-                shutil.rmtree(path, ignore_errors=True)
+            # One without a file may be somebody's, who is about to hold it.
+            if path.name.startswith((NEW, GONE)) and is_folder(path) and ours(path) and not _holder(path):
+                remove(path)
 
     def _info(self, name: str) -> SessionInfo:
         try:
@@ -327,8 +353,10 @@ class SessionStore:
 
     def _seen(self, name: str) -> dict[str, Any]:
         """What can be said of a folder without reading its log."""
-        folder = self.folder / name
-        files = [p.lstat() for p in folder.rglob("*") if not p.is_dir()]
+        folder, files = self.folder / name, []
+        for path in ours(self.folder / name):
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                files.append(path.lstat())
         used = max((s.st_mtime for s in files), default=0.0)
         return {"bytes": sum(s.st_size for s in files), "used": used, "holder": _holder(folder)}
 
@@ -337,29 +365,22 @@ class SessionStore:
         return SessionInfo(
             name,
             folder,
-            model=history.begin["model"]["name"],
+            model=printable(history.begin["model"]["name"]),
             tokens=len(history.tokens),
             chunks=len(history.chunks),
             learnt=sum(r.data["committed"] for r in history.records if r.kind == "learned"),
             pending=pending.left if pending else 0,
-            snapshots=sum((folder / FILES / Path(r.data["file"]).name).exists() for r in history.snapshots),
+            snapshots=sum((folder / FILES / r.data["file"]).exists() for r in history.snapshots),
             **self._seen(name),
         )
 
 
 def _check(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise StoreError(
             f"{name!r} cannot be a session's name: letters, digits, '.', '-' and '_', the first a letter or digit, "
-            "at most 100"
+            "at most 100, and 255 bytes"
         )
-
-
-def _is_folder(path: Path) -> bool:
-    """Not a link to one: a session's files are in the store, and nowhere else."""
-    with contextlib.suppress(OSError):
-        return stat.S_ISDIR(path.lstat().st_mode)
-    return False
 
 
 def _opened(folder: Path) -> tuple[Log, History]:
@@ -368,7 +389,9 @@ def _opened(folder: Path) -> tuple[Log, History]:
     Raises:
         StoreError: it cannot be read, or says what cannot be.
     """
-    path, history = folder / _LOG, History()
+    path, history = folder / LOG, History()
+    if os.path.lexists(folder / FILES):
+        files_of(folder)
     try:
         log = Log.open(path, history.read)
         if not history.records:
@@ -386,11 +409,18 @@ def _known(history: History, name: str, chunks: int) -> int:
 
 
 def _write(folder: Path, records: Sequence[New]) -> None:
-    with Log.create(folder / _LOG) as log:
+    with Log.create(folder / LOG) as log:
         log.extend(records, durable=True)
 
 
 def _link(file: Path, to: Path) -> None:
+    """Gives a file another name, or copies it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StoreError: it is no plain file.
+    """
+    check_plain(file, shared=True)
     try:
         os.link(file, to, follow_symlinks=False)
     except FileNotFoundError:
@@ -402,28 +432,47 @@ def _link(file: Path, to: Path) -> None:
 @contextlib.contextmanager
 def _hold(folder: Path) -> Iterator[None]:
     """Inside, the session is ours alone."""
-    import fcntl
-
-    path = folder / _LOCK
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = open_lock(folder, os.O_RDWR | os.O_CREAT)
     try:
-        handle = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"session {folder.name!r} is in use by {_holder(folder)}") from None
-        except OSError:
-            pass  # a file system without locks
-        if not path.exists():  # discarded between the two
+        _take(handle, folder)
+        if not _is_lock(handle, folder):  # discarded between the two
             raise StoreError(f"there is no session {folder.name!r} any more")
-        os.ftruncate(handle, 0)
-        os.write(handle, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
+        with contextlib.suppress(OSError):  # no room to say who we are
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
         yield
     finally:
         os.close(handle)
+
+
+def _is_lock(handle: int, folder: Path) -> bool:
+    """Whether it is the lock of the session that is there now."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(handle), (folder / LOCK).lstat())
+    return False
+
+
+def _take(handle: int, folder: Path) -> None:
+    """Takes a lock, unless somebody has it. Those who only look share it for a moment, and are waited for."""
+    import fcntl
+
+    began = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        except BlockingIOError:
+            raise StoreError(f"session {folder.name!r} is in use by {_said(handle)}") from None
+        if time.monotonic() > began + _LOOKING:
+            raise StoreError(f"session {folder.name!r} is in use by another process") from None
+        time.sleep(random.uniform(0.0005, 0.005))
 
 
 def _holder(folder: Path) -> str:
@@ -431,20 +480,25 @@ def _holder(folder: Path) -> str:
     import fcntl
 
     try:
-        handle = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        handle = open_lock(folder)
+    except (OSError, StoreError):
         return ""
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        try:
-            who = json.loads(os.read(handle, 1000))
-            here = who["host"] == os.uname().nodename
-            return f"process {int(who['pid'])}" + ("" if here else f" on {who['host']}")
-        except (ValueError, KeyError, TypeError):
-            return "another process"
+        return _said(handle)
     except OSError:
         return ""
     finally:
         os.close(handle)
     return ""
+
+
+def _said(handle: int) -> str:
+    """Who holds a lock, by what he wrote into it."""
+    try:
+        who = json.loads(os.pread(handle, 1000, 0))
+        here = who["host"] == os.uname().nodename
+        return f"process {int(who['pid'])}" + ("" if here else f" on {printable(str(who['host']))}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return "another process"
