@@ -109,6 +109,15 @@ class Meter:
         if self._phases:
             self.flops[self._phases[-1]] += flops
 
+    def since(self, before: Meter | None) -> Meter:
+        """What was spent since a copy of it was taken; without one, a copy."""
+        seconds, flops, overlapped = dict(self.seconds), dict(self.flops), self.overlapped
+        if before:
+            seconds = {phase: spent - before.seconds[phase] for phase, spent in seconds.items()}
+            flops = {phase: spent - before.flops[phase] for phase, spent in flops.items()}
+            overlapped -= before.overlapped
+        return Meter(self.device, seconds, flops, overlapped)
+
     def take(self, other: Meter) -> None:
         """Moves over what another meter has measured in the meantime."""
         for phase in PHASES:

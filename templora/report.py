@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from templora.engine import Engine
+    from templora.metering import Meter
     from templora.session import Session
 
 
@@ -39,6 +40,17 @@ class TextReport:
     committed: int = 0
     rejected: int = 0
     session: Session | None = None
+    again: float = 0.0  # seconds in which a session became what it was, to go on from there
+    before: Meter | None = None  # what it had spent until then
+
+    def goes_on(self, session: Session, again: float) -> None:
+        """What the session has spent up to now was spent by earlier runs, or in those seconds.
+
+        Args:
+            session: of the text.
+            again: seconds.
+        """
+        self.again, self.before = again, session.meter.since(None)
 
     def add(self, event: Event) -> None:
         """Takes in an event; those that carry no figures are passed over."""
@@ -111,7 +123,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
     NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `templora.metering` says. `prepare` is
     the making of the compiled decode step, compilation included. Of the
     seconds of learning, `overlapped` ran beside other phases (parallel learning): the phases less these are within the
-    total.
+    total. All of it is of this run alone: `again` are the seconds in which a session on disk became what it was.
     """
     from templora.metering import PHASES, peak_memory_bytes
     from templora.quantized import count_weights
@@ -126,9 +138,10 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             likelihood.tokens += part.tokens
             likelihood.chunk_nll += part.chunk_nll
     words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
-    seconds: dict[str, float] = {p: sum(s.meter.seconds[p] for s in sessions) for p in PHASES}
-    overlapped = sum(s.meter.overlapped for s in sessions)
-    flops: dict[str, float] = {p: sum(s.meter.flops[p] for s in sessions) for p in PHASES}
+    meters = [t.session.meter.since(t.before) for t in texts if t.session is not None]
+    seconds: dict[str, float] = {p: sum(m.seconds[p] for m in meters) for p in PHASES}
+    overlapped = sum(m.overlapped for m in meters)
+    flops: dict[str, float] = {p: sum(m.flops[p] for m in meters) for p in PHASES}
     model = engine.model
     return {
         "tokens": tokens,
@@ -155,6 +168,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             "prepare": engine.prepare_seconds,
             **seconds,
             "overlapped": overlapped,
+            **({"again": again} if (again := sum(t.again for t in texts)) else {}),
             "total": total_seconds,
         },
         "flops": {**flops, "total": sum(flops.values())},

@@ -108,6 +108,30 @@ def test_what_was_killed_is_gone_on_with(write: Callable[..., Result], store: Se
     assert store.history("novel").tokens == tokens
 
 
+def test_a_receipt_is_of_one_run(write: Callable[..., Result], store: SessionStore, tmp_path: Path) -> None:
+    """What the runs of a session say adds up to what there is; what the session had spent before is in none of them."""
+    found = []
+    for run, more in enumerate((["--tokens", "100"], ["--tokens", "60", "--prompt", "Then"], ["--tokens", "8"])):
+        report = tmp_path / f"{run}.json"
+        arguments = ["--session", "novel", "--report", str(report), *more]
+        done = write(*arguments) if run == 0 else CliRunner().invoke(write_command, arguments)
+        assert done.exit_code == 0, done.exception
+        found.append(json.loads(report.read_text()))
+        seconds = found[-1]["seconds"]
+        spent = sum(seconds[name] for name in ("decode", "score", "learn", "cache"))
+        assert spent + seconds.get("again", 0.0) + seconds["load"] <= seconds["total"]
+        assert ("again" in seconds) == (run > 0)
+        session = found[-1]["session"]
+        assert session["tokens_before"] == sum(r["tokens"] + r["prompt_tokens"] for r in found[:-1])
+    assert [(r["tokens"], r["prompt_tokens"]) for r in found] == [(100, len(PROMPT)), (60, 4), (8, 0)]
+    assert sum(r["tokens"] + r["prompt_tokens"] for r in found) == store.show("novel").tokens
+    assert sum(r["committed"] for r in found) == store.show("novel").learnt
+    assert found[2]["flops"]["decode"] < found[1]["flops"]["decode"] < found[0]["flops"]["decode"]
+    assert "kept on disk with session novel; nothing of it is left on the model" in done.stderr
+    assert "after 216 that the session had" in done.stderr
+    assert "adapter discarded" not in done.stderr
+
+
 def test_an_edited_draft_takes_the_texts_place(
     write: Callable[..., Result], store: SessionStore, tmp_path: Path
 ) -> None:

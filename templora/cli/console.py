@@ -119,8 +119,15 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
             learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
     phases = ("decode", "score", "learn", "cache")
     beside = f"; {seconds['overlapped']:.1f} s of learning beside the rest" if seconds["overlapped"] else ""
+    if "again" in seconds:
+        beside = f", doing again what it was {seconds['again']:.1f} s{beside}"
+    left = ("adapter discarded", _yes(report["discarded"]))
+    if kept := report.get("session"):
+        gone = "nothing of it is left on the model" if report["discarded"] else "SOMETHING OF IT IS LEFT ON THE MODEL"
+        left = ("adapter", f"kept on disk with session {kept['name']}; {gone}")
+    before = f", after {kept['tokens_before']:,} that the session had" if kept and kept["tokens_before"] else ""
     rows = [
-        ("tokens", f"{report['tokens']:,}"),
+        ("tokens", f"{report['tokens']:,}{before}"),
         ("chunks", learnt),
         (
             "time",
@@ -133,7 +140,7 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         ),
         ("peak memory", f"{report['peak_memory_bytes'] / 1e9:.2f} GB"),
         ("base unchanged", f"{_yes(report['base_unchanged'])} (sha256 {str(report['model']['sha256'])[:12]})"),
-        ("adapter discarded", _yes(report["discarded"])),
+        left,
     ]
     rows += [("note", note) for note in notes]
     return "\n".join(["── receipt " + "─" * 40, *(f"{name:<18}{value}" for name, value in rows)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Kept:
 
     Attributes:
         there: it is on disk.
+        before: tokens that it had when this run began.
         begun: and there is something of its text. What a run left that failed before that is begun anew.
 
     Raises:
@@ -86,6 +88,7 @@ class Kept:
         self.there = self.name in self.store
         self.begun = self.there and not _is_empty(self.store.history(self.name))
         self._prompt, self._draft, self._again = "", False, False
+        self.before = 0
         if self.begun:
             self._take_over(options, given)
 
@@ -180,9 +183,20 @@ class Kept:
             again = "doing again what came after the last snapshot"
             run.console.status(f"{bar(done, total)} {again}: {done:,}/{total:,}")
 
+        began = time.perf_counter()
         saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
         run.notes += saved.notes
+        run.texts[-1].goes_on(saved.session, time.perf_counter() - began)
+        for event in saved.late:
+            run.texts[-1].add(event)
+        self.before = len(saved.tokens)
         return saved
+
+    def report(self) -> dict[str, Any]:
+        """What a run's report has of it: none of it if it is there no more."""
+        if self.name not in self.store:
+            return {}
+        return {"session": {"name": self.name, "tokens_before": self.before}}
 
     def stream(self, saved: SavedSession, how: dict[str, Any]) -> tuple[int, Iterator[Event]]:
         """How many tokens are to be written after what `read` was told, and the events of writing them.

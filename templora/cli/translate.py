@@ -238,7 +238,7 @@ class _Job:
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
             self._leave(whole)
-            run.finish(engine, self.drafted, self._report(whole))
+            run.finish(engine, self.drafted, self._report(whole) | self.kept.report())
 
     def _terms(self, source: str) -> dict[str, str]:
         return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}

@@ -164,7 +164,8 @@ def write(**arguments: Any) -> None:
         spoken = engine.tokenizer.decode(written, skip_special_tokens=True)
         extra = {
             "command": "write",
-            "prompt_tokens": len(session.tokens) - len(written),
+            "prompt_tokens": len(session.tokens) - len(written) - (kept.before if kept else 0),
+            **(kept.report() if kept else {}),
             "sampling": {k: getattr(sampling, k) for k in fields} | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,

@@ -56,6 +56,7 @@ class SavedSession:
 
     Attributes:
         notes: what the user should know about how it was opened.
+        late: what became of chunks then, of which the process before could not say it any more.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SavedSession:
             )
         self._on_close: Callable[[], None] = lambda: None
         self._pending: Iterator[Event] | None = None
+        self.late: list[Event] = []
         self._verbs = 0  # asked for so far: whoever still listens to an earlier one is told that it was left
         # What became of chunks, by where they end.
         reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
@@ -466,14 +468,14 @@ class SavedSession:
             if act.end < at or (act.end == at and act.ended is not None and act.ended <= until):
                 continue
             for event in self._again(act, at):
-                if not isinstance(event, Finished):
-                    self._record(event)
+                if not isinstance(event, Finished) and self._record(event):
+                    self.late += [event] if isinstance(event, ChunkLearned | ChunkScored) else []
                 progress(len(self.session.tokens) - at, len(history.tokens) - at)
                 if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
                     self._snapshot_if_due(act.seq)
         if self._pending is None:
             for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet
-                self._record(event)
+                self.late += [event] if self._record(event) else []
 
     def _again(self, act: Act, at: int) -> Iterator[Event]:
         """Does once more what is after token `at` of an act."""
