@@ -151,6 +151,7 @@ class Engine:
         self._trace: Trace | None = None
         self._moving: list[tuple[Any, str, Any]] = []
         self._known: _Base | None = None
+        self._stale = False  # the model was changed while sessions were alive
         self._executor: Executor | None = None
 
     @property
@@ -184,8 +185,9 @@ class Engine:
         self.prepare_seconds = time.perf_counter() - began
         return made
 
-    def _forget_step(self) -> None:
-        """The compiled step is of another model than there is now."""
+    def _forget(self) -> None:
+        """What was worked out of the model is of another than there is now."""
+        self._rates.clear()
         self.__dict__.pop("_compiled_step", None)
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
@@ -306,7 +308,7 @@ class Engine:
         with self.lock:
             stay.memory = method.begin(self.model, config, opening)
             if method.changes_model:
-                self._forget_step()
+                self._forget()
             elif changed := stay.base.arrangement.differences(self._arrangement()):
                 raise ModelError(
                     f"{method.name} changes the model ({', '.join(changed[:3])}) and does not say so: its "
@@ -329,7 +331,7 @@ class Engine:
             always.callback(self._stays.remove, stay)
             always.callback(stay.bank.release, stay.slot)
             if stay.method.changes_model:
-                always.callback(self._forget_step)
+                always.callback(self._forget)
             if memory is not None:
                 always.callback(memory.end)
             if updates is not None:
@@ -372,7 +374,7 @@ class Engine:
                 else:
                     session.discard()
             self._model, self._known, self._trace = None, None, None
-            self._forget_step()
+            self._forget()
         gc.collect()
         give_freed_memory_back()
         if device.type == "cuda":
@@ -425,26 +427,31 @@ class Engine:
         """Our own on the model."""
         return [hook for bank in self._banks.values() for hook in bank.hooks]
 
-    def _look(self) -> _Base:
-        """The model as it is now. What was worked out of another one is dropped."""
+    def _look(self, trust: bool = True) -> _Base:
+        """The model as it is now. What was worked out of another one is dropped.
+
+        Args:
+            trust: do not hash large weights again that show no sign of a change.
+        """
         model, known = self.model, self._known
         arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
-        trusted = known is not None and known.evidence == evidence and self._large
-        fingerprint = known.fingerprint if known and trusted else model.fingerprint()
+        same = known is not None and known.evidence == evidence
+        fingerprint = known.fingerprint if known and same and trust and self._large else model.fingerprint()
         now = self._known = _Base(fingerprint, evidence, addresses, arrangement)
         if known is not None and replace(known, evidence=evidence) != now:
-            self._rates.clear()
-            self._forget_step()
-            if not self._stays:
-                self.model.look()
-                self.model.check()
+            self._forget()
+            self._stale = True
+        if self._stale and not self._stays:
+            model.look()
+            model.check()
+            self._stale = False
         return now
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from others, as JSON can hold it: weights, what is computed with them, tokenizer."""
         with self.lock:
             self._check_company(Method())
-            found = self.model.fingerprint(), described(self.model.module, self.model.config, self._hooks)
+            found = self._look(trust=False).fingerprint, described(self.model.module, self.model.config, self._hooks)
         return dict(
             zip(("fingerprint", "computes", "tokenizer"), (*found, tokenizer_fingerprint(self.tokenizer)), strict=True)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,11 @@ _SAMPLE = "The  quick Brown fox's 12345 naïve ﬁancées; e\u0301té,\n\n\tif x
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one)."""
     if not isinstance(text, str):
-        raise TextError(f"a text must be a str, not {type(text).__name__}")
+        instead = {bytes: ": decode it first, as in data.decode('utf-8')", list: "; tokens are given to absorb_ids"}
+        hint = (
+            ": read it first, as in path.read_text()" if isinstance(text, os.PathLike) else instead.get(type(text), "")
+        )
+        raise TextError(f"a text must be a str, not {type(text).__name__}{hint}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -14,6 +14,7 @@ from conftest import small
 from templora.arrangement import Arrangement, described, told_apart
 from templora.engine import Engine
 from templora.errors import ModelError
+from templora.methods.dynamic_evaluation import DynamicEvaluation
 from templora.quantized import quantize_model
 from templora.store.log import Log
 from templora.store.store import SessionStore
@@ -128,6 +129,28 @@ def test_a_change_between_two_sessions_is_nobodys(text: str) -> None:
     fresh = Engine(module, byte_tokenizer())
     assert written(engine) == written(fresh)  # nothing was kept of the model as it was
     assert engine.learning_rate(small()) == fresh.learning_rate(small())
+
+
+def test_a_change_while_sessions_live_is_not_kept_either(text: str) -> None:
+    """Fused passes are of norms as they were; so is a learning rate that was asked for meanwhile."""
+    engine = tiny_engine(dtype=torch.bfloat16)
+    off = small(learning="off", mixture=False)
+    with engine.session(off):
+        for part in engine.model.module.modules():
+            if hasattr(part, "variance_epsilon"):
+                part.variance_epsilon = 0.5
+        with engine.session(off):
+            pass
+    with engine.session(off) as session:
+        nll = session.score(text[:90]).base.nll
+    with Engine(engine.model.module, byte_tokenizer()).session(off) as session:
+        assert session.score(text[:90]).base.nll == nll
+    rate = tiny_engine().learning_rate(small())
+    engine = tiny_engine()
+    with engine.session(off, method=DynamicEvaluation(0.5)) as session:
+        session.absorb(text)
+        assert engine.learning_rate(small()) != rate
+    assert engine.learning_rate(small()) == rate
 
 
 def test_frequencies_that_a_text_has_stretched_are_put_back(text: str) -> None:

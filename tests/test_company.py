@@ -15,7 +15,7 @@ import torch
 from conftest import small
 
 from templora.engine import Engine
-from templora.errors import ModelError, OptionError
+from templora.errors import ModelError, OptionError, TextError
 from templora.methods.base import Memory, Method
 from templora.methods.dynamic_evaluation import DynamicEvaluation
 from templora.methods.extended_positions import SCALINGS, ExtendedPositions
@@ -219,6 +219,16 @@ def test_what_is_shown_of_things(engine: Engine, tmp_path: Path) -> None:
 def test_what_a_session_is_begun_with_has_types(argument: str, value: Any, said: str, engine: Engine) -> None:
     with pytest.raises(OptionError, match=f"^{argument}: .*{said}"):
         engine.session(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(b"bytes", "decode it first"), (Path("a.txt"), "read it first"), ([1, 2], "absorb_ids"), (None, "NoneType")],
+)
+@pytest.mark.parametrize("verb", ["absorb", "score", "write", "draft"])
+def test_a_text_is_a_str(verb: str, given: Any, said: str, engine: Engine) -> None:
+    with engine.session(small()) as session, pytest.raises(TextError, match=f"^a text must be a str, not .*{said}"):
+        getattr(session, verb)(given)
 
 
 def _wait_for(condition: Any) -> None:
