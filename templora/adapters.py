@@ -24,7 +24,9 @@ import torch
 from torch import nn
 
 from templora import widened
+from templora.errors import ModelError
 from templora.targets import Target, first_weights, module_at
+from templora.uninterrupted import safe_point
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class AdapterBank:
 
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
         def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+            safe_point()
             route = self._current.route
             if route is None:
                 return None
@@ -178,7 +181,8 @@ class AdapterBank:
 
     def state(self, slot: int) -> AdapterState:
         state = self._states[slot]
-        assert state is not None, f"slot {slot} is free"
+        if state is None:
+            raise ModelError(f"slot {slot} of the adapters is free: its session has been discarded")
         return state
 
     def commit(self, slot: int, staged: AdapterState) -> None:
@@ -270,6 +274,7 @@ class _Learnt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         route = ctx.route
+        safe_point()
         if route.check:
             route.check()
         x, inner, a, b = ctx.saved_tensors

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from templora.errors import ModelError
+from templora.uninterrupted import uninterrupted
+
 
 class _Span:
     """Which entries a forward pass sees, shared by all layers of a cache: the first `opening`, then [start, end)."""
@@ -61,16 +64,17 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states.detach(), value_states.detach())
-        assert self.keys is not None
-        assert self.values is not None
-        span = self._span
+        keys, values, span = self.keys, self.values, self._span
+        if keys is None or values is None:
+            raise ModelError("a layer's cache was used before it was made")
         if torch.is_grad_enabled():
-            return self._seen(self.keys, key_states), self._seen(self.values, value_states)
-        assert not span.skipped
+            return self._seen(keys, key_states), self._seen(values, value_states)
         after = span.end + key_states.shape[2]
-        self.keys[:, :, span.end : after] = key_states
-        self.values[:, :, span.end : after] = value_states
-        return self.keys[:, :, :after], self.values[:, :, :after]
+        if span.skipped or after > self._capacity:
+            raise ModelError(f"the window's cache has no room for {key_states.shape[2]} tokens after {span.end}")
+        keys[:, :, span.end : after] = key_states
+        values[:, :, span.end : after] = value_states
+        return keys[:, :, :after], values[:, :, :after]
 
     def _seen(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         span = self._span
@@ -136,9 +140,10 @@ class WindowCache(Cache):  # type: ignore[misc]
 
     def advance(self, tokens: int, version: int) -> None:
         """Counts the entries that a forward pass of `tokens` tokens has just written to every layer."""
+        if self.length + tokens > self.capacity:
+            raise ModelError(f"the window's cache has no room for {tokens} tokens after {self.length}")
         self.versions.extend([version] * tokens)
         self._span.end = len(self.versions)
-        assert self.length <= self.capacity
 
     def clear(self, first_token: int) -> None:
         """Empties the cache; what is fed next is the opening, then the tokens from `first_token` + opening on."""
@@ -178,16 +183,16 @@ class WindowCache(Cache):  # type: ignore[misc]
         drop = first_token - self.first_token
         if drop <= 0:
             return
-        s, length, kept = self.sinks, self.length, self.versions
-        # An eviction that is interrupted half-way leaves an empty cache, not a wrong one.
-        self.versions, self._span.end = [], 0
-        for layer in self.layers:
-            for held in (layer.keys, layer.values):
-                held[:, :, s : length - drop] = held[:, :, s + drop : length].clone()
-        self.versions = kept[:s] + kept[s + drop :]
-        self.first_token += drop
-        self.shift += drop
-        self._span.end = self.length
+        s, length, kept, shift, reused = self.sinks, self.length, self.versions, self.shift, self.reused
+        with uninterrupted():
+            # One that fails half-way, without memory, leaves an empty cache, not a wrong one.
+            self.clear(self.first_token)
+            for layer in self.layers:
+                for held in (layer.keys, layer.values):
+                    held[:, :, s : length - drop] = held[:, :, s + drop : length].clone()
+            self.first_token, self.shift, self.reused = self.first_token + drop, shift + drop, reused
+            self.versions = kept[:s] + kept[s + drop :]
+            self._span.end = self.length
 
     def truncate(self, length: int) -> None:
         """Keeps the first `length` entries alone, as if what came after them had not been read."""
@@ -234,7 +239,8 @@ class WindowCache(Cache):  # type: ignore[misc]
     def _context(self, end_token: int, most: int) -> tuple[int, int]:
         """The entries [start, end) that follow the opening in a context of `most` entries before `end_token`."""
         end = end_token - self.first_token
-        assert 0 <= end <= self.length
+        if not 0 <= end <= self.length:
+            raise ModelError(f"the window's cache holds {self.length} entries, and the context would end after {end}")
         return 0 if end <= most else max(self.opening, end - max(0, most - self.opening)), end
 
 
@@ -257,11 +263,12 @@ class _StaticLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys.index_copy_(2, self._at, key_states)
-        self.values.index_copy_(2, self._at, value_states)
-        return self.keys, self.values
+        keys, values = self.keys, self.values
+        if keys is None or values is None:
+            raise ModelError("a layer's cache was used before it was made")
+        keys.index_copy_(2, self._at, key_states)
+        values.index_copy_(2, self._at, value_states)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._capacity, 0

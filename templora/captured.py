@@ -18,6 +18,7 @@ import torch
 
 from templora.adapters import AdapterBank, Route
 from templora.cache import StaticView, WindowCache
+from templora.errors import ModelError
 from templora.model import CausalModel
 
 # Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
@@ -72,17 +73,18 @@ class CapturedStep:
             cache: holds everything before `token`, at least one entry.
             bank, route: the adapter; a recording is of it.
         """
+        if not 0 < cache.length < cache.capacity:
+            raise ModelError(
+                f"the window's cache holds {cache.length} of {cache.capacity} entries: no room for a token"
+            )
         self._inputs.copy_(torch.tensor([token, cache.next_position, cache.length]))
-        if self._replay is None or self._recorded_for is None or not self._is_of(cache, route):
+        of = self._recorded_for
+        if self._replay is None or of is None or of[0] is not cache or of[1] is not route:
             self._replay = None  # its memory goes before the next one takes its own
             view = StaticView(cache, self._inputs[2:3])
             self._replay = self._record(lambda: static_step(self._model, view, self._inputs, bank, route))
             self._recorded_for = (cache, route)  # holding them keeps their addresses from being given to others
         return self._replay().clone()  # samplers edit logits; the next replay overwrites them
-
-    def _is_of(self, cache: WindowCache, route: Route | None) -> bool:
-        assert self._recorded_for is not None
-        return self._recorded_for[0] is cache and self._recorded_for[1] is route
 
 
 def can_be_static(model: CausalModel) -> bool:

@@ -20,8 +20,10 @@ import torch
 from templora.adapters import AdapterBank, Route
 from templora.cache import WindowCache
 from templora.config import TempLoraConfig
+from templora.errors import ModelError
 from templora.metering import Meter
 from templora.model import CausalModel
+from templora.uninterrupted import uninterrupted
 
 # (token, cache, bank, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
 Step: TypeAlias = Callable[[int, WindowCache, AdapterBank, Route | None], torch.Tensor]
@@ -106,8 +108,10 @@ class Decoder:
             fits = cache.shift + (first - cache.first_token) + self.config.window <= self.model.max_positions
             reusable = cache.reused < self.config.cache_reuse and fits and first < cache.next_token - cache.sinks
             if reusable:
-                cache.evict(first)
-                cache.reused += 1
+                with uninterrupted():
+                    cache.evict(first)
+                    cache.reused += 1
+                    cache.served_version = version
             else:
                 cache.clear(first)
         self.fill(tokens, version)
@@ -153,7 +157,10 @@ class Decoder:
 
     def nll(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
         """NLL, in nats, of each of tokens[first_target:], the cache holding all before token first_target − 1."""
-        assert self.cache.next_token == first_target - 1
+        if self.cache.next_token != first_target - 1:
+            raise ModelError(
+                f"what comes before token {first_target} was not read: {self.cache.next_token} tokens were"
+            )
         hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
         return self.model.nll(hidden, list(tokens[first_target:]))
 

@@ -149,8 +149,8 @@ class Drafter:
         if version == self._version and first == cache.first_token:
             while same < min(len(passes), len(self._passes)) and passes[same] == self._passes[same]:
                 same += 1
+        self._passes = passes[:same]  # what is read from here on counts when it is done
         self._version = version
-        self._passes = passes[:same]
         if same:
             cache.truncate(ends[same - 1] - first)
         else:

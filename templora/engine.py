@@ -41,6 +41,7 @@ from templora.session import Lesson, Receipt, Session
 from templora.targets import Target, choose_targets
 from templora.text import end_ids, tokenizer_fingerprint
 from templora.threads import governor, threads
+from templora.uninterrupted import put_off
 from templora.updates import Updates, worker
 
 # Weights of fewer bytes are hashed anew for each session: it takes no time.
@@ -259,12 +260,13 @@ class Engine:
 
     @contextmanager
     def step(self, beside: bool = False) -> Iterator[None]:
-        """Inside, the model is the caller's alone, and so are the cores there are.
+        """Inside, the model is the caller's alone, and so are the cores there are. Ctrl-C waits for its end, or for the
+        next layer of a long pass.
 
         Args:
             beside: whether the caller also trains in the background.
         """
-        with self.lock, governor.step(self.threads, beside):
+        with put_off(), self.lock, governor.step(self.threads, beside):
             yield
 
     def executor(self) -> Executor:

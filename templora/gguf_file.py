@@ -197,7 +197,8 @@ def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, 
     if kind == Kind.Q4_1:
         minimum = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
         return [np.ascontiguousarray(blocks[..., 4:]), scale, minimum]
-    assert kind == Kind.Q4_K
+    if kind != Kind.Q4_K:
+        raise ModelError(f"blocks of kind {kind.name} cannot be taken as they are")
     # Eight blocks of 32 share two halves; the nibbles of 32 bytes belong to two blocks, one after the other.
     factor = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
     scales, minima = (x.reshape(out, -1, 8) for x in Q4_K.get_scale_min(blocks[..., 4:16].reshape(-1, 12)))

@@ -135,6 +135,7 @@ class Session:
         self._sure: int | None = None  # where what nobody has seen begins, which may be taken back; None: it is no more
         self._crossed: list[tuple[int, Snapshot]] = []  # ends of chunks in that, and what there was before they closed
         self._taken_back = 0
+        self._finished: Chunk | None = None  # a chunk that is closed, which the method's memory has still to take in
         self._released = False
         self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._lesson = lesson
@@ -683,6 +684,7 @@ class Session:
                 state = AdapterState(weights, first, second, meta["steps"], meta["version"])
                 self._bank.commit(self._slot, state)
             self._memory.restore(tensors, meta["memory_version"])
+            self._finished = None
             self._chunk_index, self._chunk_start = meta["chunk"]
             self._written, self._brake, self._patience = guards.from_json(meta["guards"])
             self._masked = spans(meta.get("masked", ()))
@@ -708,7 +710,7 @@ class Session:
         Returns:
             Whether the base is bit for bit what it was, and whether nothing of the adapter is left on it.
         """
-        with self._engine.lock:
+        with uninterrupted(), self._engine.lock:
             if not self._released:
                 try:
                     if self._updates:
@@ -831,6 +833,7 @@ class Session:
             self._cut_caches()
             end = len(self.tokens)
             self._masked = tuple((a, min(b, end)) for a, b in self._masked if a < end)
+        self._remember()
 
     def _score_written(self) -> ChunkScored | None:
         """What was written since the last score, read once more by base and adapter alike, in one pass each.
@@ -901,13 +904,20 @@ class Session:
             with uninterrupted():  # from here on the context is needed as it is
                 self._settle()
                 self._open_next(chunk, None, context)
-        self._memory.learn(self.tokens, chunk, self.meter)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Has the method's memory take in the chunk that is closed, unless it has."""
+        if self._finished:
+            self._memory.learn(self.tokens, self._finished, self.meter)
+            self._finished = None
 
     def _open_next(self, chunk: Chunk, reading: Reading | None, context: WindowCache | None = None) -> None:
         """Opens the chunk after `chunk`, and learns this one, or begins to, if it should be."""
-        before = self._chunk_index, self._chunk_start, self._written, self._brake, self._masked
+        before = self._chunk_index, self._chunk_start, self._written, self._brake, self._masked, self._finished
         reported, written = len(self._learned), self._written
         self._chunk_index, self._chunk_start, self._written, self._masked = chunk.index + 1, chunk.end, Written(), ()
+        self._finished = chunk
         try:
             if self.config.learning == "off" or not chunk.targets:
                 return
@@ -925,7 +935,7 @@ class Session:
         except BaseException:
             under_way = self._updates is not None and self._updates.chunk is chunk
             if len(self._learned) == reported and not under_way:  # interrupted before: it is still to be learnt
-                self._chunk_index, self._chunk_start, self._written, self._brake, self._masked = before
+                self._chunk_index, self._chunk_start, self._written, self._brake, self._masked, self._finished = before
             raise
 
     def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None, context: WindowCache | None) -> None:

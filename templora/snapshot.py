@@ -88,6 +88,7 @@ def of_cache(cache: WindowCache, name: str) -> Snapshot:
 def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
     """Makes a cache hold what another one held."""
     meta = snapshot.meta
+    cache.clear(0)
     if meta["versions"]:
         keys = [snapshot.tensors[f"{name}.keys.{i}"] for i in range(len(cache))]
         values = [snapshot.tensors[f"{name}.values.{i}"] for i in range(len(cache))]

@@ -8,6 +8,7 @@ in place, so a commit needs nothing done here.
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import nn
 from templora.adapters import AdapterBank, Route
 from templora.anatomy import ACTIVATIONS, Anatomy, UnknownAnatomy
 from templora.cache import WindowCache
+from templora.errors import ModelError
 from templora.kernels import decode, dots, team
 from templora.model import CausalModel
 
@@ -40,6 +42,14 @@ class _Plan:
     adapters: np.ndarray
     scales: np.ndarray
     ranks: int
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The keys and values of a cache, by turns, and the addresses of both in each layer."""
+
+    tensors: list[torch.Tensor]
+    addresses: np.ndarray
 
 
 class DecodeStep:
@@ -73,6 +83,7 @@ class DecodeStep:
         self._kinds = np.array([layer.kind for layer in anatomy.layers])
         self._rotary: dict[int, np.ndarray] = {}
         self._plans: dict[int, _Plan] = {}
+        self._checked: weakref.WeakKeyDictionary[WindowCache, _Entries] = weakref.WeakKeyDictionary()
         self._team = team.Team(most)
         self._workers = workers
         width = anatomy.heads * anatomy.head_size
@@ -94,8 +105,10 @@ class DecodeStep:
 
         The caller counts the entry (`cache.advance`), as after a pass through the modules.
         """
-        plan = self._plan(bank, route)
+        plan, entries = self._plan(bank, route), self._entries(cache)
         length, capacity = cache.length, cache.capacity
+        if not 0 <= length < capacity or cache.next_position < 0:
+            raise ModelError(f"the window's cache holds {length} of {capacity} entries: there is no room for a token")
         self._x[:] = self._embed(torch.tensor([token]))[0].float().numpy()
         if self._scratch.shape[1] < self._scratch_fixed + capacity:
             self._scratch = np.zeros((self._team.size, self._scratch_fixed + capacity), np.float32)
@@ -116,7 +129,7 @@ class DecodeStep:
             self._final_norm,
             self._has_norm,
             self._head_norms,
-            np.array([[layer.keys.data_ptr(), layer.values.data_ptr()] for layer in cache.layers]),
+            entries.addresses,
             np.where(self._sliding > 0, np.maximum(0, length + 1 - self._sliding), 0),
             self._rotary_row(cache.next_position),
             self._kinds,
@@ -131,9 +144,31 @@ class DecodeStep:
             self._scratch,
             self._team.size,
             workers=self._workers(),
+            held=(self._kept, entries.tensors, route),
         )
         logits = torch.from_numpy(self._logits.copy())
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+
+    def _entries(self, cache: WindowCache) -> _Entries:
+        """Where a cache's keys and values lie: what the kernel writes to, so nothing of it is taken on trust.
+
+        Raises:
+            ModelError: they are not what it reads and writes.
+        """
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        known = self._checked.get(cache)
+        if known is None or len(known.tensors) != len(tensors) or not all(map(operator.is_, known.tensors, tensors)):
+            a = self._anatomy
+            shape = (1, a.groups, cache.capacity, a.head_size)
+            for tensor in tensors:
+                fits = isinstance(tensor, torch.Tensor) and tensor.shape == shape and tensor.is_contiguous()
+                if not fits or _FORMATS.get(tensor.dtype) != self._format or tensor.device.type != "cpu":
+                    raise ModelError(f"the window's cache is not one of {shape} keys and values in this model's dtype")
+            if len(tensors) != 2 * len(a.layers):
+                raise ModelError(f"the window's cache has {len(cache)} layers, and the model {len(a.layers)}")
+            addresses = np.array([tensor.data_ptr() for tensor in tensors]).reshape(-1, 2)
+            known = self._checked[cache] = _Entries(tensors, addresses)
+        return known
 
     def _sizes(self, length: int, capacity: int) -> np.ndarray:
         a = self._anatomy
@@ -213,6 +248,15 @@ class DecodeStep:
                 for i in group:
                     if (pair := pairs.get(id(parts.linears[i]))) is not None:
                         (rank, columns), b = pair[0].shape, pair[1]
+                        rows = linears[i][-1]
+                        if (
+                            columns != linears[i][-2]
+                            or b.shape != (rows, rank)
+                            or not (all(t.is_contiguous() and _FORMATS.get(t.dtype) == self._format for t in pair))
+                        ):
+                            raise ModelError(
+                                f"an adapter of {tuple(b.shape)} by {rank, columns} does not fit its layer"
+                            )
                         product.append(((self._format, pair[0].data_ptr(), 0, 0, 0, columns, rank), ranks, 1))
                         adapters[layer, i] = b.data_ptr(), ranks, rank
                         ranks += rank

@@ -1,40 +1,134 @@
-"""Short work that must be done whole or not at all."""
+"""Signals put off, so that they are handled between two pieces of work and not within one."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
+
+# Those whose handlers raise, as a rule: Ctrl-C, requests to end, and time limits.
+_NUMBERS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+    if hasattr(signal, name)
+]
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)  # also where nobody handles them, so that they end the process
+
+
+class _State:
+    """Of the main thread, the only one in which Python handles signals."""
+
+    whole = 0  # `uninterrupted` blocks that it is in
+    waiting: list[Callable[[], object]] | None = None  # signals that came in a `put_off` block; None outside of one
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM that come inside are handled, as they would have been, when the work is done. Nests.
+    """Signals that come inside are handled, as they would have been, when the work is done. Nests.
 
-    Python handles signals in its main thread alone, so in others there is nothing to put off.
+    For short work that must be done whole or not at all.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _put_off(signal.SIGINT), _put_off(signal.SIGTERM):
+    came: list[Callable[[], object]] = []
+    before: dict[int, Any] = {}
+    _State.whole += 1
+    try:
+        _replace(before, lambda *what: came.append(lambda: _handle(*what)), _ALWAYS)
         yield
+    finally:
+        _State.whole -= 1
+        _put_back(before)
+        _handle_all(came)
 
 
 @contextmanager
-def _put_off(number: signal.Signals) -> Iterator[None]:
-    handler = signal.getsignal(number)
-    if handler is None:  # set by something other than Python, which could not be put back from here
+def put_off() -> Iterator[None]:
+    """Signals that come inside are handled when the work is done, or at the next `safe_point`; one that comes again, at
+    once. Inside another such block nothing changes.
+
+    For work that may take long, of which an exception anywhere would leave too many ends loose.
+    """
+    if threading.current_thread() is not threading.main_thread() or _State.waiting is not None or _State.whole:
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    signal.signal(number, lambda *what: came.append(what))
+    came: list[Callable[[], object]] = []
+    numbers: set[int] = set()
+
+    def note(number: int, handler: Any, frame: FrameType | None) -> None:
+        if number in numbers:
+            handler(number, frame)
+        else:
+            numbers.add(number)
+            came.append(lambda: handler(number, frame))
+
+    before: dict[int, Any] = {}
+    _State.waiting = came
     try:
+        _replace(before, note)
         yield
     finally:
-        signal.signal(number, handler)
-        if came and callable(handler):
-            handler(*came[0])
-        elif came and handler != signal.SIG_IGN:
-            signal.raise_signal(number)
+        _State.waiting = None
+        _put_back(before)
+        _handle_all(came)
+
+
+def safe_point() -> None:
+    """Handles the signals that were put off, in a `put_off` block and in no `uninterrupted` one within it.
+
+    For places that long work passes often, and at which an exception does no harm. Takes less than a microsecond.
+    """
+    waiting = _State.waiting
+    if waiting and not _State.whole and threading.current_thread() is threading.main_thread():
+        _handle_all(waiting)
+
+
+def _replace(
+    before: dict[int, Any], note: Callable[[int, Any, FrameType | None], object], always: tuple[int, ...] = ()
+) -> None:
+    """Has signals come to `note`, with who handled them before, which is kept in `before`."""
+    for number in _NUMBERS:
+        handler = signal.getsignal(number)
+        # None: set by something other than Python, which could not be put back from here.
+        if callable(handler) or (number in always and handler is not None):
+            before[number] = handler
+            signal.signal(number, partial(_pass_on, note, handler))
+
+
+def _pass_on(
+    note: Callable[[int, Any, FrameType | None], object], handler: Any, number: int, frame: FrameType | None
+) -> None:
+    note(number, handler, frame)
+
+
+def _put_back(before: dict[int, Any]) -> None:
+    """Has signals go where they went; one that comes meanwhile may raise, and the others are put back all the same."""
+    try:
+        while before:
+            number = next(iter(before))
+            signal.signal(number, before[number])
+            del before[number]
+    finally:
+        if before:
+            _put_back(before)
+
+
+def _handle(number: int, handler: Any, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler != signal.SIG_IGN:
+        signal.raise_signal(number)
+
+
+def _handle_all(came: list[Callable[[], object]]) -> None:
+    """Calls each, also where one before it raises."""
+    if came:
+        try:
+            came.pop(0)()
+        finally:
+            _handle_all(came)

@@ -52,7 +52,8 @@ class UnpackedModel:
             )
         file = GgufFile(packed)
         tensors = file.tensors()
-        assert tensors is not None, "built-in models are of a family whose blocks are read here"
+        if tensors is None:
+            raise ModelError(f"{packed}: is of a family whose blocks are not read here")
         try:
             _save(self._folder, file, tensors, model)
         except OSError as error:  # no room, or not writable: slower next time, but no reason to stop

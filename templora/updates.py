@@ -25,6 +25,7 @@ from templora.adapters import AdapterBank, AdapterState
 from templora.cache import WindowCache
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
+from templora.errors import ModelError
 from templora.learning import Learner, Update
 from templora.metering import Meter
 from templora.model import CausalModel
@@ -109,7 +110,8 @@ class Updates:
     @property
     def context(self) -> WindowCache:
         """The keys and values that the training reads. There must be one."""
-        assert self._job is not None
+        if self._job is None:
+            raise ModelError("no update is under way")
         return self._job.context
 
     def start(self, tokens: Sequence[int], chunk: Chunk, context: WindowCache) -> None:
@@ -120,7 +122,8 @@ class Updates:
             chunk: what to learn.
             context: keys and values before the chunk, which nobody may write to any more.
         """
-        assert self._job is None
+        if self._job is not None:
+            raise ModelError("an update is under way already; it must be settled first")
         ready = torch.cuda.current_stream(self._device).record_event() if self._stream else None
         self._job = _Job(tokens, chunk, context, self._bank.state(self._slot), governor.wanted, ready)
         self._submit(self._job)

@@ -124,3 +124,22 @@ def test_what_needs_no_model_is_light(tmp_path: Path) -> None:
 def test_our_types_are_for_users_too() -> None:
     assert (PACKAGE / "py.typed").exists()
     assert '"templora" = ["py.typed"]' in (PACKAGE.parent / "pyproject.toml").read_text()
+
+
+def test_importing_is_light() -> None:
+    """Neither torch nor transformers before a model is loaded; the same for the command line's own start."""
+    heavy = "{'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)"
+    code = f"import sys, templora, templora.cli.main; from templora import TempLoraConfig, recipe, load; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_nothing_rests_on_an_assert() -> None:
+    """But what only tells the type checker something: `python -O` leaves them out."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                said = ast.unparse(node.test)
+                narrows = said.endswith(" is not None") or said.startswith("isinstance(")
+                assert narrows, f"{path.name}:{node.lineno}: assert {said}"
+                assert node.msg is None, f"{path.name}:{node.lineno}: if it can be, it is an error of ours"

@@ -47,7 +47,8 @@ def wait(sync, phase, pieces):
         pass
 
 
-_Queue: TypeAlias = "SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None]"
+# A kernel, what it is called with, and what must not go meanwhile.
+_Queue: TypeAlias = "SimpleQueue[tuple[Callable[..., None], tuple[Any, ...], Any] | None]"
 
 
 @njit(**FAST)
@@ -69,6 +70,7 @@ class Team:
         self._queues: list[_Queue] = []
         threads = []
         self._runs = np.zeros(1, np.int64)
+        self._whole = True  # the last run came to its end here
         for worker in range(1, size):
             queue: _Queue = SimpleQueue()
             thread = threading.Thread(
@@ -79,12 +81,31 @@ class Team:
             threads.append(thread)
         weakref.finalize(self, _stop, self._queues, threads)
 
-    def run(self, kernel: Callable[..., None], *args: Any, workers: int | None = None) -> None:
-        """Runs kernel(worker, *args) on `workers` threads, the caller being worker 0; returns when worker 0 does."""
+    def run(self, kernel: Callable[..., None], *args: Any, workers: int | None = None, held: Any = None) -> None:
+        """Runs kernel(worker, *args) on `workers` threads, the caller being worker 0; returns when worker 0 does.
+
+        Args:
+            kernel, args: what is run.
+            workers: how many threads; None: all.
+            held: what `args` have addresses of. Kept until every worker is done, which may be later than the return if
+                that is by an exception.
+        """
+        if not self._whole:  # helpers may still be at what the caller was interrupted in
+            self.rest()
+        self._whole = False
         for queue in self._queues[: None if workers is None else workers - 1]:
-            queue.put((kernel, args))
+            queue.put((kernel, args, held))
         self._runs[0] += 1
         kernel(0, *args)
+        self._whole = True
+
+    def rest(self) -> None:
+        """Returns when the helpers have done all that they were told to."""
+        done: SimpleQueue[None] = SimpleQueue()
+        for queue in self._queues:
+            queue.put((lambda _: done.put(None), (), None))
+        for _ in self._queues:
+            done.get()
 
 
 def _stop(queues: list[_Queue], threads: list[threading.Thread]) -> None:
@@ -100,6 +121,7 @@ def _stop(queues: list[_Queue], threads: list[threading.Thread]) -> None:
 def _serve(queue: _Queue, runs: np.ndarray, worker: int) -> None:
     while (job := queue.get()) is not None:
         seen = int(runs[0])
-        kernel, args = job
+        kernel, args, _ = job
         kernel(worker, *args)
+        del job, kernel, args, _  # nothing is kept longer than it is needed
         _linger(runs, seen)

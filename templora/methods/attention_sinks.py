@@ -21,6 +21,7 @@ from templora.config import TempLoraConfig
 from templora.decoding import Decoder
 from templora.methods.base import Memory, Method
 from templora.model import CausalModel
+from templora.uninterrupted import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class _Sinks(Memory):
             if first >= cache.next_token - cache.sinks:  # nothing of it is left, after a long given text, say
                 cache.clear(first)
             else:
-                cache.evict(first)
-                turn_back(self._model, cache, cache.sinks, dropped)
-                cache.shift -= dropped
+                with uninterrupted():
+                    cache.evict(first)
+                    try:
+                        turn_back(self._model, cache, cache.sinks, dropped)
+                    except BaseException:  # without memory, say: an empty cache, not one that is turned in part
+                        cache.clear(first)
+                        raise
+                    cache.shift -= dropped
         elif not cache.length:
             cache.clear(first)
         reader.fill(tokens, version)

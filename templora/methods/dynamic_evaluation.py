@@ -22,6 +22,7 @@ from templora.metering import Meter
 from templora.methods.base import Memory, Method
 from templora.model import CausalModel
 from templora.targets import linear_layers
+from templora.uninterrupted import uninterrupted
 
 _ROWS = 128  # of logits at a time
 # A longer gradient is shortened to this, as in the recipes.
@@ -72,14 +73,16 @@ class _Trained(Memory):
         self._parameters = _matrices(model)
         self._own = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
+        self._taken = 0  # steps on the chunk that is being learnt
         self._optimizer = torch.optim.AdamW(list(self._masters.values()), lr=method.step_size, weight_decay=0.0)
 
     def learn(self, tokens: Sequence[int], chunk: Chunk, meter: Meter) -> None:
         if not chunk.targets:
             return
         with meter.phase("learn"):
-            for _ in range(self._method.steps):
+            while self._taken < self._method.steps:
                 self._step(tokens, chunk, meter)
+        self._taken = 0
         self.version += 1
 
     def _step(self, tokens: Sequence[int], chunk: Chunk, meter: Meter) -> None:
@@ -101,9 +104,11 @@ class _Trained(Memory):
                 parameter.requires_grad_(False)
                 parameter.grad = None
         nn.utils.clip_grad_norm_(list(self._masters.values()), _MAX_GRAD_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._serve()
+        with uninterrupted():
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._serve()
+            self._taken += 1
 
     def _head_gradient(self, hidden: torch.Tensor, targets: list[int]) -> torch.Tensor:
         """The gradient of the mean NLL with respect to `hidden` [T, H]; the head's own is left on its weight."""

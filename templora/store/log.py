@@ -231,7 +231,8 @@ def _from_bytes(raw: bytes) -> tuple[int, ...]:
 
 def _little(ids: array.array[int]) -> array.array[int]:
     """Four bytes an id, the lowest first, on every machine."""
-    assert ids.itemsize == 4
+    if ids.itemsize != 4:
+        raise StoreError(f"numbers of four bytes have {ids.itemsize} here; sessions on disk need them")
     if sys.byteorder == "big":
         ids.byteswap()
     return ids
