@@ -38,12 +38,17 @@ PARTS = ("codes", "scale", "minimum")
 class GgufFile:
     """A GGUF, with its metadata read and its weights not yet.
 
+    Args:
+        path: the file.
+        super_blocks: hold Q4_K in 4 bits in int4; else in 8, by row.
+
     Raises:
         ModelError: the file is damaged or of a kind that cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, super_blocks: bool = True) -> None:
         self.path = path.absolute()  # not resolved: a link keeps its own name
+        self._super_blocks = super_blocks
 
     dtype = torch.bfloat16
 
@@ -60,7 +65,7 @@ class GgufFile:
         return header
 
     @property
-    def _known(self) -> bool:
+    def known(self) -> bool:
         """Whether it is of a family that is read here."""
         return self.header.text("general.architecture") in FAMILIES
 
@@ -68,7 +73,7 @@ class GgufFile:
     def config(self) -> Any:
         """The transformers config that its metadata amounts to."""
         with _reading(self.path):
-            if self._known:
+            if self.known:
                 know_frequency_factors()
                 return model_config(self.header)
             return foreign_config(self.header)
@@ -84,7 +89,7 @@ class GgufFile:
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         header = self.header
-        if not self._known:
+        if not self.known:
             return None
         family = header.text("general.architecture")
         arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == family)
@@ -117,8 +122,12 @@ class GgufFile:
         """What is held of the parameter `name`: [weights] in fp32, or [codes, scale] and perhaps minimum.
 
         Args:
-            packed: also as blocks what does not unpack to exactly the same weights.
+            packed: also as blocks what does not unpack to exactly the same weights, if this file's are to be.
         """
+        return as_asked(self._exact(name), packed and self._super_blocks)
+
+    def _exact(self, name: str) -> list[torch.Tensor]:
+        """The parameter `name` exactly, in little room: see `as_asked`."""
         from gguf import GGMLQuantizationType as Kind, dequantize
 
         assert self._tensors is not None
@@ -129,24 +138,31 @@ class GgufFile:
                 heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
                 # Rotary halves lie interleaved in the file, one after the other in transformers.
                 data = data.reshape(heads, -1, 2, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
-            if data.ndim == 2 and (kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0) or (packed and kind == Kind.Q4_K)):
+            if data.ndim == 2 and kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0):
                 return [torch.from_numpy(part) for part in split_blocks(data, kind)]
+            if data.ndim == 2 and kind in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
+                return [torch.from_numpy(part) for part in split_super_blocks(data, kind)]
+            if kind == Kind.F16 and "norm" not in name:
+                return [torch.from_numpy(np.ascontiguousarray(data))]
+            if kind == Kind.BF16 and "norm" not in name:
+                return [torch.from_numpy(np.ascontiguousarray(data).view(np.int16)).view(torch.bfloat16)]
             weights = torch.from_numpy(dequantize(data, kind).astype(np.float32))
             if family == "gemma3" and "norm" in name:
                 weights -= 1
             return [weights]
 
-    def tensors(self) -> dict[str, torch.Tensor] | None:
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         """Everything exactly, to be saved: `NAME.weight` and so on, blocks as `NAME.codes`, `.scale`, `.minimum`."""
         if self._tensors is None:
             return None
-        found: dict[str, torch.Tensor] = {}
-        for name in self._tensors:
-            held = self.stored(name, packed=False)
+        return self._all_exact(self._tensors)
+
+    def _all_exact(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in names:
+            held = self._exact(name)
             layer = name.removesuffix(".weight")
             keys = [name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS]
-            found.update(zip(keys, held, strict=False))
-        return found
+            yield from zip(keys, held, strict=False)
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
@@ -185,7 +201,6 @@ class GgufFile:
 def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
     """A GGUF's rows of blocks, uint8 [out, bytes], as (codes, scale, minimum) or, for Q8_0, (codes, scale)."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
-    from gguf.quants import Q4_K
 
     out = data.shape[0]
     blocks = data.reshape(out, -1, GGML_QUANT_SIZES[kind][1])
@@ -199,17 +214,65 @@ def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, 
         return [np.ascontiguousarray(blocks[..., 4:]), scale, minimum]
     if kind != Kind.Q4_K:
         raise ModelError(f"blocks of kind {kind.name} cannot be taken as they are")
+    codes, wide, minimum = split_super_blocks(data, Kind.Q4_K)
+    return [codes, wide.astype(np.float16), minimum.astype(np.float16)]
+
+
+def split_super_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
+    """Rows of blocks of 256, uint8 [out, bytes], as (codes, scale, minimum) or, for Q6_K, (codes, scale).
+
+    Scales and minima are exact, in fp32: a half times a small integer each. A scale is for 32 weights, for Q6_K for 16.
+    Codes of Q4_K are two in a byte, as those of 4-bit blocks are; others uint8, for Q6_K int8 [out, in].
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
+    from gguf.quants import Q4_K
+
+    out = data.shape[0]
+    blocks = data.reshape(out, -1, GGML_QUANT_SIZES[kind][1])
+
+    def halves(at: int) -> np.ndarray[Any, Any]:
+        return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16).astype(np.float32)
+
+    if kind == Kind.Q6_K:
+        low, high = blocks[..., :128].reshape(out, -1, 2, 1, 64), blocks[..., 128:192].reshape(out, -1, 2, 1, 32)
+        low = (low >> np.array([0, 4], np.uint8)[:, None]) & 15
+        high = (high >> np.array([0, 2, 4, 6], np.uint8)[:, None]) & 3
+        codes = low.reshape(out, -1, 8, 32) | high.reshape(out, -1, 8, 32) << 4
+        scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
+        return [codes.astype(np.int8).reshape(out, -1) - np.int8(32), (halves(208) * scales).reshape(out, -1)]
     # Eight blocks of 32 share two halves; the nibbles of 32 bytes belong to two blocks, one after the other.
-    factor = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
     scales, minima = (x.reshape(out, -1, 8) for x in Q4_K.get_scale_min(blocks[..., 4:16].reshape(-1, 12)))
-    pairs = blocks[..., 16:].reshape(out, -1, 4, 1, BLOCK)
+    pairs = blocks[..., -128:].reshape(out, -1, 4, 1, BLOCK)
     codes = np.concatenate([pairs & 15, pairs >> 4], axis=3).reshape(out, -1, BLOCK)
-    half = BLOCK // 2
-    return [
-        codes[..., :half] | codes[..., half:] << 4,
-        (scale.astype(np.float32)[..., None] * scales).astype(np.float16).reshape(out, -1),
-        (-factor.astype(np.float32)[..., None] * minima).astype(np.float16).reshape(out, -1),
-    ]
+    if kind == Kind.Q5_K:
+        fifth = blocks[..., 16:48].reshape(out, -1, 1, BLOCK) >> np.arange(8, dtype=np.uint8)[:, None] & 1
+        codes = (codes | fifth.reshape(codes.shape) << 4).reshape(out, -1)
+    else:
+        half = BLOCK // 2
+        codes = codes[..., :half] | codes[..., half:] << 4
+    return [codes, (halves(0) * scales).reshape(out, -1), (-halves(2) * minima).reshape(out, -1)]
+
+
+def as_asked(held: list[torch.Tensor], packed: bool) -> list[torch.Tensor]:
+    """What is held of a parameter exactly, as [weights] in fp32, or as 4 or 8 bit blocks.
+
+    Args:
+        held: [weights], in any dtype; blocks with scales in fp16; or with scales in fp32, which have to be unpacked.
+        packed: 4-bit ones among the last as blocks, rounded to halves.
+    """
+    if len(held) == 1:
+        return [held[0].float()]
+    codes, scale, *minimum = held
+    if scale.dtype == torch.float16:
+        return held
+    if codes.dim() == 3:
+        if packed:
+            return [codes, scale.half(), minimum[0].half()]
+        codes = torch.cat([codes & 15, codes >> 4], dim=-1)
+    weights = codes.reshape(*scale.shape, -1).float().mul_(scale[..., None])
+    if minimum:
+        weights.add_(minimum[0][..., None])
+    return [weights.flatten(1)]
 
 
 def empty_model(config: Any, dtype: torch.dtype) -> Any:

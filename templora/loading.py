@@ -212,14 +212,10 @@ def _source(
     found: BuiltinModel | Path | str, trust_remote_code: bool, named_by_file: bool, device: torch.device
 ) -> Any:
     """What reads a model: has its `config`, its `tokenizer`, its own `dtype`, and `load(dtype, weights)`."""
-    if isinstance(found, BuiltinModel):
+    if isinstance(found, BuiltinModel) or (isinstance(found, Path) and found.is_file()):
         from templora.unpacked import UnpackedModel
 
         return UnpackedModel(found)
-    if isinstance(found, Path) and found.is_file():
-        from templora.gguf_file import GgufFile
-
-        return GgufFile(found)
     return _Folder(found, trust_remote_code, named_by_file, device)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m"
+# What is kept of a model that was unpacked, and how; another number makes what there is useless.
+FORM = 2
+DONE, ENDING = "complete.json", "-blocks"
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,21 @@ def cache_folder() -> Path:
 
 def folder_of(model: BuiltinModel) -> Path:
     """Where this one is kept, or will be."""
-    return cache_folder() / f"{model.name}-{model.sha256[:12]}-blocks"
+    return cache_folder() / f"{model.name}-{model.sha256[:12]}{ENDING}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model is kept there; if so it is in use now."""
+    try:
+        done = json.loads((folder / DONE).read_text())
+        if not isinstance(done, dict) or done.get("form") != FORM:
+            return False
+    except (OSError, ValueError):
+        return False
+    with contextlib.suppress(OSError):
+        os.utime(folder / DONE)
+    return True
 
 
 def is_unpacked(model: BuiltinModel) -> bool:
-    return (folder_of(model) / "complete.json").is_file()
+    return is_whole(folder_of(model))

@@ -21,6 +21,7 @@ def write_gguf(
     keys: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
     tokens: tuple[str, str, str] = (END, "<unused 1>", "<unused 2>"),
+    blocks: dict[str, tuple[np.ndarray, Kind]] | None = None,
 ) -> Any:
     """A tiny model of a family as a GGUF of this kind; returns the model before it was quantised.
 
@@ -33,6 +34,7 @@ def write_gguf(
         keys: more keys, or others; with no dot in front they are the family's.
         tensors: more tensors.
         tokens: the last three, which are control tokens; the first of them ends a text.
+        blocks: tensors that are blocks already, in place of the model's.
     """
     model = tiny_model(family) if model is None else model
     config = model.config
@@ -76,7 +78,9 @@ def write_gguf(
         if data.ndim == 2 and kind != Kind.F32:
             ends = stored.startswith(("token_embd", "output."))
             own = Kind.F16 if data.shape[1] % 32 else Kind.Q8_0 if ends else kind
-        if stored != without:
+        if stored in (blocks or {}):
+            writer.add_tensor(stored, (blocks or {})[stored][0], raw_dtype=(blocks or {})[stored][1])
+        elif stored != without:
             writer.add_tensor(stored, quantize(np.ascontiguousarray(data), own), raw_dtype=own)
     for stored, data in (tensors or {}).items():
         writer.add_tensor(stored, data)

@@ -21,6 +21,13 @@ from templora.llama_cpp import LlamaCpp
 from templora.quantized import Packed, QuantEmbedding, QuantLinear, unpack
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where unpacked files are kept."""
+    monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def numbers(data: np.ndarray, kind: Kind) -> torch.Tensor:
     """Our blocks of a GGUF's rows, unpacked in fp32."""
     codes, scale, *minimum = (torch.from_numpy(part) for part in split_blocks(data, kind))

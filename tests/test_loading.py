@@ -3,11 +3,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 from ggufs import write_gguf
 from safetensors.torch import load_file, save_file
 
@@ -15,9 +19,18 @@ import templora
 from templora import ModelError, OptionError
 from templora.gguf_file import GgufFile
 from templora.loading import _bitsandbytes, find
+from templora.model import CausalModel
 from templora.models import BUILTIN_MODELS, cache_folder, is_unpacked
 from templora.quantized import QuantLinear
 from templora.testing import byte_tokenizer, tiny_model
+from templora.unpacked import UnpackedModel
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where unpacked files are kept."""
+    monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -340,3 +353,146 @@ def test_where_copies_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/b/templora")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path("/c/.cache/templora")
+
+
+# A file of one's own is unpacked once, too ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Says how often a file was unpacked."""
+    calls: list[Path] = []
+
+    class Counted(GgufFile):
+        def tensors(self) -> Any:
+            calls.append(self.path)
+            return super().tensors()
+
+    monkeypatch.setattr("templora.unpacked.GgufFile", Counted)
+    return calls
+
+
+KINDS = ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "Q5_0", "Q4_K", "Q5_K", "Q6_K")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kept_file_is_the_fresh_one_to_the_bit(kind: str, tmp_path: Path, counted: list[Path]) -> None:
+    """In every format, with the bias, the frequencies and the tokenizer that it has."""
+    path, model = tmp_path / "m.gguf", tiny_model("llama")
+    keys: dict[str, Any] = {".tokenizer.ggml.eot_token_id": 259}
+    tensors = {"rope_freqs.weight": np.linspace(1, 8, 4).astype(np.float32)}
+    tensors["blk.0.attn_q.bias"] = np.linspace(-1, 1, 32).astype(np.float32)
+    write_gguf(path, kind=GGMLQuantizationType.F32, model=model, keys=keys, tensors=tensors)
+    if kind.endswith("_K"):
+        super_blocks(path, kind)
+    else:
+        write_gguf(path, kind=GGMLQuantizationType[kind], model=model, keys=keys, tensors=tensors)
+    fp32, bf16 = torch.float32, torch.bfloat16
+    for weights, dtype in (("auto", fp32), ("bf16", bf16), ("int8", fp32), ("int4", bf16)):
+        file = GgufFile(path)
+        fresh = CausalModel(file.load(dtype, weights))
+        found = templora.load(path, weights=weights, dtype="auto" if dtype == torch.bfloat16 else "float32")
+        assert found.model.fingerprint() == fresh.fingerprint()
+        assert torch.equal(found.model.decoder.rotary_emb.inv_freq, fresh.decoder.rotary_emb.inv_freq)
+        assert found.tokenizer.backend_tokenizer.to_str() == file.tokenizer.backend_tokenizer.to_str()
+        assert found.end_ids == [257, 259]
+    assert len(counted) == 1
+
+
+def super_blocks(path: Path, kind: str) -> None:
+    """One with rows of 256: nothing here writes them, so every byte is drawn but the halves."""
+    model = tiny_model("llama")
+    generator, size = np.random.default_rng(1), GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    config = type(model.config)(**model.config.to_dict() | {"hidden_size": 256, "head_dim": 64})
+    with torch.random.fork_rng():
+        model = type(model)(config)
+    blocks = {}
+    for name, rows in (("blk.0.attn_q", 256), ("blk.1.ffn_up", 48)):
+        data = generator.integers(0, 256, (rows, size), dtype=np.uint8)
+        halves = generator.uniform(1e-3, 1e-2, (rows, 2)).astype(np.float16).view(np.uint8)
+        data[:, slice(-2, None) if kind == "Q6_K" else slice(0, 4)] = halves[:, : 2 if kind == "Q6_K" else 4]
+        blocks[f"{name}.weight"] = (data, GGMLQuantizationType[kind])
+    keys: dict[str, Any] = {".tokenizer.ggml.eot_token_id": 259}
+    write_gguf(path, kind=GGMLQuantizationType.F32, model=model, keys=keys, blocks=blocks)
+    (found,) = GgufFile(path).stored("model.layers.1.mlp.up_proj.weight", packed=False)
+    assert torch.equal(found, torch.from_numpy(dequantize(*blocks["blk.1.ffn_up.weight"])))
+
+
+def test_a_file_that_changed_is_another(tmp_path: Path, counted: list[Path]) -> None:
+    """Though its name, size and date are the same."""
+    path = tmp_path / "m.gguf"
+    write_gguf(path)
+    first, date = templora.load(path).model.fingerprint(), path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(date.st_atime_ns, date.st_mtime_ns))
+    assert templora.load(path).model.fingerprint() != first
+    assert len(counted) == 2
+    path.rename(tmp_path / "other.gguf")
+    templora.load(tmp_path / "other.gguf", weights="int4")
+    assert len(counted) == 3  # kept under its own name, for people
+
+
+def test_what_was_not_used_for_longest_makes_room(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, counted: list[Path]
+) -> None:
+    (kept / "mine").mkdir(parents=True)
+    (kept / ".a-0123456789abcdef0123456789abcdef").mkdir()  # of a writer that was killed
+    os.utime(kept / ".a-0123456789abcdef0123456789abcdef", (0, 0))
+    for name in ("a", "b", "c"):
+        write_gguf(tmp_path / f"{name}.gguf", model=tiny_model(seed=ord(name)))
+        templora.load(tmp_path / f"{name}.gguf")
+    (b,) = kept.glob("b-*")
+    size = sum(p.stat().st_size for p in b.iterdir())
+    assert sorted(p.name[:2] for p in kept.iterdir()) == ["a-", "b-", "c-", "mi"]
+    for name, age in (("a", 3000), ("b", 9000), ("c", 6000)):
+        (folder,) = kept.glob(f"{name}-*")
+        os.utime(folder / "complete.json", (time.time() - age,) * 2)
+    templora.load(tmp_path / "b.gguf")  # is used now
+    monkeypatch.setenv("TEMPLORA_CACHE_GB", str(3.5 * size / 1e9))
+    write_gguf(tmp_path / "d.gguf", model=tiny_model(seed=9))
+    templora.load(tmp_path / "d.gguf")
+    assert "c-" not in {p.name[:2] for p in kept.iterdir()}
+    assert {"b-", "d-", "mi"} <= {p.name[:2] for p in kept.iterdir()}
+    monkeypatch.setenv("TEMPLORA_CACHE_GB", "1e-9")
+    write_gguf(tmp_path / "e.gguf", model=tiny_model(seed=8))
+    with pytest.warns(UserWarning, match=r"could not be kept \(it is larger than the 1e-09 GB that TEMPLORA_CACHE_GB"):
+        templora.load(tmp_path / "e.gguf")
+
+
+def test_a_full_disk_is_no_error(tmp_path: Path, kept: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_gguf(tmp_path / "m.gguf")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 9000, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            with pytest.warns(UserWarning, match="could not be kept"):
+                found = templora.load(tmp_path / "m.gguf").model.fingerprint()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(kept.iterdir())
+    assert templora.load(tmp_path / "m.gguf").model.fingerprint() == found
+
+
+def test_two_that_unpack_at_once(tmp_path: Path, kept: Path) -> None:
+    """The second finds that the first was faster, whatever the first is doing with its copy."""
+    write_gguf(tmp_path / "m.gguf")
+    both = [UnpackedModel(tmp_path / "m.gguf") for _ in range(2)]
+    assert len({CausalModel(one.load(torch.bfloat16, "auto")).fingerprint() for one in both}) == 1
+    (folder,) = kept.iterdir()
+    before = (folder / "blocks.safetensors").stat().st_ino
+    both[1]._kept = False
+    both[1].load(torch.bfloat16, "auto")
+    assert (folder / "blocks.safetensors").stat().st_ino == before
+    assert list(kept.iterdir()) == [folder]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, kept: Path) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    model = UnpackedModel(tmp_path / "m.gguf")
+    write_gguf(tmp_path / "m.gguf", model=tiny_model(seed=4))
+    with pytest.raises(ModelError, match="was changed while it was read"):
+        model.load(torch.bfloat16, "auto")
+    assert not list(kept.iterdir())

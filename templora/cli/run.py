@@ -45,7 +45,7 @@ class Run:
         from templora.loading import load
 
         options = self._options
-        self.console.chunk(f"loading {options['model']} … (a .gguf is unpacked first, a built-in one only once)")
+        self.console.chunk(f"loading {options['model']} … (a .gguf and a built-in one are unpacked first, once)")
         self.console.status(f"loading {options['model']} …", now=True)
         engine = load(
             options["model"],
