@@ -103,6 +103,8 @@ FLAWS: list[tuple[Changes, str, list[str]]] = [
     (refers("text\\one.xhtml"), "", []),
     (refers("./text/x/../one.xhtml#top"), "", []),
     (refers("/OEBPS/text/one.xhtml"), "", []),
+    (refers(" text/one.xhtml\n"), "", []),
+    (opf('<item id="one"', '<item id=" one "'), "", []),
     (refers("../../../OEBPS/text/one.xhtml"), "", []),
     (refers("text/%6Fne.xhtml"), "", []),
     ({**refers("text/o e.xhtml"), **named("OEBPS/text/o%20e.xhtml")}, "", []),

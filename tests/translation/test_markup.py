@@ -289,6 +289,13 @@ def test_lost_markup_is_not_heaped_on_a_word(target: str) -> None:
     assert not re.search(r"\]\[m", text)
 
 
+def test_a_mark_of_six_digits() -> None:
+    held = marked("a <99999> b <999999> ", em("c"), " ", *[em("d"), " "] * 2, "e")
+    assert back(held, held.text).moved == 0
+    deep = Marked("a <100000>b</100000>", (Mark("[", "]", number=100_000, wraps=True),))
+    assert back(deep, "A <100000>B</100000>").text == "A [B]"
+
+
 def test_time_grows_with_the_markup_that_was_lost() -> None:
     def lost(many: int) -> Marked:
         return marked(

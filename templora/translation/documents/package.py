@@ -17,7 +17,7 @@ _TEXT_TYPES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-docu
 _OTHER_TYPES = ("image/", "font/", "audio/", "video/", "text/css", "text/javascript", "application/javascript")
 _TEXT_ENDINGS = (".xhtml", ".html", ".htm", ".xht")
 # Elements of all texts: each takes memory.
-_MOST_ELEMENTS_IN_ALL = 2 * MOST_ELEMENTS
+_MOST_ELEMENTS_IN_ALL = MOST_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Package:
         member = self._archive.find(path)
         for _, page in self.readable([member] if member else []):
             for element in page.root.all(name):
-                reference = element.attributes.get(attribute, "")
+                reference = element.attributes.get(attribute, "").strip()
                 named = self._archive.find(reference)
                 if named is not None:
                     found.setdefault(named, _kind(element.attributes))
@@ -158,10 +158,10 @@ class Package:
         folder = posixpath.dirname(self.path.replace("\\", "/"))
         for element in self.page.root.all("item"):
             given = element.attributes
-            reference = given.get("href", "")
+            reference = given.get("href", "").strip()
             path = self._archive.find(reference, folder) if reference else None
             properties = frozenset(given.get("properties", "").split())
-            yield given.get("id", ""), Item(path, reference, _kind(given), properties)
+            yield given.get("id", "").strip(), Item(path, reference, _kind(given), properties)
 
     def _named(self, items: Iterable[Item]) -> Iterator[str]:
         """The paths of those that are there, each once; the others are listed."""
@@ -179,7 +179,7 @@ class Package:
             by_id.setdefault(name, []).append(item)
         found: dict[str, None] = {}  # in order, each once
         for element in self.page.root.all("itemref"):
-            name = element.attributes.get("idref", "")
+            name = element.attributes.get("idref", "").strip()
             if name not in by_id:
                 self.problems.append(f"{self.path}: the spine names {name!r}, which the manifest has not")
             for item in by_id.get(name, []):
@@ -197,7 +197,7 @@ class Package:
 
     def _contents(self, items: Sequence[tuple[str, Item]]) -> str | None:
         spine = first(self.page.root, "spine")
-        said = spine.attributes.get("toc") if spine else None
+        said = spine.attributes.get("toc", "").strip() if spine else ""
         found = [item for name, item in items if name == said]
         found += [item for _, item in items if item.kind == _NCX_TYPE or item.reference.lower().endswith(".ncx")]
         return next(iter(list(self._named(dict.fromkeys(found)))), None)
