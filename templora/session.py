@@ -44,7 +44,7 @@ from templora.sampling import Sampler, SamplingParams, entropy_of
 from templora.snapshot import Snapshot, of_cache, to_cache
 from templora.stopping import Held
 from templora.targets import first_weights
-from templora.text import decode, encode, opening_ids, spelled
+from templora.text import chat_turn, decode, encode, opening_ids, spelled
 from templora.uninterrupted import uninterrupted
 from templora.updates import Updates
 
@@ -1007,9 +1007,7 @@ class Session:
     def _encode_chat(self, prompt: str) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise OptionError("chat", "this model has no chat template")
-        turns = [{"role": "user", "content": prompt}]
-        text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        ids = encode(self._tokenizer, text, special=False)
+        ids = encode(self._tokenizer, chat_turn(self._tokenizer, prompt), special=False)
         opening = self.tokens[: self._opening]
         # Templates write BOS themselves, and the session has it already.
         return ids[len(opening) :] if opening and ids[: len(opening)] == opening else ids

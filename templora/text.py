@@ -1,12 +1,18 @@
-"""The edge between text and token ids. Inside, everything is ids."""
+"""The edge between text and token ids. Inside, everything is ids.
+
+A text is text: where the name of a control token stands in it, as in a document about such things, it is spelled like
+any other word. Only in what is ours, a chat template's own parts, is it that token (`Framed`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from typing import Any
+import re
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from templora.errors import TextError
 
@@ -15,12 +21,86 @@ _END_TOKENS = (
     "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
 )  # fmt: skip
 
+# Stands for what a user says, in a chat template.
+_CONTENT = "QpalZm1"
+
 # A little of much: by its tokens one tokenizer is known from another with the same vocabulary.
 _SAMPLE = "The  quick Brown fox's 12345 naïve ﬁancées; e\u0301té,\n\n\tif x != 0: 日本語の文章 Привет, мир! 🙂 <b>x</b>"
 
 
+class Framed(str):
+    """A text of which some parts are ours: in those the names of control tokens mean the tokens.
+
+    Attributes:
+        parts: of it, in order, each with whether it is ours.
+    """
+
+    parts: tuple[tuple[str, bool], ...]
+
+    def __new__(cls, *parts: tuple[str, bool]) -> Framed:
+        made = super().__new__(cls, "".join(text for text, _ in parts))
+        made.parts = parts
+        return made
+
+    def __add__(self, other: str) -> Framed:
+        return Framed(*self.parts, *_parts(other))
+
+    def __radd__(self, other: str) -> Framed:
+        return Framed(*_parts(other), *self.parts)
+
+
+def ours(text: str) -> Framed:
+    """A text that is ours."""
+    return Framed((text, True))
+
+
+def filled(frame: str, hole: str, value: str) -> Framed:
+    """Our text `frame` with `value` in place of each `hole`."""
+    first, *rest = frame.split(hole)
+    made = ours(first)
+    for part in rest:
+        made = made + value + ours(part)
+    return made
+
+
+def _parts(text: str) -> tuple[tuple[str, bool], ...]:
+    return text.parts if isinstance(text, Framed) else ((text, False),)
+
+
+# What a tokenizer has of control tokens, and the chat template that it had then.
+_controls: weakref.WeakKeyDictionary[Any, tuple[str, dict[int, str]]] = weakref.WeakKeyDictionary()
+_CONTROL = re.compile(r"<[|｜].+[|｜]>")
+_IN_BRACKETS = re.compile(r"[<\[{].+[>\]}]")
+# How the ids of a text are found: (tokenizer, text) -> ids.
+_Way: TypeAlias = Callable[[Any, str], list[int]]
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Every token that is no text, with its name: the special ones, and others that mark the parts of a chat."""
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    before, known = _controls.get(tokenizer, (None, {}))
+    if before != template:
+        known = {}
+        for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
+            name = str(token)
+            # White space, tags of HTML and the like may be added tokens, too, and are text.
+            marks = _CONTROL.fullmatch(name) or (_IN_BRACKETS.fullmatch(name) and name in template)
+            if getattr(token, "special", False) or marks:
+                known[index] = name
+        special = zip(
+            getattr(tokenizer, "all_special_ids", ()), getattr(tokenizer, "all_special_tokens", ()), strict=True
+        )
+        known |= {index: str(name) for index, name in special}
+        _controls[tokenizer] = template, known
+    return known
+
+
 def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one)."""
+    """The ids of `text`; with `special`, what the tokenizer puts before a text (BOS, for models that have one).
+
+    Raises:
+        TextError: it is no text, or not one that can be written down.
+    """
     if not isinstance(text, str):
         instead = {bytes: ": decode it first, as in data.decode('utf-8')", list: "; tokens are given to absorb_ids"}
         hint = (
@@ -31,8 +111,92 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
         text.encode()
     except UnicodeEncodeError as error:
         raise TextError(f"character {error.start} of the text is half a character (a lone surrogate)") from error
+    ids = _raw(tokenizer, str(text), special=special)
+    names = control_tokens(tokenizer)
+    if special or names.keys().isdisjoint(ids):
+        return ids
+
+    def marks(found: Sequence[int]) -> list[int]:
+        return [i for i in found if i in names]
+
+    parts = [(part, own) for part, own in _parts(text) if part]
+    if marks(ids) == [i for part, own in parts if own for i in marks(_raw(tokenizer, part))]:
+        return ids
+    made: list[int] = []
+    for part, own in parts:
+        made += _continued(tokenizer, made, part, _raw if own else _plain)
+    return made
+
+
+def _raw(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
     # verbose=False: "longer than the model's maximum" does not apply, a session windows its text.
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def _split(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text in which the names of control tokens are text."""
+    ids, names = _split(tokenizer, text), control_tokens(tokenizer)
+    found = {names[i] for i in ids if i in names}
+    if not found:
+        return ids
+    # Not one of those that the tokenizer can be told to leave alone: spelled in two parts, which are no tokens.
+    made: list[int] = []
+    at = 0
+    for match in re.finditer("|".join(map(re.escape, sorted(found, key=len, reverse=True))), text):
+        made += _continued(tokenizer, made, text[at : match.start() + 1], _split)
+        at = match.start() + 1
+    return made + _continued(tokenizer, made, text[at:], _split)
+
+
+def _continued(tokenizer: Any, before: Sequence[int], text: str, way: _Way) -> list[int]:
+    """The ids of a text that comes after the ids `before`."""
+    return (_after(tokenizer, before, text, way) if before else []) or way(tokenizer, text)
+
+
+def _after(tokenizer: Any, before: Sequence[int], text: str, way: _Way) -> list[int]:
+    """Ids that add `text`, and nothing else, to a text that ends with the ids `before`; none if there are no such."""
+    edge = list(before[-4:])
+    known = _all(tokenizer, edge)
+    # A tokenizer may put a space before a text, but not within one.
+    for anchor in ("", "\n", "x", "."):
+        ids, prefix = way(tokenizer, anchor + text), way(tokenizer, anchor) if anchor else []
+        added = ids[len(prefix) :]
+        if ids[: len(prefix)] == prefix and _all(tokenizer, [*edge, *added]) == known + text:
+            return added
+    return []
+
+
+def _all(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of these ids, with the names of control tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def chat_turn(tokenizer: Any, content: str) -> Framed:
+    """What a user says, in the tokenizer's chat template, up to where the answer begins.
+
+    Raises:
+        TextError: names of control tokens stand in it, and the template changes what it is given.
+    """
+
+    def said(content: str) -> str:
+        turns = [{"role": "user", "content": content}]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    text = said(content)
+    before, _, after = said(_CONTENT).partition(_CONTENT)
+    inside = text[len(before) : len(text) - len(after)]
+    # Templates take white space off the ends, as a rule.
+    if text == before + inside + after and inside.strip() == content.strip():
+        return ours(before) + inside + ours(after)
+    if any(name in content for name in control_tokens(tokenizer).values()):
+        raise TextError(
+            "the text holds names of control tokens, and the model's chat template does not leave it as it is"
+        )
+    return ours(text)
 
 
 def opening_ids(tokenizer: Any) -> list[int]:
@@ -64,7 +228,7 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """SHA-256 over what a tokenizer makes of texts: its vocabulary, what it puts before a text, and one text's ids."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
-    ids = list(tokenizer(_SAMPLE, add_special_tokens=False, verbose=False)["input_ids"])
+    ids = _raw(tokenizer, _SAMPLE)
     said = json.dumps([vocabulary, opening_ids(tokenizer), ids, decode(tokenizer, ids)])
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -111,14 +275,7 @@ class TextStream:
 
 def spelled(tokenizer: Any, before: Sequence[int], text: str) -> list[int]:
     """Ids that add `text` to a text that ends with the ids `before`; none if there are no such."""
-    edge = list(before[-4:])
-    known = decode(tokenizer, edge)
-    # A tokenizer may put a space before a text, but not within one.
-    for anchor in ("", "\n", "x", "."):
-        ids, prefix = encode(tokenizer, anchor + text, special=False), encode(tokenizer, anchor, special=False)
-        if ids[: len(prefix)] == prefix and decode(tokenizer, edge + ids[len(prefix) :]) == known + text:
-            return ids[len(prefix) :]
-    return []
+    return _after(tokenizer, before, text, _plain)
 
 
 def text_pieces(tokenizer: Any, before: Sequence[int], ids: Sequence[int], cuts: Sequence[int]) -> list[str]:

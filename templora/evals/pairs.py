@@ -21,6 +21,7 @@ from templora.evals.run import Run, predicted, update
 from templora.evals.translating import Translating
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
+from templora.text import ours
 from templora.translation.characters import one_line
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
@@ -187,7 +188,7 @@ def translate(
     done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
     if not done:
         shown = (template.prompt(p.source, {}, first=i == 0) + template.answer(p.target) for i, p in enumerate(before))
-        session.absorb("".join(shown), learn=False)
+        session.absorb(sum(shown, ours("")), learn=False)
         made += [Translated(parts[i][0], p.target, p.target, known=True) for i, p in enumerate(before)]
     for one in made:
         translator.remember(one)

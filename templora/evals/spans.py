@@ -20,6 +20,8 @@ class Spans:
         self._starts: list[int] | None = None
         if getattr(tokenizer, "is_fast", False):
             found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            if list(found["input_ids"]) != self.ids:  # the names of control tokens are spelled out
+                return
             self._starts = [start for start, _ in found["offset_mapping"]] + [len(text)]
 
     def of(self, start: int, end: int, targets: int) -> dict[str, int]:

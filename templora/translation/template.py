@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from templora.errors import ModelError, OptionError, nearest
+from templora.text import Framed, filled, ours
 from templora.thoughts import closed, without_thoughts
 
 if sys.version_info >= (3, 11):
@@ -65,16 +66,16 @@ class Template:
     stop: tuple[str, ...] = ("\n",)
     languages: tuple[str, str] = ("Source", "Translation")
 
-    def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> str:
+    def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> Framed:
         """All that stands before the translation of a paragraph."""
         listed = "; ".join(f"{term} = {translation}" for term, translation in terms.items())
-        line = self.glossary.replace("{terms}", listed) if terms else ""
-        before, between = (part.replace("{glossary}", line) for part in (self.before, self.between))
-        return (self.start if first else "") + before + source + between
+        line = filled(self.glossary, "{terms}", listed) if terms else ours("")
+        before, between = (filled(part, "{glossary}", line) for part in (self.before, self.between))
+        return ours(self.start if first else "") + before + source + between
 
-    def answer(self, target: str) -> str:
+    def answer(self, target: str) -> Framed:
         """A translation that is known, and what ends it."""
-        return self.lead + target + self.end
+        return ours(self.lead) + target + ours(self.end)
 
     def back(self, target: str) -> str:
         """What asks for the source of a translation, for a model that goes on with a text."""
