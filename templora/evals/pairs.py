@@ -187,8 +187,10 @@ def translate(
     kept = run.go_on(lambda meta: meta["session"])
     done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
     if not done:
-        shown = (template.prompt(p.source, {}, first=i == 0) + template.answer(p.target) for i, p in enumerate(before))
-        session.absorb(sum(shown, ours("")), learn=False)
+        shown = ours("")
+        for i, pair in enumerate(before):
+            shown = shown + template.prompt(pair.source, {}, first=i == 0) + template.answer(pair.target)
+        session.absorb(shown, learn=False)
         made += [Translated(parts[i][0], p.target, p.target, known=True) for i, p in enumerate(before)]
     for one in made:
         translator.remember(one)
