@@ -20,6 +20,7 @@ import json
 import os
 import sqlite3
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -74,6 +75,7 @@ class Log:
         self.path = path
         self.length = 0
         self._connection = connection
+        weakref.finalize(self, connection.close).atexit = False  # of a log that nobody holds any more
         self._last = b""
         self._durable = False  # as `_connect` sets it
 
