@@ -19,7 +19,7 @@ ORDER = [
     ["errors", "allocator", "kernels", "ourselves", "scratch", "thoughts", "uninterrupted", "whole"],
     ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header", "asked"],
     ["guards", "quantized", "gguf_config"],
-    ["recipes", "sampling", "text", "targets", "llama_cpp", "widened", "gguf_tokenizer", "gguf_foreign"],
+    ["recipes", "sampling", "text", "targets", "toml_files", "llama_cpp", "widened", "gguf_tokenizer", "gguf_foreign"],
     [
         "stopping",
         "wanted",

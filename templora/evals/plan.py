@@ -32,11 +32,9 @@ Whatever reads through an adapter is measured without one as well: there would b
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
@@ -49,12 +47,8 @@ from templora.evals.translating import Translating
 from templora.methods import make_method, method_code, method_options
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
+from templora.toml_files import read_toml
 from templora.translation.languages import language
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
 _KEYS = (
@@ -248,20 +242,9 @@ def read_plan(name: str) -> Plan:
     Raises:
         OptionError: neither, or it cannot be used; says what is wrong.
     """
-    if name in builtin_plans():
-        text = (resources.files("templora.evals.plans") / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        path = Path(name)
-        if not name.endswith(".toml"):
-            raise OptionError("plan", f"there is no plan {name!r}; {nearest(name, builtin_plans())} (or give a .toml)")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise OptionError("plan", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError("plan", f"{name}: not TOML: {error}") from error
+    folder = resources.files("templora.evals.plans")
+    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in builtin_plans()}
+    values = read_toml("plan", name, builtin)
     for key in values:
         if key not in _KEYS:
             raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")

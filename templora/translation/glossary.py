@@ -17,6 +17,7 @@ from templora.translation.marks import TAG
 
 # A character of a word, in a script with spaces between words.
 _IN_WORD = f"[^\\W{UNSPACED.pattern[1:-1]}]"
+_MOST_SHOWN = 10  # of a cycle
 # Hebrew and Arabic write articles and prepositions on to the word behind them.
 _PREFIXED = re.compile("[\u0590-\u08ff]")
 
@@ -82,12 +83,13 @@ class Glossary:
     def found(self, text: str) -> list[Term]:
         """The terms that stand in a text, in order; of terms that overlap, the longest."""
         bare = _bare(text)
-        taken: list[tuple[int, int, Term]] = []
+        taken, places = bytearray(len(bare)), list[tuple[int, Term]]()
         for term in self._longest_first:
             for start, end in term.in_source(bare):
-                if all(end <= a or b <= start for a, b, _ in taken):
-                    taken.append((start, end, term))
-        return list(dict.fromkeys(term for _, _, term in sorted(taken, key=lambda place: place[0])))
+                if not any(taken[start:end]):
+                    taken[start:end] = b"\1" * (end - start)
+                    places.append((start, term))
+        return list(dict.fromkeys(term for _, term in sorted(places, key=lambda place: place[0])))
 
 
 def _composed(text: str) -> str:
@@ -131,10 +133,20 @@ def _columns(where: str, line: str, commas: bool) -> list[str]:
 
 def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
     """A term may be its own translation; else no translation may lead back to its term."""
-    for source, (target, number) in found.items():
-        way = [source]
-        while target in found and target not in way:
-            way.append(target)
-            target = found[target][0]
-        if target == source and len(way) > 1:
-            raise TextError(f"{path}, line {number}: a cycle: {' → '.join([*way, source])}")
+    seen: dict[str, str] = {}  # from where a term was come by first
+    cycles: list[list[str]] = []
+    for source in found:
+        way: list[str] = []
+        at = source
+        while at in found and at not in seen:
+            seen[at] = source
+            way.append(at)
+            at = found[at][0]
+        if seen.get(at) == source and at in way and found[at][0] != at:
+            cycles.append(way[way.index(at) :])
+    if cycles:
+        cycle = min(cycles, key=lambda cycle: min(found[term][1] for term in cycle))
+        first = min(range(len(cycle)), key=lambda i: found[cycle[i]][1])
+        way = [*cycle[first:], *cycle[:first]]
+        shown = [*way[:_MOST_SHOWN], *(["…"] if len(way) > _MOST_SHOWN else []), way[0]]
+        raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}")

@@ -10,21 +10,15 @@ whose own chat template then goes around it. templora/translation/templates has 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from templora.errors import ModelError, OptionError, nearest
 from templora.text import Framed, filled, ours
 from templora.thoughts import closed, without_thoughts
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from templora.toml_files import read_toml
 
 BUILTIN = ("lines", "chat")
 _LANGUAGES = ("source_language", "target_language")
@@ -96,31 +90,14 @@ def read_template(name: str | None, tokenizer: Any, source: str, target: str) ->
     """
     if name is None:
         name = "chat" if getattr(tokenizer, "chat_template", None) else "lines"
-    values = _checked(name, _parsed(name))
+    folder = resources.files("templora.translation.templates")
+    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in BUILTIN}
+    values = _checked(name, read_toml("template", name, builtin))
     for part in values:
         for hole, language in zip(_LANGUAGES, (source, target), strict=True):
             values[part] = values[part].replace(f"{{{hole}}}", language)
     made = _of_lines(values) if "pair" in values else _of_chat(name, values, tokenizer)
     return replace(made, languages=(source, target))
-
-
-def _parsed(name: str) -> dict[str, Any]:
-    if name in BUILTIN:
-        text = (resources.files("templora.translation.templates") / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        if not name.endswith(".toml"):
-            problem = f"there is no template {name!r}; {nearest(name, BUILTIN)} (or give a .toml)"
-            raise OptionError("template", problem)
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OptionError("template", f"{name} cannot be read: {reason}") from error
-    try:
-        values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError("template", f"{name}: not TOML: {error}") from error
-    return values
 
 
 def _checked(name: str, values: Mapping[str, Any]) -> dict[str, str]:

@@ -258,21 +258,23 @@ def _paragraphs(block: Sequence[_Line], page: _Page | None) -> Iterator[list[_Li
         own = _page([block], 30 if page else 45)
         page = own if own and (page is None or own.width < page.width) else page
     indented = any(line.begins for line in block)
+    lowest = min(line.indent for line in block)
     at = 0
     for index in range(1, len(block) + 1):
         if index == len(block) or (
-            block[index].begins if indented else page is None or _parted(block, at, index, page)
+            block[index].begins if indented else page is None or _parted(block, at, index, page, lowest)
         ):
             yield list(block[at:index])
             at = index
 
 
-def _parted(block: Sequence[_Line], at: int, index: int, page: _Page) -> bool:
+def _parted(block: Sequence[_Line], at: int, index: int, page: _Page, lowest: int) -> bool:
     """Whether a line stands for itself, or begins a paragraph.
 
     Args:
         at: where the paragraph in front of it begins.
         index: of the line.
+        lowest: columns that no line of the block is indented less than.
     """
     before, line = block[index - 1], block[index]
     if before.columns or line.columns or not (has_letter(before.text) and has_letter(line.text)):
@@ -290,5 +292,4 @@ def _parted(block: Sequence[_Line], at: int, index: int, page: _Page) -> bool:
         return before.ended and not (after and after.indent == line.indent)
     if line.indent <= before.indent - 2:
         return index - at > 1
-    lowest = min(other.indent for other in block)
     return before.ended and index - at == 1 and line.indent == before.indent >= lowest + 2

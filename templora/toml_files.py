@@ -1,0 +1,71 @@
+"""TOML files: templates and plans."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from templora.errors import OptionError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_MOST_BYTES = 1 << 16  # templates and plans have a few thousand
+# A key of so many parts takes the square of their number to read.
+_LONG_KEY = re.compile(
+    r"(?:^|[\[{,])[ \t]*(?:(?:[\w-]{1,80}|\"[^\"\n]{0,80}\"|'[^'\n]{0,80}')[ \t]{0,9}\.[ \t]{0,9}){40}", re.M
+)
+# Deeper than any of ours. What is made of a file is put into messages, which would not end otherwise.
+_DEEPEST = 8
+_LARGEST = 1 << 63  # as TOML says
+
+
+def read_toml(option: str, name: str, builtin: dict[str, str]) -> dict[str, Any]:
+    """What a file says.
+
+    Args:
+        option: that it was given to, for errors.
+        name: of the file, or of one that comes with the package.
+        builtin: the texts of those.
+
+    Raises:
+        OptionError: there is none, it cannot be read, or is no TOML.
+    """
+    if name not in builtin and not name.endswith(".toml"):
+        raise OptionError(option, f"there is no {option} {name!r}; {nearest(name, builtin)} (or give a .toml)")
+    try:
+        text = builtin[name] if name in builtin else _text(name)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, or no UTF-8
+        raise OptionError(option, f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        if _LONG_KEY.search(text):
+            raise ValueError("a key of more than 40 parts")
+        values: dict[str, Any] = tomllib.loads(text)
+        _check(values)
+    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits; lists in lists
+        raise OptionError(option, f"{name}: not TOML: {error}") from error
+    return values
+
+
+def _text(name: str) -> str:
+    with Path(name).open("rb") as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ValueError("larger than 64 KiB")
+    return raw.decode("utf-8-sig")
+
+
+def _check(values: Any) -> None:
+    left = [(values, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"tables or lists more than {_DEEPEST} deep")
+        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+            raise ValueError("a whole number of more than 64 bits")
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(each, depth + 1) for each in held]
