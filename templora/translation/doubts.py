@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from templora.metrics import repeated
 from templora.translation import wording
-from templora.translation.languages import Language
+from templora.translation.languages import Language, surely_other
 from templora.translation.scripts import foreign
 from templora.translation.wording import GAP
 
@@ -59,6 +59,8 @@ class Doubts:
             return "another paragraph was translated to the same"
         if foreign(words, self._language) >= _FOREIGN:
             return f"it is not in the script of {self._language.name}"
+        if other := surely_other(target, self._language):
+            return f"it is in {other.name}, not in {self._language.name}"
         if len(asked) >= _FEWEST_TO_COMPARE and not _SHORTEST <= len(words) / len(asked) <= _LONGEST:
             return f"it is much {'shorter' if len(words) < len(asked) else 'longer'} than its source"
         ids = {word: i for i, word in enumerate(dict.fromkeys(words))}

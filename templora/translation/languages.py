@@ -19,7 +19,22 @@ _NO_SPACES = frozenset(
 _RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Aran", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi"})
 # Assigned, but no languages: undetermined, several, without a code, not linguistic.
 _NONE = frozenset({"und", "mul", "mis", "zxx"})
+_WORD = re.compile(r"[^\W\d_]+")
 _CODE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+# Languages that are taken for each other: one of the same group as the wanted one is no other language.
+_NEAR = """
+en pcm sco jam | de lb gsw bar nds ksh | nl af fy li nds vls zea | da no nb nn sv fo is | fr wa oc gcr gcf ht pcd nrm
+es gl pt ca an ext oc ast lad mwl | it vec lij scn nap co lmo pms fur sc rm | la it es pt ro | ro mo rup
+hr sr bs sh sl mk bg hsb dsb | cs sk hsb dsb | pl csb szl hsb dsb | ru uk be rue | lv ltg | lt sgs | et fi vro olo krl
+ga gd gv | cy br kw | el grc | he hbo yi | ar ary arz apc ajp acm aeb arq | fa prs tg ps ku ckb sdh glk mzn ug ur
+tr az crh gag tk | kk ky tt ba nog kaa | uz uzs ug | ur pnb pa ps fa sd | bn as
+hi bho mai mr ne sa awa mag gom kok hne raj | zh cmn yue wuu gan hak lzh nan | id ms zsm min jv su ace bjn
+tl fil ceb bcl ilo war hil pag pam | xh zu ss nr nd | st tn nso | rw rn | sn ny | lg nyn | gug gn | so om
+"""
+_GROUPS = [frozenset(group.split()) for line in _NEAR.splitlines() for group in line.split("|")]
+# A text is surely in another language from so many words on that are no names, of so many letters together; by this
+# share of the probability, if the wanted one and those near it have less than that.
+_FEWEST_WORDS, _FEWEST_LETTERS, _FEWEST_SIGNS, _OTHER, _WANTED = 3, 15, 10, 0.8, 0.05
 # A text's language is told from so many passages of it, of so many characters; and by what share of their votes.
 _PASSAGES, _PASSAGE, _SURE = 16, 400, 0.4
 
@@ -71,6 +86,31 @@ def detect(text: str) -> Language | None:
         return None
     code = max(votes, key=votes.__getitem__)
     return _by_code(code) if votes[code] >= _SURE * len(passages) else None
+
+
+def surely_other(text: str, wanted: Language) -> Language | None:
+    """The language that a text is in, where that is surely another than the one that was wanted, and none near it.
+
+    Short texts are in none, nor are names: words with a capital do not count.
+    """
+    common = [word for word in _WORD.findall(text) if not word[0].isupper()]
+    fewest = (_FEWEST_WORDS, _FEWEST_LETTERS) if wanted.spaces else (1, _FEWEST_SIGNS)
+    if len(common) < fewest[0] or sum(map(len, common)) < fewest[1]:
+        return None
+    near = _near(langcodes.Language.get(wanted.code).language or "")
+    ranked = dict(_ranking()(text))
+    best = max(ranked, key=ranked.__getitem__)
+    known = near & ranked.keys()  # else nobody would know the wanted one
+    if not known or best in near or sum(ranked[code] for code in known) > _WANTED:
+        return None
+    if sum(ranked[code] for code in (_near(best) - near) & ranked.keys()) < _OTHER:
+        return None
+    return _by_code(best)
+
+
+def _near(code: str) -> frozenset[str]:
+    """A language, and those near it."""
+    return frozenset({code}).union(*(group for group in _GROUPS if code in group))
 
 
 def _passages(text: str) -> list[str]:

@@ -58,6 +58,36 @@ def test_scripts_of_other_languages() -> None:
     assert foreign([], ENGLISH) == 0
 
 
+@pytest.mark.parametrize(
+    ("to", "target", "other"),
+    [
+        ("de", "The keeper climbed the stairs and lit the lamp.", "English"),
+        ("de", "Yes, and nobody came to the island that winter.", "English"),
+        ("fr", "Der Wärter stieg die Treppe hinauf und zündete die Lampe an.", "German"),
+        ("pt-BR", "The lamp was lit each night.", "English"),
+        ("ru", "The keeper climbed the stairs and lit the lamp.", "English"),
+        ("zh", "The keeper climbed the stairs and lit the lamp.", "English"),
+        ("ja", "看守人每天晚上都爬上楼梯，再次点亮那盏旧灯，然后回家。", "Chinese"),
+        ("fa", "صعد الحارس الدرج وأشعل المصباح ثم عاد إلى بيته.", "Arabic"),
+        ("de", "Der Wärter stieg die Treppe hinauf und zündete die Lampe an.", ""),
+        ("de", "London, Paris und New York", ""),
+        ("de", "Fitzwilliam Darcy of Pemberley, Derbyshire, England", ""),
+        ("de", "Yes, Sir!", ""),
+        ("de", "git commit --amend, git push --force", ""),
+        ("de", "Er sagte: „The show must go on“, und ging nach Hause.", ""),
+        ("nb", "Fyrvokteren gik op ad trappen og tændte lampen.", ""),  # Danish
+        ("hr", "Čuvar se popeo uz stepenice i upalio lampu, pa je otišao kući.", ""),  # Serbian as well
+        ("uk", "Смотритель поднялся по лестнице и зажёг лампу.", ""),  # Russian
+        ("zh-Hant", "看守人每天晚上都爬上樓梯，再次點亮那盞舊燈，然後回家。", ""),
+        ("zu", "The keeper climbed the stairs and lit the lamp.", "English"),
+        ("tlh", "The keeper climbed the stairs and lit the lamp.", ""),  # nobody would know it
+    ],
+)
+def test_another_language_of_the_right_script(to: str, target: str, other: str) -> None:
+    doubt = Doubts(language("to", to)).about("看守人。" if to != "zh" and to != "ja" else "Der Wärter.", target, True)
+    assert doubt == "" if not other else doubt.startswith(f"it is in {other}, not in ")
+
+
 def test_a_number_that_is_counted_up_makes_no_other_translation() -> None:
     doubts = Doubts(ENGLISH)
     doubts.add("Der Wärter steigt.", "The light (1) is on the hill.")
