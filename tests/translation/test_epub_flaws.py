@@ -64,6 +64,7 @@ FLAWS: list[tuple[Changes, str, list[str]]] = [
     # A page that is left as it is.
     ({ONE_PATH: ""}, "one", [f"{ONE_PATH}: empty; left as it is"]),
     ({ONE_PATH: b"\0" * 9}, "one", [f"{ONE_PATH}: empty"]),
+    ({ONE_PATH: "<html><body><p>a</p></body></html>".encode("utf-16-le") + b"x"}, "one", ["holds zero bytes"]),
     ({ONE_PATH: "no markup"}, "one", [f"{ONE_PATH}: not well-formed XML"]),
     ({ONE_PATH: "<html><p>open</html>"}, "one", [f"{ONE_PATH}: not well-formed XML: mismatched tag"]),
     ({ONE_PATH: "<html><body><p>a<br>b</body></html>"}, "one", [f"{ONE_PATH}: not well-formed XML"]),

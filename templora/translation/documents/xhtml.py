@@ -151,6 +151,8 @@ def parse(label: str, raw: bytes, *, most: int = MOST_ELEMENTS) -> Page:
     if codec != "utf-8" and text.encode(codec) != raw:
         raise TextError(f"{label}: not sound {codec}; it could not be written as it is")
     source = raw if codec == "utf-8" else text.encode()
+    if b"\0" in source.rstrip(b"\0"):  # the parser would take it for another encoding
+        raise TextError(f"{label}: not sound {codec}: it holds zero bytes")
     try:
         try:
             builder = _Builder(label, source, most, mended=False)
