@@ -130,7 +130,8 @@ class GgufFile:
         """The parameter `name` exactly, in little room: see `as_asked`."""
         from gguf import GGMLQuantizationType as Kind, dequantize
 
-        assert self._tensors is not None
+        if self._tensors is None:
+            raise ModelError(f"{self.path}: is of a family whose blocks are not read here")
         tensor, family = self._tensors[name], self.header.text("general.architecture")
         with _reading(self.path):
             data, kind = tensor.read(), Kind(tensor.kind)

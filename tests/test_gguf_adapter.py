@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import small
+from ggufs import write_gguf
+from test_gguf_file import IDS, predicted, tiny
 from test_learning import with_random_adapter
 
 import templora
 from templora import ModelError
 from templora.engine import Engine
 from templora.gguf_adapter import interleaved
+from templora.gguf_file import GgufFile
 from templora.llama_cpp import LlamaCpp
 from templora.models import BUILTIN_MODELS
-from templora.testing import tiny_engine
+from templora.testing import byte_tokenizer, tiny_engine
 
 has_llama_cpp = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")
 
@@ -113,6 +116,24 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_one_error(engine: Engine, tmp_path: Path) -> None:
     with engine.session(small()) as session, pytest.raises(ModelError, match="cannot be written"):
         session.save_adapter(tmp_path / "nowhere" / "adapter.gguf")
+
+
+@has_llama_cpp
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_llama_cpp_changes_its_predictions_as_we_do(family: str, tmp_path: Path) -> None:
+    path, lora = tmp_path / "m.gguf", tmp_path / "adapter.gguf"
+    write_gguf(path, family, gguf.GGMLQuantizationType.F32, model=tiny(family))
+    model = GgufFile(path).load(torch.float32, "auto")
+    base = predicted(model)
+    with Engine(model, byte_tokenizer()).session(small(rank=8)) as session:
+        with_random_adapter(session)
+        session.save_adapter(lora)
+        with torch.no_grad(), session._bank.through(session._bank.serving(session._slot, session.config.scaling)):
+            ours = predicted(model)
+    assert (ours - base).abs().max() > 0.05
+    with LlamaCpp(path, 512, 1, lora) as rival:
+        (step,) = rival.decode(IDS, 1, likeliest=260).logprobs
+    assert max(abs(value - float(ours[i])) for i, value in step.items()) < (0.03 if family == "gemma3" else 0.005)
 
 
 @pytest.mark.real
