@@ -18,6 +18,7 @@ import torch
 
 from templora.cache import WindowCache
 from templora.errors import TextError
+from templora.whole import sync_folder
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Snapshot:
                 with open(beside, "rb") as file:
                     os.fsync(file.fileno())
             os.replace(beside, path)
+            if durable:
+                sync_folder(path.parent)
         except (OSError, SafetensorError) as error:
             if beside:
                 Path(beside).unlink(missing_ok=True)

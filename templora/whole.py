@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, also after a loss of power."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -29,5 +31,42 @@ def written_whole(path: Path) -> Iterator[Path]:
         if where.exists():
             beside.chmod(where.stat().st_mode & 0o7777)
         os.replace(beside, where)
+        sync_folder(where.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_new(path: Path, raw: bytes) -> None:
+    """A new file, on the disk when this returns.
+
+    Raises:
+        FileExistsError: something is there, even if it is a link to nothing; it is left as it is.
+        OSError: no room, no right.
+    """
+    beside = path.with_name(f".templora-{uuid.uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.rename(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Forces the names of what is in a folder to disk: what was made, renamed or deleted there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot, and some need not
+            os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -20,6 +20,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,11 @@ from typing import Any, NamedTuple, TypeAlias
 from templora.errors import StoreError
 from templora.store.places import check_log
 from templora.uninterrupted import uninterrupted
+from templora.whole import sync_folder
 
 FORMAT = 1
+# Of what was added without need to be on the disk at once, a loss of power takes so many tokens at most.
+MOST_IDS, MOST_SECONDS = 64, 1.0
 _APPLICATION = 0x74706C72  # "tplr", in the file's header
 _TABLE = (
     "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ids BLOB NOT NULL, data TEXT NOT NULL, "
@@ -77,7 +81,9 @@ class Log:
         self._connection = connection
         weakref.finalize(self, connection.close).atexit = False  # of a log that nobody holds any more
         self._last = b""
-        self._durable = False  # as `_connect` sets it
+        self._file = os.stat(path)
+        self._unsynced, self._synced = 0, time.monotonic()
+        self._named = False  # the write-ahead log, which is made anew by whoever opens it, has its name on the disk
 
     @classmethod
     def create(cls, path: Path) -> Log:
@@ -146,16 +152,51 @@ class Log:
             records.append(Record(seq, kind, tuple(ids), data))
             rows.append((*row, last))
         with uninterrupted(), _told(self.path):
-            if durable != self._durable:
-                # Without FULL a commit is handed to the system, which outlives us; with it, it is on the disk.
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
             if len(rows) == 1:  # a token, as a rule: a transaction by itself
                 self._connection.execute(_INSERT, rows[0])
             else:
                 self._insert(rows)
             self.length, self._last = self.length + len(rows), last
+            self._unsynced += sum(max(1, len(record.ids)) for record in records)
+        if durable:
+            self.sync()
         return records
+
+    def sync(self, *, due: bool = False) -> None:
+        """Forces to disk what was added: a commit by itself is handed to the system, which outlives us, no more.
+
+        Args:
+            due: only if it is time: `MOST_IDS` tokens or `MOST_SECONDS` after the last time.
+
+        Raises:
+            StoreError: it could not be, or the log is not there any more.
+        """
+        if not self._unsynced or (due and not self._is_due):
+            return
+        with uninterrupted(), _told(self.path):
+            if not self.is_there:
+                raise StoreError(
+                    f"{self.path}: was deleted or replaced while it was used; of this text no more is kept"
+                )
+            handle = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            if not self._named:
+                sync_folder(self.path.parent)
+            self._unsynced, self._synced, self._named = 0, time.monotonic(), True
+
+    @property
+    def _is_due(self) -> bool:
+        return self._unsynced >= MOST_IDS or time.monotonic() - self._synced >= MOST_SECONDS
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what has its path is still this file."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self.path), self._file)
+        return False
 
     def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """All of these rows, or none."""

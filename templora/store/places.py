@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from templora.errors import StoreError
+from templora.whole import sync_folder
 
 LOG, LOCK, FILES = "log.sqlite", "lock", "files"
 NEW, GONE = ".new-", ".gone-"  # begin the names of folders that are being made, and deleted
@@ -131,6 +132,7 @@ def files_of(folder: Path) -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
+            sync_folder(folder)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     if not is_folder(path):

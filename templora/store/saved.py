@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what is in the store is listed without torch
     from templora.session import Session
     from templora.snapshot import Snapshot
 
+MOST_KEPT = 2**31  # snapshots of a session
 # Most of the time that snapshots may take.
 _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
@@ -74,7 +75,7 @@ class SavedSession:
 
         self.name, self.folder = name, folder
         self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
-        self._log, self._engine, self._keep = log, engine, keep
+        self._log, self._engine, self._keep = log, engine, whole("keep", keep, 1, MOST_KEPT)
         self.history = history
         begin = history.begin
         if unlike := engine.unlike(begin["model"]):
@@ -228,7 +229,7 @@ class SavedSession:
         weights = self.session.read_adapter(folder)
         path = self._files() / self._new_name("adapter-")
         Snapshot({"weights": weights}, {}).save(path, durable=True)
-        self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})])
+        self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})], durable=True)
         self.session.use_adapter(weights)
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
@@ -240,13 +241,13 @@ class SavedSession:
         """Puts `data` into the log, at this point of the text."""
         self._alive()
         self._catch_up()
-        self._note(_mark(data))
+        self._note(_mark(data), durable=True)
 
     def reseed(self, seed: int) -> None:
         """Random numbers begin anew, from this seed: after a rewind, so that another text comes."""
         self._alive()
         seed = whole("seed", seed, *SEEDS)
-        self._ask([("seed", (), {"seed": seed})])
+        self._ask([("seed", (), {"seed": seed})], durable=True)
         self.session.reseed(seed)
 
     def snapshot(self) -> None:
@@ -261,11 +262,14 @@ class SavedSession:
             if not self.session.closed:
                 self._catch_up_log()
                 self._snapshot_if_worth_it()
+                self._log.sync()
         finally:
             self._leave()
 
     def _leave(self) -> None:
         self._pending = None
+        with contextlib.suppress(StoreError):  # whoever could do something about it was told before
+            self._log.sync()
         try:
             self.session.discard()
         finally:
@@ -287,12 +291,12 @@ class SavedSession:
 
     # The log ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, records: Sequence[New]) -> None:
+    def _ask(self, records: Sequence[New], *, durable: bool = False) -> None:
         """Logs what the session is about to do. A write that was cut short is left as it is."""
         self._catch_up()
         self._verbs += 1
         self._pending = None
-        self._note(records)
+        self._note(records, durable=durable)
 
     def _alive(self) -> None:
         if self.session.closed:
@@ -304,8 +308,9 @@ class SavedSession:
                 self.history.check(Record(seq, *new))
             except ValueError as error:  # never in the log, where it would be in the way for ever
                 raise StoreError(f"session {self.name!r} cannot keep this: {error}") from error
-        for record in self._log.extend(records, durable=durable):
+        for record in self._log.extend(records):
             self.history.add(record)
+        self._log.sync(due=not durable)
 
     def _given(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
         """Given texts as records, each within a chunk, so that the log can be cut between any two chunks."""
@@ -339,9 +344,14 @@ class SavedSession:
                     break
                 if not self._record(event):
                     continue
-                yield event
+                try:
+                    yield event
+                except GeneratorExit:  # nobody listens any more
+                    self._log.sync()
+                    raise
                 if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
                     self._snapshot_if_due()
+        self._log.sync()
 
     def _record(self, event: Event) -> bool:
         """Puts an event into the log; False if it is there already."""

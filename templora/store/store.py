@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.asked import whole
 from templora.errors import StoreError, TemploraError, nearest
 from templora.store.account import account
 from templora.store.history import History, file_of
@@ -48,7 +49,8 @@ from templora.store.places import (
     remove,
     taken,
 )
-from templora.store.saved import Progress, SavedSession
+from templora.store.saved import MOST_KEPT, Progress, SavedSession
+from templora.whole import sync_folder, write_new, written_whole
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig
@@ -198,6 +200,7 @@ class SessionStore:
             keep: most snapshots to keep.
         """
         self._free(name)
+        keep = whole("keep", keep, 1, MOST_KEPT)
         with engine.session(config) as session:  # finds out whether it can be one
             opening, settings = list(session.tokens), session.config
         model = {"name": engine.name, **engine.identity(), **(source or {})}
@@ -258,6 +261,7 @@ class SessionStore:
                     }
                 kept.append((kind, ids, data))
                 seqs.append(seq)
+            sync_folder(files_of(made))
             _write(made, kept)
 
         self._make(new, fill)
@@ -280,15 +284,13 @@ class SessionStore:
         """Deletes a session: log, snapshots, everything.
 
         Args:
-            keep_text: file to put the text into first.
+            keep_text: new file to put the text into first, outside of the folder of sessions. It is on the disk before
+                anything is deleted.
         """
         folder = self._folder(name)
-        if keep_text is not None:
-            try:
-                Path(keep_text).write_bytes(self.history(name).text.encode())
-            except OSError as error:
-                raise StoreError(f"{keep_text}: cannot be written: {error.strerror}") from error
         with _hold(folder):
+            if keep_text is not None:
+                self._keep(Path(keep_text), self.history(name).text)
             files = ours(folder)
             size, left = sum(p.lstat().st_size for p in files), others(folder)
             gone = folder.with_name(f"{GONE}{time.time_ns()}")
@@ -297,9 +299,31 @@ class SessionStore:
                 gone = folder
             else:  # disappears at once, whatever happens meanwhile
                 folder.rename(gone)
+                sync_folder(self.folder)
         remove(gone)
+        sync_folder(self.folder)
         text = Path(keep_text) if keep_text is not None else None
         return Discarded(name, not ours(gone), len(files), size, text, left)
+
+    def _keep(self, path: Path, text: str) -> None:
+        """Puts a text where it stays. Nothing is written over, unless it is that text already."""
+        self.check_outside(path)
+        raw = text.encode("utf-8", "replace")
+        try:
+            if not (path.is_file() and path.stat().st_size == len(raw) and path.read_bytes() == raw):
+                write_new(path, raw)
+        except FileExistsError:
+            raise StoreError(f"{path}: is there already and is not written over: name another file") from None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def check_outside(self, path: Path) -> None:
+        """Raises StoreError for a file that would be among the sessions, where it is deleted with one, or harms it."""
+        with contextlib.suppress(FileNotFoundError):
+            here = self.folder.stat()
+            for above in Path(os.path.realpath(path)).parents:
+                if above.exists() and os.path.samestat(above.stat(), here):
+                    raise StoreError(f"{path}: is in the folder of sessions, where nothing else is kept: name another")
 
     # Folders ---------------------------------------------------------------------------------------------------
 
@@ -324,13 +348,15 @@ class SessionStore:
     def _make(self, name: str, fill: Callable[[Path], None]) -> None:
         """A session's folder, which is there when `fill` has filled it."""
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(self.folder)
             self._tidy()
             made = Path(tempfile.mkdtemp(prefix=NEW, dir=self.folder))
             try:
                 with _hold(made):
                     fill(made)
+                    sync_folder(made)
                     made.rename(self.folder / name)
+                    sync_folder(self.folder)
             except BaseException:
                 remove(made)
                 raise
@@ -413,6 +439,14 @@ def _write(folder: Path, records: Sequence[New]) -> None:
         log.extend(records, durable=True)
 
 
+def _make_folder(path: Path) -> None:
+    """With those above it."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
+
+
 def _link(file: Path, to: Path) -> None:
     """Gives a file another name, or copies it.
 
@@ -426,7 +460,8 @@ def _link(file: Path, to: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # a file system without links
-        shutil.copyfile(file, to, follow_symlinks=False)
+        with written_whole(to) as beside:
+            shutil.copyfile(file, beside, follow_symlinks=False)
 
 
 @contextlib.contextmanager
