@@ -116,6 +116,7 @@ class DecodeStep:
             self._t = np.zeros(plan.ranks, np.float32)
         # Fresh for each token: a helper that is late with the last one must not meet this one's counters.
         sync = np.zeros((decode.PHASES * len(self._linears) + 1) * team.STRIDE, np.int64)
+        self._team.held = self._kept, entries.tensors, route
         self._team.run(
             decode.decode,
             sync,
@@ -144,7 +145,6 @@ class DecodeStep:
             self._scratch,
             self._team.size,
             workers=self._workers(),
-            held=(self._kept, entries.tensors, route),
         )
         logits = torch.from_numpy(self._logits.copy())
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits

@@ -63,6 +63,10 @@ class Team:
     """The caller and `size` − 1 helper threads, which end with the team.
 
     Between runs that follow each other closely a helper stays awake: waking it would cost more than it does.
+
+    Attributes:
+        held: what the next run's arguments have addresses of. Kept until every worker is done with it, which is later
+            than the end of the run, if that is by an exception.
     """
 
     def __init__(self, size: int) -> None:
@@ -71,6 +75,7 @@ class Team:
         threads = []
         self._runs = np.zeros(1, np.int64)
         self._whole = True  # the last run came to its end here
+        self.held: Any = None
         for worker in range(1, size):
             queue: _Queue = SimpleQueue()
             thread = threading.Thread(
@@ -81,18 +86,17 @@ class Team:
             threads.append(thread)
         weakref.finalize(self, _stop, self._queues, threads)
 
-    def run(self, kernel: Callable[..., None], *args: Any, workers: int | None = None, held: Any = None) -> None:
+    def run(self, kernel: Callable[..., None], *args: Any, workers: int | None = None) -> None:
         """Runs kernel(worker, *args) on `workers` threads, the caller being worker 0; returns when worker 0 does.
 
         Args:
             kernel, args: what is run.
             workers: how many threads; None: all.
-            held: what `args` have addresses of. Kept until every worker is done, which may be later than the return if
-                that is by an exception.
         """
         if not self._whole:  # helpers may still be at what the caller was interrupted in
             self.rest()
         self._whole = False
+        held, self.held = self.held, None
         for queue in self._queues[: None if workers is None else workers - 1]:
             queue.put((kernel, args, held))
         self._runs[0] += 1
