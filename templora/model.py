@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -172,6 +173,14 @@ class CausalModel:
             out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
         state: torch.Tensor = out.last_hidden_state[0]
         return state
+
+    @cached_property
+    def entries(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values [1, heads, 1, head size] of one token in each layer, as a cache would hold them."""
+        cache = WindowCache(self.layers, 1)
+        with torch.no_grad():
+            self.hidden([0], cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def passes(self) -> AbstractContextManager[None]:
         """Passes inside are fused ones, where there are any.

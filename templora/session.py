@@ -31,6 +31,7 @@ from templora.decoding import Adapter, Decoder
 from templora.drafting import Draft, Drafter
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
+from templora.fitting import Like, check, check_weights, most_bytes
 from templora.gguf_adapter import load_gguf_adapter, save_gguf_adapter
 from templora.guards import Brake, Patience, Written
 from templora.learning import Learner, Reading, Update
@@ -41,7 +42,7 @@ from templora.mixture import Mixture
 from templora.peft_format import load_adapter, save_adapter
 from templora.probe import PASSAGE, Probe
 from templora.sampling import Sampler, SamplingParams, entropy_of
-from templora.snapshot import Snapshot, of_cache, to_cache
+from templora.snapshot import STATE, Snapshot, of_cache, to_cache
 from templora.stopping import Held
 from templora.targets import first_weights
 from templora.text import chat_turn, decode, encode, opening_ids, spelled
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 # What is learnt of a chunk: (tokens of the text so far, chunk) -> tokens, which differ within the chunk alone.
 Lesson: TypeAlias = Callable[[Sequence[int], Chunk], Sequence[int]]
-
-_STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,13 @@ class Session:
     def snapshot_bytes(self) -> int:
         """About as many as `snapshot` holds."""
         self._alive()
-        return len(_STATE) * 4 * self._adapted.adapter.weights + self._adapted.cache.bytes
+        return len(STATE) * 4 * self._adapted.adapter.weights + self._adapted.cache.bytes
+
+    @property
+    def most_snapshot_bytes(self) -> int:
+        """More than any snapshot of it takes."""
+        self._alive()
+        return most_bytes(self._like(len(self.tokens)), self._memory.tensors())
 
     @property
     def closed(self) -> bool:
@@ -352,6 +357,7 @@ class Session:
             max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
         )
         sampling = SamplingParams.of(sampling)
+        self._known([token for token in again if token != END])
         yield from self.absorb_ids(self.encode(prompt, chat=how.chat), learn=how.learn_prompt)
         if not self.tokens:
             raise TextError("there is nothing to go on from: give a prompt")
@@ -580,13 +586,19 @@ class Session:
             self._enter()
             self._generator.manual_seed(seed)
 
-    def use_adapter(self, weights: torch.Tensor) -> None:
-        """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`)."""
+    def use_adapter(self, weights: torch.Tensor | None) -> None:
+        """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`).
+
+        Raises:
+            TextError: it is none.
+        """
+        self._alive()
+        found = check_weights(weights, self._bank.layout.weights)
         self._wait()
         with self._step():
             self._enter()
             self._settle()
-            self._begin_from(weights)
+            self._begin_from(found)
 
     def adapter_weights(self) -> torch.Tensor:
         """A copy of the adapter as it serves: fp32 [weights], in the layout of `AdapterBank`."""
@@ -616,7 +628,7 @@ class Session:
             state = self._bank.state(self._slot)
             tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
             if state.version:  # else it is what the seed gives
-                tensors |= {name: getattr(state, name) for name in _STATE}
+                tensors |= {name: getattr(state, name) for name in STATE}
             caches = {}
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 # What would be computed anew anyway is left out.
@@ -658,8 +670,10 @@ class Session:
         Raises:
             TextError: it is not of such a session.
         """
+        self._known(tokens)
         with self._step():
             self._enter()
+            check(snapshot, self._like(len(tokens)))
             self._restore(tokens, snapshot)
             self.meter.seconds, self.meter.flops = (dict(part) for part in snapshot.meta["meter"])
 
@@ -671,16 +685,12 @@ class Session:
             device = self._bank.device
             # Copies, since learning edits an adapter's state in place and the snapshot may be restored again.
             tensors = {k: t if k.startswith(stay) else t.to(device, copy=True) for k, t in snapshot.tensors.items()}
-            fresh = self._bank.state(self._slot)
-            shapes = [tensors[name].shape for name in _STATE] if meta["version"] else []
-            if meta["tokens"] != len(tokens) or any(shape != fresh.weights.shape for shape in shapes):
-                raise TextError("the snapshot is of another session: its text or its adapter has another size")
             if self._updates:
                 self._updates.drop()
             self.tokens[:] = list(tokens)
             self._generator.set_state(tensors["generator"].cpu())
             if meta["version"]:
-                weights, first, second = (tensors[name] for name in _STATE)
+                weights, first, second = (tensors[name] for name in STATE)
                 state = AdapterState(weights, first, second, meta["steps"], meta["version"])
                 self._bank.commit(self._slot, state)
             self._memory.restore(tensors, meta["memory_version"])
@@ -701,6 +711,23 @@ class Session:
                     to_cache(cache, "context", Snapshot(tensors, held))
                 lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
                 self._updates.start(lesson, chunk, cache)
+
+    def _like(self, tokens: int) -> Like:
+        """What a snapshot of this session is like, with so many tokens."""
+        model = self._engine.model
+        with self._step(), self._bank.through(None):
+            entries = model.entries
+        return Like(
+            tokens=tokens,
+            chunk_size=self.config.chunk_size,
+            window=self.config.window,
+            positions=self.method.positions(model),
+            weights=self._bank.layout.weights,
+            generator=self._generator.get_state(),
+            entries=entries,
+            memory=self._memory.fits,
+            context=self._updates is not None and not self.config.context_gradients,
+        )
 
     def discard(self) -> Receipt:
         """Throws the adapter, its optimiser state and the caches away; the text stays. May be called twice.
@@ -1015,7 +1042,9 @@ class Session:
     def _known(self, ids: Sequence[int]) -> None:
         self._alive()
         known = self._engine.model.vocabulary
-        if ids and max(ids) >= known:
+        if len(ids) and min(ids) < 0:
+            raise ModelError(f"there is no token {min(ids)}: the model knows 0 to {known - 1}")
+        if len(ids) and max(ids) >= known:
             raise ModelError(
                 f"{self._engine.name}: the tokenizer gives ids up to {max(ids)}, the model knows {known}; "
                 "they do not belong together"

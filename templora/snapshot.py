@@ -71,12 +71,15 @@ class Snapshot:
         try:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {})["templora"])
+                if not isinstance(meta, dict):
+                    raise ValueError("what it says of itself is no table")
                 return cls({name: file.get_tensor(name) for name in file.keys()}, meta)  # noqa: SIM118
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
             raise TextError(f"{path}: no snapshot can be read here: {error}") from error
 
 
-_NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
+STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
+NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
 
 
 def of_cache(cache: WindowCache, name: str) -> Snapshot:
@@ -85,7 +88,7 @@ def of_cache(cache: WindowCache, name: str) -> Snapshot:
     for index, layer in enumerate(cache.layers if cache.length else []):
         tensors[f"{name}.keys.{index}"] = layer.keys[:, :, : cache.length]
         tensors[f"{name}.values.{index}"] = layer.values[:, :, : cache.length]
-    return Snapshot(tensors, {key: getattr(cache, key) for key in _NUMBERS})
+    return Snapshot(tensors, {key: getattr(cache, key) for key in NUMBERS})
 
 
 def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
@@ -96,5 +99,5 @@ def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
         keys = [snapshot.tensors[f"{name}.keys.{i}"] for i in range(len(cache))]
         values = [snapshot.tensors[f"{name}.values.{i}"] for i in range(len(cache))]
         cache.hold(keys, values, next_token=0, next_position=0, version=0)
-    for key in _NUMBERS:
+    for key in NUMBERS:
         setattr(cache, key, meta[key])

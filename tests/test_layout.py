@@ -37,6 +37,7 @@ ORDER = [
     ["anatomy", "captured", "gguf_adapter", "optimizer", "probe"],
     ["decoding", "learning", "step"],
     ["drafting", "updates", "methods", "snapshot"],
+    ["fitting"],
     ["session"],
     ["engine"],
     ["loading", "report", "testing"],

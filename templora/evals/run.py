@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import ModelError, TextError
+from templora.errors import ModelError, TemploraError, TextError
 from templora.events import ChunkLearned, ChunkScored
 
 if TYPE_CHECKING:
@@ -64,13 +64,17 @@ class Run:
         Returns:
             What `keep` was told: `done` is 0 if nothing was kept.
         """
-        if self._held is None:
+        found, self._held = self._held, None
+        if found is None:
             return {"done": 0}
-        meta: Mapping[str, Any] = self._held.meta["run"]
-        self.rows, self.seconds, self.resumed = meta["rows"], meta["seconds"], meta["resumed"] + 1
-        self._others = meta["others"]
-        self._session.restore(tokens(meta), self._held)
-        self._held = None
+        try:
+            meta: Mapping[str, Any] = found.meta["run"]
+            rows, seconds, resumed, others = meta["rows"], meta["seconds"], meta["resumed"] + 1, meta["others"]
+            self._session.restore(tokens(meta), found)
+        except (TemploraError, LookupError, TypeError, ValueError, AttributeError):  # of another session, or edited
+            self.path.unlink(missing_ok=True)
+            return {"done": 0}
+        self.rows, self.seconds, self.resumed, self._others = rows, seconds, resumed, others
         return meta
 
     @contextlib.contextmanager

@@ -44,12 +44,21 @@ class Memory:
         """What it takes to go on from here in another process."""
         return {}
 
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether these are such that `restore` can go on from them."""
+        return all(alike(tensors.get(name), own) for name, own in self.tensors().items())
+
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         """Goes on from `tensors` of a memory of the same method, which had this `version`."""
         self.version = version
 
     def end(self) -> None:
         """Leaves the model as it was found. May be called twice."""
+
+
+def alike(found: torch.Tensor | None, own: torch.Tensor) -> bool:
+    """Whether a tensor of a file can take the place of our own."""
+    return found is not None and found.dtype == own.dtype and found.shape == own.shape and bool(found.isfinite().all())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.errors import OptionError
 from templora.metering import Meter
-from templora.methods.base import Memory, Method
+from templora.methods.base import Memory, Method, alike
 from templora.model import CausalModel
 from templora.targets import linear_layers
 from templora.uninterrupted import uninterrupted
@@ -138,6 +138,19 @@ class _Trained(Memory):
             for key, value in self._optimizer.state.get(master, {}).items():
                 found[f"{key}.{name}"] = value
         return found
+
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        step = torch.zeros(())
+        for name, master in self._masters.items():
+            moments = {"exp_avg": master, "exp_avg_sq": master, "step": step}
+            held = {key: tensors[f"{key}.{name}"] for key in moments if f"{key}.{name}" in tensors}
+            if not alike(tensors.get(f"master.{name}"), master) or len(held) not in (0, len(moments)):
+                return False
+            if not all(alike(found, moments[key]) for key, found in held.items()):
+                return False
+            if held and (float(held["step"]) < 0 or bool((held["exp_avg_sq"] < 0).any())):
+                return False
+        return True
 
     def restore(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         super().restore(tensors, version)

@@ -468,11 +468,9 @@ class SavedSession:
         history = self.history
         at, until = len(history.opening), 0
         for record in reversed(history.snapshots):
-            held = self._held(record)
-            if held is not None:
+            if self._restored(record):
                 # None holds what came after it; forks of older versions say so.
                 at, until = record.data["tokens"], min(record.data["until"], record.seq)
-                self.session.restore(history.tokens[:at], held)
                 break
         for act in history.acts:
             if act.end < at or (act.end == at and act.ended is not None and act.ended <= until):
@@ -503,7 +501,7 @@ class SavedSession:
             session.reseed(act.data["seed"])
         elif act.kind == "adapter":
             try:
-                session.use_adapter(self._read(act.data).tensors["weights"])
+                session.use_adapter(self._read(act.data).tensors.get("weights"))
             except FileNotFoundError as error:
                 raise StoreError(f"{error.filename}: is missing; go back to a chunk before it") from error
         else:
@@ -541,15 +539,21 @@ class SavedSession:
         sampling = SamplingParams.stored(act.data["sampling"])
         return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
 
-    def _held(self, record: Record) -> Snapshot | None:
-        """The snapshot of a record, if it is kept and whole."""
+    def _restored(self, record: Record) -> bool:
+        """Makes the session what the snapshot of a record says, if that is kept, whole, and of this session."""
         try:
-            return self._read(record.data)
+            held = self._read(record.data)
         except FileNotFoundError:
-            return None
+            return False
         except (StoreError, TextError, OSError) as error:
             self.notes.append(f"{error}; an older snapshot is gone on from")
-            return None
+            return False
+        try:
+            self.session.restore(self.history.tokens[: record.data["tokens"]], held)
+        except TextError as error:
+            self.notes.append(f"{self._files() / record.data['file']}: {error}; an older snapshot is gone on from")
+            return False
+        return True
 
     def _read(self, data: Mapping[str, Any]) -> Snapshot:
         """A file of the session, if it is the one that was written.
@@ -562,6 +566,8 @@ class SavedSession:
 
         path = self._files() / data["file"]
         check_plain(path, shared=True)
+        if path.stat().st_size > self.session.most_snapshot_bytes:  # before it is read, and held in memory
+            raise StoreError(f"{path}: is larger than any file of this session")
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")
         return Snapshot.load(path)
