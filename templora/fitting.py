@@ -146,7 +146,9 @@ def _cache(name: str, said: Any, tensors: Mapping[str, torch.Tensor], like: Like
         _whole(name, number)
     entries = len(versions)
     first, shift = (_whole(name, held[key], like.tokens) for key in ("first_token", "shift"))
-    if entries > like.window or first + entries > like.tokens or shift > first or shift + entries > like.positions:
+    # A compressed context may end one position further on than a window does.
+    beyond = shift > 0 and shift + like.window > like.positions + 1
+    if entries > like.window or first + entries > like.tokens or shift > first or beyond:
         raise _Unfit(f"the cache {name} holds entries beyond the text, or beyond the window")
     for i, pair in enumerate(like.entries if entries else ()):
         for kind, one in zip(("keys", "values"), pair, strict=True):
