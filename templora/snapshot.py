@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def of_cache(cache: WindowCache, name: str) -> Snapshot:
     for index, layer in enumerate(cache.layers if cache.length else []):
         tensors[f"{name}.keys.{index}"] = layer.keys[:, :, : cache.length]
         tensors[f"{name}.values.{index}"] = layer.values[:, :, : cache.length]
-    return Snapshot(tensors, {key: getattr(cache, key) for key in NUMBERS})
+    return Snapshot(tensors, {key: copy(getattr(cache, key)) for key in NUMBERS})
 
 
 def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
@@ -100,4 +101,4 @@ def to_cache(cache: WindowCache, name: str, snapshot: Snapshot) -> None:
         values = [snapshot.tensors[f"{name}.values.{i}"] for i in range(len(cache))]
         cache.hold(keys, values, next_token=0, next_position=0, version=0)
     for key in NUMBERS:
-        setattr(cache, key, meta[key])
+        setattr(cache, key, copy(meta[key]))  # the cache goes on with it, the snapshot stays

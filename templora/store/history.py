@@ -26,6 +26,8 @@ from pathlib import PurePath
 from typing import Any
 
 from templora.asked import SEEDS
+from templora.config import TempLoraConfig
+from templora.errors import TemploraError
 from templora.store.log import Record
 
 _OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
@@ -46,6 +48,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "snapshot": {"file": str, "sha256": str, "tokens": int, "until": int},
     "rewind": {"to": int},
 }
+_LOADED = ("model", "dtype", "weights")  # how its model was loaded; older logs say less
 _VERBS = ("given", "write", "close", "adapter", "seed")
 
 
@@ -130,6 +133,8 @@ class History:
             raise ValueError(f"record {record.seq}: a session begins once")
         if record.kind == "token" and not self.pending:
             raise ValueError(f"record {record.seq}: nothing was to be written")
+        if record.kind == "rewind" and record.data["to"] < len(self.opening):
+            raise ValueError(f"record {record.seq}: a text has no such beginning")
 
     def read(self, record: Record) -> None:
         """`add` for a record that is in a log already: one that makes no sense is left out, and `dropped` says so.
@@ -202,7 +207,7 @@ class History:
     def _take(self, record: Record) -> None:
         kind, data = record.kind, record.data
         if kind == "begin":
-            self.opening, self._size = list(data["opening"]), data["config"]["chunk_size"]
+            self.opening, self._size = list(data["opening"]), TempLoraConfig.stored(data["config"]).chunk_size
             self.tokens = list(self.opening)
         if kind in (*_VERBS, "end", "rewind") and (pending := self.pending):
             pending.ended = record.seq
@@ -251,5 +256,21 @@ def _check(record: Record) -> None:
     file = file_of(record)
     if file is not None and file != PurePath(file).name:
         raise ValueError(f"record {record.seq}: {file!r} is no name of a file")
+    if record.kind == "begin":
+        _check_begin(record.data)
     if record.kind == "seed" and not SEEDS[0] <= record.data["seed"] <= SEEDS[1]:
         raise ValueError(f"record {record.seq}: random numbers cannot begin from that seed")
+
+
+def _check_begin(data: Mapping[str, Any]) -> None:
+    """Raises ValueError if a session cannot have begun so: everything else in a log is read with what this says."""
+    model = data["model"]
+    texts = [model.get("name"), model.get("fingerprint"), *(model[key] for key in _LOADED if key in model)]
+    if not all(type(text) is str for text in texts):
+        raise ValueError("its beginning names no model")
+    try:
+        TempLoraConfig.stored(data["config"])
+    except TemploraError as error:
+        raise ValueError(f"its config cannot be: {error}") from error
+    if not all(type(token) is int and token >= 0 for token in data["opening"]):
+        raise ValueError("its beginning holds what is no token")

@@ -223,7 +223,7 @@ class SessionStore:
                 saved = SavedSession(name, folder, log, history, engine, keep=keep, progress=progress)
             except TemploraError:
                 raise
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise StoreError(f"{log.path}: is damaged: its records make no sense: {error}") from error
             saved.on_close(held.pop_all().close)
         return saved
