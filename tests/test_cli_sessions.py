@@ -179,6 +179,11 @@ def test_what_is_asked_wrongly_is_named(write: Callable[..., Result], store: Ses
     assert isinstance(ask("resume", "novel").exception, StoreError)
     assert isinstance(ask("export", "novel").exception, OptionError)
     write("--tokens", 40)
+    inside, before = store.folder / "novel" / "log.sqlite", store.history("novel").text
+    for option in ("--text", "--adapter", "--report", "--plot"):
+        assert "folder of sessions" in str(ask("export", "novel", option, inside).exception)
+    assert "folder of sessions" in str(ask("discard", "novel", "--keep-text", inside).exception)
+    assert store.history("novel").text == before
     error = write("--tokens", 5, "--rank", 8, new=False).exception
     assert "rank: session 'novel' began with 4" in str(error)
     for wrong in ("rewind novel --chunk 9", "fork novel novel", "show novle", "discard ../x"):

@@ -15,6 +15,7 @@ from templora.cli.options import model_options, sessions_option
 from templora.cli.streams import print_out
 from templora.errors import OptionError, TextError
 from templora.report import to_json, write_json
+from templora.whole import written_whole
 
 EPILOG = """\b
 Examples:
@@ -161,6 +162,9 @@ def export(
         raise OptionError("text", "say what to export: --text FILE, --adapter DIR, --report FILE, --plot FILE")
     wanted = {"report": report if report != "-" else None, "plot": plot}
     store, outputs = _store(sessions), check_outputs(wanted, [])
+    for file in (text, adapter, report, plot):
+        if file not in (None, "-"):
+            store.check_outside(Path(file))
     history = store.history(name)
     document = store.report(name) if report is not None or plot is not None else {}
     if report == "-":
@@ -175,8 +179,13 @@ def export(
         print_out(history.text)
     elif text is not None:
         path = check_outputs({"text": text}, [])["text"]
+        raw = history.text.encode("utf-8", "replace")
         try:
-            path.write_bytes(history.text.encode("utf-8", "replace"))
+            if path.exists() and not path.is_file():
+                path.write_bytes(raw)  # a device
+            else:
+                with written_whole(path) as beside:
+                    beside.write_bytes(raw)
         except OSError as error:
             raise TextError(f"{path}: cannot be written: {error.strerror}") from error
     if adapter is not None:
