@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from templora.cli.streams import say
+from templora.cli import streams
+from templora.cli.terminal import Cursor, fitted
 from templora.events import ChunkLearned
 from templora.metrics import perplexity
 
 if TYPE_CHECKING:
     from templora.report import TextReport
 
+# A terminal that is smaller has no room for a panel.
+_FEWEST_ROWS, _FEWEST_COLUMNS = 6, 10
+
 
 class Console:
     """Progress of one run.
 
     On a terminal the two bottom rows are set aside for a panel that is redrawn in place, so that text can stream
-    above it; elsewhere each chunk is a line.
+    above it; elsewhere each chunk is a line. What was written before and after the panel is drawn is what a terminal
+    would show without it: where the cursor may not be moved (`terminal`), the panel waits.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet or sys.stderr is None
         self._panel = not self._quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self._rows = 0
-        self._drawn = 0.0
+        self._rows = 0  # of the terminal, where the panel is drawn
+        self._moved = False  # the terminal's size has changed since, and what was drawn may lie anywhere
+        self._size = self._measured()
+        self._cursor = Cursor(self._size[0])
+        self._drawn = -1.0
 
     def __enter__(self) -> Console:
+        if self._panel:
+            streams.watching.append(self._before_text)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._close_panel()
+        if self._before_text in streams.watching:
+            streams.watching.remove(self._before_text)
 
     def line(self, text: str) -> None:
         """A line that stays, above the panel."""
         if not self._quiet:
-            if self._rows:
-                self._close_panel()
-                self._write("\n")
-            self._write(text + "\n")
+            self._close_panel()
+            streams.say(text + "\n")
 
     def chunk(self, text: str) -> None:
         """A chunk's line where there is no panel to show it."""
@@ -50,29 +63,97 @@ class Console:
     def status(self, text: str, now: bool = False) -> None:
         """Redraws the panel, at most ten times a second."""
         moment = time.monotonic()
-        if not self._panel or (not now and moment - self._drawn < 0.1):
+        if not self._panel or (not now and 0 <= moment - self._drawn < 0.1):
+            return
+        self._measure()
+        columns, rows = self._size
+        if rows < _FEWEST_ROWS or columns < _FEWEST_COLUMNS:
+            self._close_panel()
+            return
+        if self._cursor.may_be_last or self._moved:
             return
         self._drawn = moment
-        try:
-            columns, rows = os.get_terminal_size(sys.stderr.fileno())
-        except OSError:
-            return
-        if rows < 6:
-            return
-        if rows != self._rows:
-            # Make room at the bottom, then keep it out of the scrolling region.
-            self._write(f"\n\n\x1b[2A\x1b7\x1b[1;{rows - 2}r\x1b8")
+        if not self._rows:
+            # Make room at the bottom, in the cursor's column, then keep it out of the scrolling region.
+            streams.draw(f"\x1bD\x1bD\x1b[2A\x1b7\x1b[1;{rows - 2}r\x1b8")
             self._rows = rows
-        rule = "─" * columns
-        self._write(f"\x1b7\x1b[{rows - 1};1H\x1b[2K\x1b[2m{rule}\x1b[0m\x1b[{rows};1H\x1b[2K{text[:columns]}\x1b8")
+        # Without wrapping: how wide the terminal draws it, is not known for sure.
+        streams.draw(
+            f"\x1b7\x1b[?7l\x1b[{rows - 1};1H\x1b[2K\x1b[2m{'─' * columns}\x1b[0m"
+            f"\x1b[{rows};1H\x1b[2K{fitted(text, columns)}\x1b[?7h\x1b8"
+        )
+
+    def _measured(self) -> tuple[int, int]:
+        """Columns and rows of the terminal; none where there is no terminal."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return os.get_terminal_size(sys.stderr.fileno())
+        return 0, 0
+
+    def _measure(self) -> None:
+        """Looks whether the terminal has another size now.
+
+        It has then given up the scrolling region, and moved all that it shows; but the panel is still below the cursor.
+        """
+        size = self._measured()
+        if size != self._size:
+            self._cursor.resize(size[0])
+            self._size, self._moved = size, self._rows > 0
+        if self._moved and not self._cursor.may_be_last:
+            streams.draw("\x1b7\x1b[r\x1b8\x1b[J")
+            self._rows, self._moved = 0, False
+
+    def _before_text(self, text: str) -> None:
+        self._measure()
+        self._cursor.feed(text)
 
     def _close_panel(self) -> None:
-        if self._rows:
-            self._write(f"\x1b7\x1b[{self._rows - 1};1H\x1b[J\x1b[r\x1b8")
-            self._rows = 0
+        """Gives the terminal back whole; what comes next begins a line."""
+        if not self._panel:
+            return
+        self._measure()
+        if self._rows and not self._moved:
+            streams.draw(f"\x1b7\x1b[{self._rows - 1};1H\x1b[J\x1b[r\x1b8")
+        elif self._rows:
+            streams.draw("\x1b7\x1b[r\x1b8")
+        if not self._cursor.at_start:
+            streams.say("\n")
+        if self._rows and self._moved:
+            streams.draw("\x1b[J")
+        self._rows, self._moved = 0, False
 
-    def _write(self, text: str) -> None:
-        say(text)
+
+class Pace:
+    """How long recent work took, each kind of it.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or time.perf_counter
+        self._took: dict[str, deque[tuple[float, float]]] = {}
+        self.start()
+
+    def start(self) -> None:
+        """What comes next begins now."""
+        self._since = self._clock()
+
+    def took(self, kind: str, amount: float, last: int = 8) -> None:
+        """The time since the last call was work of this kind: so much of it, of which the last few times count."""
+        now = self._clock()
+        self._took.setdefault(kind, deque(maxlen=last)).append((now - self._since, amount))
+        self._since = now
+
+    def each(self, kind: str) -> float | None:
+        """Seconds of one of a kind; None: not known yet."""
+        took = self._took.get(kind, ())
+        amount = sum(amount for _, amount in took)
+        return sum(seconds for seconds, _ in took) / amount if amount else None
+
+    def left(self, **todo: float) -> str:
+        """How long so much of some kinds will take, in words; kinds that are not known yet are left out."""
+        known = [each * max(0.0, many) for kind, many in todo.items() if (each := self.each(kind)) is not None]
+        return clock(sum(known)) if known else "?"
 
 
 def bar(done: int, total: int, width: int = 20) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from templora.cli.console import Console, receipt
+from templora.cli.console import Console, Pace, receipt
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs
 from templora.cli.options import check_early
@@ -26,17 +26,19 @@ class Run:
 
     Attributes:
         outputs: paths by option: report, plot, out.
+        pace: of its work.
         stopped: what ended the run early, to be raised once the receipt is out.
     """
 
     def __init__(self, given: dict[str, Any], options: dict[str, Any], inputs: list[str]) -> None:
-        self._began = self._loaded = time.perf_counter()
+        self._began = time.perf_counter()
         self._given = given
         self._options = options
         check_early(options["recipe"], given)
         self.outputs = check_outputs({k: options.get(k) for k in ("out", "report", "plot")}, inputs)
         self.console = Console(options["quiet"])
         self.texts: list[TextReport] = []
+        self.pace = Pace()
         self.notes: list[str] = []
         self.stopped: BaseException | None = None
 
@@ -57,13 +59,8 @@ class Run:
             named_by_file=options.get("named_by_file", False),
             plan=recipe(options["recipe"], None, **self._given),
         )
-        self._loaded = time.perf_counter()
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
         return engine, engine.config(options["recipe"], **self._given)
-
-    def rate(self, tokens: int) -> float:
-        """Tokens a second since the model was loaded."""
-        return tokens / max(1e-9, time.perf_counter() - self._loaded)
 
     def follow(self, events: Iterable[Any], show: Callable[[Any], None]) -> None:
         """Shows events until they end or the run is stopped, which `stopped` then says.
@@ -71,6 +68,7 @@ class Run:
         A signal is acted on between two events, so that a token is shown, saved and counted, or none of these.
         """
         stop_signals.mode = "soon"
+        self.pace.start()
         try:
             for event in events:
                 show(event)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from templora.cli.console import bar, clock, figures, learned_text
+from templora.cli.console import bar, figures, learned_text
 from templora.cli.exits import stop_signals
 from templora.cli.options import (
     adapter_option,
@@ -93,9 +93,10 @@ def _show(event: Event, run: Run, text: TextReport, total: int, config: TempLora
         run.console.chunk(
             f"chunk {row['index']}: {done:,}/{total:,} tokens · {figures(text)} · {learnt} · {row['seconds']:.1f} s"
         )
+    if isinstance(event, Absorbed):
+        run.pace.took("token", row["tokens"])
     if isinstance(event, Absorbed | ChunkScored):
-        speed = run.rate(sum(t.base.tokens for t in run.texts))
-        left = clock(max(0, total - done) / speed) if speed else "?"
+        left = run.pace.left(token=total - done)
         run.console.status(
             f"{bar(done, total)} {done:,}/{total:,} · {figures(text)} · {text.committed} learnt · {left} left"
         )

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from templora.errors import OptionError, TextError
@@ -40,6 +41,16 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 _lost = _Lost()
 codecs.register_error("templora.lost", _lost.shown)
 codecs.register_error("templora.plain", _plain)
+
+
+# Told each text before a terminal shows it.
+watching: list[Callable[[str], None]] = []
+
+
+def _tell(stream: TextIO, text: str) -> None:
+    if watching and text and stream.isatty():
+        for watcher in watching:
+            watcher(text)
 
 
 def prepare() -> None:
@@ -85,6 +96,7 @@ def print_out(text: str) -> None:
     if sys.stdout is None:
         return
     try:
+        _tell(sys.stdout, text)
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
@@ -101,6 +113,13 @@ def broken(error: OSError) -> TextError:
 
 def say(text: str) -> None:
     """Puts text on standard error at once. Whoever watched may have gone; the run goes on."""
+    if sys.stderr is not None:
+        _tell(sys.stderr, text)
+        draw(text)
+
+
+def draw(text: str) -> None:
+    """Puts on standard error what is no text: what moves the cursor, and what is drawn where it then is."""
     if sys.stderr is None:  # print(file=None) would go to standard output
         return
     try:

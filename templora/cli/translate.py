@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from templora.cli.console import bar, clock, learned_text
+from templora.cli.console import Pace, bar, learned_text
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs
 from templora.cli.kept import Kept
@@ -157,7 +157,8 @@ class _Job:
         self.output = Output(self.document, self.to, out, begun=self.kept.there)
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
-        self.before = self.drafted = self.committed = self.stopped = 0
+        self.drafted = self.committed = self.stopped = 0
+        self.drafting = Pace()
 
     def _source_language(self) -> Language:
         found = detect("\n".join(self.sources)[:_SAMPLE])
@@ -221,7 +222,6 @@ class _Job:
                     each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
-                self.before = len(self.paragraphs)
                 opening = self.output.begin([self._shown(p) for p in self.paragraphs])
                 most = options["preview"]
 
@@ -252,6 +252,7 @@ class _Job:
         if stop_signals.received is not None:
             raise Interrupted(stop_signals.received)
         self.drafted += 1
+        self.drafting.took("token", 1, last=64)
         self._status()
 
     def _show(self, event: Event | Paragraph | str, text: TextReport) -> None:
@@ -261,7 +262,9 @@ class _Job:
             return
         if isinstance(event, Paragraph):
             print_out(self.output.add(event.segment, self._shown(event)))
+            self.work.pace.took("letter", len(self.sources[event.segment]), last=16)
             self._status()
+            self.drafting.start()
             return
         text.add(event)
         if isinstance(event, ChunkLearned):
@@ -272,9 +275,8 @@ class _Job:
 
     def _status(self) -> None:
         done, many = len(self.paragraphs), len(self.sources)
-        speed = self.work.rate(done - self.before)
-        left = clock((many - done) / speed) if done > self.before and speed else "?"
-        words = f"{self.work.rate(self.drafted):.0f} tokens/s"
+        left = self.work.pace.left(letter=sum(map(len, self.sources[done:])))
+        words = f"{1 / each:.0f} tokens/s" if (each := self.drafting.each("token")) else "…"
         self.work.console.status(
             f"{bar(done, many)} {done:,}/{many:,} paragraphs · {words} · {left} left · {self.committed} chunks learnt"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from templora.cli.console import bar, clock, figures, learned_text
+from templora.cli.console import bar, figures, learned_text
 from templora.cli.files import TextFile
 from templora.cli.options import (
     adapter_option,
@@ -126,6 +126,9 @@ def write(**arguments: Any) -> None:
                     read_end = len(session.tokens) + len(ids)
                     events = itertools.chain(session.score_ids(ids), session.stream(**how))
 
+            given_now = 0 if kept and kept.begun else len(prompt)
+            progress = _Progress(run, given_now, wanted, config.chunk_size)
+
             def show(event: Event) -> None:
                 text.add(event)
                 if isinstance(event, ChunkScored) and event.end <= read_end:
@@ -146,7 +149,7 @@ def write(**arguments: Any) -> None:
                         run.notes.append(f"chunk {event.index} was {learned_text(event)}")
                 elif isinstance(event, Absorbed) and read.base.tokens:
                     run.console.line(f"{event.done:>9,} of {event.total:,} tokens of the prompt read · {figures(read)}")
-                _show_progress(event, run, len(written), wanted)
+                progress.show(event, len(written))
 
             run.follow(events, show)
             if kept:
@@ -196,14 +199,51 @@ def _prompt(options: dict[str, Any], needed: bool) -> str:
     return read_text("-")
 
 
-def _show_progress(event: Event, run: Run, written: int, wanted: int) -> None:
-    if isinstance(event, Absorbed):
-        run.console.status(f"{bar(event.done, event.total)} prompt: {event.done:,} of {event.total:,} tokens absorbed")
-    elif isinstance(event, TokenEvent | ChunkLearned):
-        report, speed = run.texts[0], run.rate(written)
-        left = clock((wanted - written) / speed) if speed else "?"
+class _Progress:
+    """What the panel says: of the prompt while that is read and learnt, of the text while it is written.
+
+    Args:
+        run: whose panel it is.
+        prompt: characters of it.
+        wanted: tokens that are to be written.
+        chunk_size: of the session.
+    """
+
+    def __init__(self, run: Run, prompt: int, wanted: int, chunk_size: int) -> None:
+        self._run, self._wanted, self._chunk_size = run, wanted, chunk_size
+        self._read, self._total = 0, 0
+        if prompt:
+            run.console.chunk(f"reading the prompt of {prompt:,} characters …")
+            run.console.status(f"reading the prompt of {prompt:,} characters …", now=True)
+
+    def show(self, event: Event, written: int) -> None:
+        pace = self._run.pace
+        if isinstance(event, TokenEvent):
+            pace.took("token", 1, last=64)
+        elif isinstance(event, ChunkLearned | ChunkScored):
+            pace.took("chunk", isinstance(event, ChunkLearned))
+        elif isinstance(event, Absorbed) and event.total:
+            pace.took("read", event.done - self._read if event.done > self._read else event.done)
+            self._read, self._total = event.done, event.total
+        if written or self._read >= self._total > 0:
+            self._run.console.status(self._writing(written))
+        elif isinstance(event, Absorbed):
+            self._run.console.status(self._reading(), now=True)
+
+    def _reading(self) -> str:
+        done, total = self._read, self._total
+        left = self._run.pace.left(read=total - done, chunk=(total - done) / self._chunk_size)
+        learnt = self._run.texts[0].committed
+        return f"{bar(done, total)} prompt: {done:,} of {total:,} tokens read · {learnt} chunks learnt · {left} left"
+
+    def _writing(self, written: int) -> str:
+        report, pace, wanted = self._run.texts[0], self._run.pace, self._wanted
+        rest = max(0, wanted - written)
+        left = pace.left(token=rest, chunk=rest / self._chunk_size) if written else "?"
+        each = (pace.each("token") or 0.0) + (pace.each("chunk") or 0.0) / self._chunk_size
+        speed = f"{1 / each:.0f} tok/s" if written and each else "…"
         rejected = f" · {report.rejected} rolled back or skipped" if report.rejected else ""
-        run.console.status(
-            f"{bar(written, wanted)} {written:,}/{wanted:,} tokens · {speed:.0f} tok/s · {left} left · "
+        return (
+            f"{bar(written, wanted)} {written:,}/{wanted:,} tokens · {speed} · {left} left · "
             f"{report.committed} chunks learnt{rejected}"
         )
