@@ -12,6 +12,7 @@ from templora.store.history import History
 from templora.store.log import Record
 
 SIZE = 64
+BEGIN = {"opening": [], "config": {"chunk_size": SIZE}, "model": {"name": "bytes", "fingerprint": ""}}
 WRITE = {"max_new_tokens": 999, "stop_at_end": False, "score": False, "sampling": {}}
 BOOK = "".join(
     f"In chapter {i} the keeper of lamp {i * i} climbed {i + 3} stairs, and wrote it down.\n" for i in range(20)
@@ -22,8 +23,7 @@ PROMPT, REST = BOOK[:300], BOOK[300:]
 def made(*said: tuple[str, str]) -> History:
     """Of bytes as tokens, in chunks."""
     history = History()
-    begin = {"opening": [], "config": {"chunk_size": SIZE}, "model": {}}
-    history.add(Record(0, "begin", (), begin))
+    history.add(Record(0, "begin", (), BEGIN))
 
     def add(kind: str, ids: bytes, data: Any) -> None:
         history.add(Record(len(history.records) + 1000 * len(history.tokens), kind, tuple(ids), data))
@@ -130,7 +130,7 @@ def test_no_character_is_cut_in_two() -> None:
 def test_long_ones_are_compared_in_time_with_their_length(grown: Callable[[int], str]) -> None:
     """Those that are alike up to their end, and those that are not, of very many characters."""
     history = History()
-    history.add(Record(0, "begin", (), {"opening": [], "config": {"chunk_size": 10**9}, "model": {}}))
+    history.add(Record(0, "begin", (), BEGIN))
     history.add(Record(1, "given", (1,), {"text": grown(200_000)}))
     for text in (grown(200_000)[:-1] + "X", "X" + grown(200_000), "X" + grown(200_000) + "Y"):
         assert reading(history, text)
