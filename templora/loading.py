@@ -132,8 +132,9 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
         return path
     if name.count("/") == 1 and not name.endswith(".gguf") and not name.startswith((".", "/", "~")):
         return name
+    hub = "one of the hub is named OWNER/NAME, as in openai-community/gpt2"
     raise ModelError(
-        f"there is no model {name!r} here; {nearest(name, BUILTIN_MODELS)} (or give a directory or a hub id)"
+        f"there is no model {name!r} here; {nearest(name, BUILTIN_MODELS)} (or give a directory, or a hub id: {hub})"
     )
 
 

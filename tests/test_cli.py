@@ -250,6 +250,25 @@ def test_unknown_command_names_the_nearest(cli: Cli) -> None:
     fails(cli("--nope"), "--nope")
 
 
+@pytest.mark.usefixtures("no_load")
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["ch1.txt"], "templora write --prompt-file ch1.txt"),
+        (["my book.txt", "--tokens", "9"], "--prompt-file 'my book.txt'"),
+        (["Once", "upon", "a", "time"], "--prompt 'Once upon a time'"),
+        (["It was. So it was."], "--prompt 'It was. So it was.'"),
+    ],
+)
+def test_what_stands_alone_is_told_its_option(cli: Cli, given: list[str], named: str) -> None:
+    fails(cli("write", *given), named)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_model_of_the_hub_has_an_owner(write: Cli, name: str) -> None:
+    fails(write("--model", name), repr(name), "OWNER/NAME, as in openai-community/gpt2", "give a directory")
+
+
 # Models that cannot be used -----------------------------------------------------------------------------------------
 
 

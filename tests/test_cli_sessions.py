@@ -66,8 +66,19 @@ def test_a_session_from_its_beginning_to_its_end(
     listed = json.loads(ask("list", "--json").output)
     assert [row["name"] for row in listed] == ["novel"]
     assert json.loads(ask("show", "novel", "--json").output)["text"] == store.history("novel").text
+    assert ask().output == ask("list").output
+    ends = ask("rewind", "novel").output.splitlines()
+    assert [line.split()[:2] for line in ends[1:-1]] == [[str(n), f"{32 * n:,}"] for n in range(1, 7)]
+    assert ends[1].endswith(PROMPT[:32])
+    assert ends[2].endswith(" ".join((PROMPT + first.output)[60:64].split())[-1:])
+    assert "--chunk N keeps the first N chunks" in ends[-1]
     assert ask("fork", "novel", "other", "--chunk", 3).output.startswith("other: 96 tokens, 3 chunks")
-    assert ask("rewind", "novel", "--chunk", 4).output.startswith("novel: 128 tokens, 4 chunks")
+    assert "no chunk of session other is finished" not in ask("rewind", "other").output
+    back = ask("rewind", "novel", "--chunk", 4).output
+    assert back.startswith("novel: 128 tokens, 4 chunks")
+    assert "it ends with: " in back
+    for wrong, hint in (("novel", "templora sessions show novel"), ("lst", "did you mean 'list'")):
+        assert hint in ask(wrong).output
     again = write("--tokens", 24, "--temperature", 1.5, new=False)
     assert PROMPT + first.output == store.history("novel").text, "the same text comes again"
     ask("rewind", "novel", "--chunk", 4)

@@ -261,6 +261,8 @@ def test_on_the_command_line(model: Path, file: Path, tmp_path: Path) -> None:
 def test_pairs_of_a_folder(file: Path) -> None:
     (file.parent / "zweite.jsonl").write_text(json.dumps({"de": "Ja.", "en": "Yes."}) + "\n")
     assert [text.name for text in find_pairs(str(file.parent), "en", "de")] == ["hunde.jsonl", "zweite.jsonl"]
+    (file.parent / "._zweite.jsonl").write_bytes(b"\0\5")
+    assert [text.name for text in find_pairs(str(file.parent), "en", "de")] == ["hunde.jsonl", "zweite.jsonl"]
     (file.parent / "nichts").mkdir()
     with pytest.raises(OptionError, match="holds no aligned pairs"):
         find_pairs(str(file.parent / "nichts"), "en", "de")

@@ -163,6 +163,31 @@ def test_texts_of_a_folder(tmp_path: Path) -> None:
         find_texts(str(tmp_path), ["d"])
 
 
+def test_what_strays_into_a_folder_stops_nothing(tmp_path: Path) -> None:
+    """Hidden files and folders are nobody's texts; a file that is none is left out, and named."""
+    (tmp_path / "one.txt").write_text("one")
+    (tmp_path / "TWO.TXT").write_text("two")
+    for name, raw in ((".DS_Store", b"\0"), ("._one.txt", b"\0\5"), (".hidden.txt", b"hidden"), ("Thumbs.db", b"\0")):
+        (tmp_path / name).write_bytes(raw)
+    (tmp_path / "folder.txt").mkdir()
+    assert [(t.name, t.content) for t in find_texts(str(tmp_path))] == [("TWO", "two"), ("one", "one")]
+    for name, raw, said in (("empty", b"", "empty"), ("b", b"\0", "binary"), ("latin", b"caf\xe9", "not UTF-8")):
+        path = tmp_path / f"{name}.txt"
+        path.write_bytes(raw)
+        with pytest.warns(UserWarning, match=f"left out: .*{name}.txt: .*{said}"):
+            assert [t.name for t in find_texts(str(tmp_path))] == ["TWO", "one"]
+        with pytest.raises(TextError, match=said):
+            find_texts(str(tmp_path), [name])
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["book.txt", "book.md", "book"])
+def test_a_file_is_a_folder_of_one_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("one")
+    assert [(t.name, t.content) for t in find_texts(str(tmp_path / name))] == [("book", "one")]
+    assert [t.name for t in find_texts(str(tmp_path / name), ["book"])] == ["book"]
+
+
 def test_folders_that_hold_no_texts(tmp_path: Path) -> None:
     for name, said in (("absent", "cannot be read"), ("", "cannot be read")):
         with pytest.raises(OptionError, match=said):

@@ -53,7 +53,11 @@ books, `--pairs all` whole documents.
 
 @click.command("eval", epilog=EPILOG)
 @click.argument("plan", required=False, metavar="[PLAN]")
-@click.option("--books", metavar="DIR", help="folder of .txt, .txt.gz or .txt.xz files, or hub:NAME; or aligned pairs")
+@click.option(
+    "--books",
+    metavar="DIR",
+    help="folder of .txt files, .gz and so on too; a file; hub:NAME; or aligned pairs",
+)
 @click.option("--texts", metavar="A,B,...", help="which of them, by file name without ending; all if left out")
 @click.option("--pairs", metavar="N|all", help="translation: first pairs of each document  [default: the plan's]")
 @click.option("--to", metavar="LANG", help="translation: into this language")

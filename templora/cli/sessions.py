@@ -6,22 +6,26 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from templora.cli.files import check_outputs
 from templora.cli.options import model_options, sessions_option
 from templora.cli.streams import print_out
-from templora.errors import OptionError, TextError
+from templora.errors import OptionError, TextError, nearest
 from templora.report import to_json, write_json
 from templora.whole import written_whole
+
+if TYPE_CHECKING:
+    from templora.store.history import History
 
 EPILOG = """\b
 Examples:
   templora write --session novel --prompt-file chapter-1.txt --tokens 50000     begin one
   templora sessions resume novel                                                go on, after a kill or a night
   templora sessions fork novel darker --chunk 40                                another end, from chunk 40 on
+  templora sessions rewind novel                                                where its chunks end, in words
   templora sessions rewind novel --chunk 40                                     away with what came after
   templora sessions resume novel --tokens 9000 --reseed 7                       and on, with other random numbers
   templora sessions export novel --text novel.txt --adapter novel-adapter/ --report novel.json --plot novel.png
@@ -33,11 +37,31 @@ kills the process, nothing that was shown is lost.
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
 _CHUNKS = click.IntRange(min=0)
+_WORDS = 72  # characters of a text's end that are shown
 
 
-@click.group(epilog=EPILOG)
-def sessions() -> None:
-    """List texts that stay on disk, go on with them, branch, rewind, export and discard them."""
+class _Sessions(click.Group):
+    """Says what to do with a session's name that stands where a command should."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            name = args[0]
+            hint = f"for the session {name!r}: templora sessions show {name}" if name in _store(None) else ""
+            raise click.UsageError(f"no command {name!r}; {hint or nearest(name, self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Sessions, epilog=EPILOG, invoke_without_command=True)
+@click.pass_context
+def sessions(context: click.Context) -> None:
+    """List texts that stay on disk, go on with them, branch, rewind, export and discard them.
+
+    Without a command, it lists them.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_)
 
 
 @sessions.command("list")
@@ -122,15 +146,39 @@ def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
 
 @sessions.command()
 @click.argument("name")
-@click.option("--chunk", metavar="N", required=True, type=_CHUNKS, help="how many chunks are to stay")
+@click.option("--chunk", metavar="N", type=_CHUNKS, help="how many chunks are to stay; without it, they are listed")
 @sessions_option
-def rewind(name: str, chunk: int, sessions: str | None) -> None:
-    """Go back in a session.
+def rewind(name: str, chunk: int | None, sessions: str | None) -> None:
+    """Go back in a session, or list where its chunks end.
 
     To where its first --chunk chunks were learnt: text, adapter and optimiser together. What came after counts no
     more; `fork` first to keep it. The same text comes again, unless --reseed is given when it is gone on with.
     """
-    print_out(_line(_store(sessions).rewind(name, chunk)) + "\n")
+    store = _store(sessions)
+    if chunk is None:
+        print_out(_ends(store.history(name), name))
+        return
+    print_out(_line(store.rewind(name, chunk)) + "\n")
+    ending = _last_words(store.history(name).text)
+    print_out(f"it ends with: {ending}\n" if ending else "nothing of its text stays\n")
+
+
+def _ends(history: History, name: str) -> str:
+    """Where chunks end, a line each."""
+    if not history.chunks:
+        return f"no chunk of session {name} is finished: there is nothing to go back to but its beginning (--chunk 0)\n"
+    ends = zip(history.chunks, history.chunk_texts, strict=True)
+    rows = [f"{number:>6} {end:>11,}  {_last_words(text)}" for number, (end, text) in enumerate(ends, 1)]
+    after = f"templora sessions rewind {name} --chunk N keeps the first N chunks; --chunk 0 none"
+    return "\n".join([" chunk      tokens  ends with", *rows, after]) + "\n"
+
+
+def _last_words(text: str) -> str:
+    """The end of a text, on one line."""
+    line = " ".join(text[-200:].split())
+    if len(line) <= _WORDS and len(text) <= 200:
+        return line
+    return "… " + line[-_WORDS:].partition(" ")[2] if " " in line[-_WORDS:] else "… " + line[-_WORDS:]
 
 
 @sessions.command()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -42,7 +44,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings={"allow_extra_args": True})
 @click.option("--prompt", help="text to go on from")
 @click.option("--prompt-file", metavar="FILE", help="read it from a file (.txt, .gz, .xz, .bz2; - = standard input)")
 @click.option("--tokens", default=1000, show_default=True, type=int, help="how many tokens to write")
@@ -72,6 +74,7 @@ def write(**arguments: Any) -> None:
     """
     from templora.sampling import SamplingParams
 
+    _no_arguments(click.get_current_context())
     given, options = split_config(arguments)
     fields = SamplingParams.__dataclass_fields__
     sampling = SamplingParams(**{k: options.pop(k) for k in fields})
@@ -174,6 +177,16 @@ def write(**arguments: Any) -> None:
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }
         run.finish(engine, len(written), extra)
+
+
+def _no_arguments(context: click.Context) -> None:
+    """Says what a file or a text that stands among the options was meant to be."""
+    if not context.args:
+        return
+    given = " ".join(context.args)
+    file = next((arg for arg in context.args if Path(arg).suffix[1:].isalnum() or os.path.lexists(arg)), None)
+    option = f"--prompt-file {shlex.quote(file)}" if file else f"--prompt {shlex.quote(given)}"
+    raise click.UsageError(f"{given[:80]!r} stands alone; to go on from it: templora write {option}", context)
 
 
 def _prompt(options: dict[str, Any], needed: bool) -> str:

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import OptionError, nearest
 from templora.evals.run import Run, predicted, update
+from templora.evals.texts import visible_files
 from templora.evals.translating import Translating
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
@@ -74,11 +74,7 @@ def find_pairs(where: str, to: str, from_: str | None = None, names: Sequence[st
         TextError: one cannot be read, or a pair has an empty side; names the line.
     """
     target, source = language("to", to), language("from", from_) if from_ else None
-    path = Path(where)
-    try:
-        files = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS)) if path.is_dir() else [path]
-    except OSError as error:
-        raise OptionError("books", f"{where} cannot be read: {error.strerror}") from error
+    files = visible_files(where, ENDINGS)
     if not files:
         raise OptionError("books", f"{where} holds no aligned pairs ({', '.join(ENDINGS)})")
     found: dict[str, Parallel] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 from templora.errors import OptionError, TextError, nearest
 from templora.text_files import read_text
 
-ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+ENDINGS = (".txt", ".txt.gz", ".txt.xz", ".txt.bz2")
 HUB = "hub:"
 
 
@@ -38,8 +39,10 @@ def find_texts(source: str, names: Sequence[str] = ()) -> list[Text]:
     """The texts of a folder, in the order of `names`, or all of them in that of their names.
 
     Args:
-        source: a folder with .txt files, compressed or not; or `hub:NAME`, a dataset with a column `text`.
-        names: which; file names without their endings, or titles in a dataset.
+        source: a folder with .txt files, compressed or not; one such file; or `hub:NAME`, a dataset with a column
+            `text`. Hidden files are nobody's texts.
+        names: which; file names without their endings, or titles in a dataset. Without them, a file that is no text is
+            left out with a warning.
 
     Raises:
         OptionError: no such folder, no text in it, or no such name.
@@ -47,19 +50,44 @@ def find_texts(source: str, names: Sequence[str] = ()) -> list[Text]:
     """
     if source.startswith(HUB):
         return _from_hub(source[len(HUB) :], names)
-    folder = Path(source)
-    try:
-        files = sorted(p for p in folder.iterdir() if p.name.endswith(ENDINGS) and p.is_file())
-    except (OSError, ValueError) as error:
-        raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     by_name: dict[str, Path] = {}
-    for path in files:
+    for path in visible_files(source, ENDINGS):
         twin = by_name.setdefault(_stem(path), path)
         if twin is not path:
             raise OptionError("books", f"{source} holds {_stem(path)!r} twice: {twin.name} and {path.name}")
     if not by_name:
         raise OptionError("books", f"{source} holds no text ({', '.join(ENDINGS)})")
-    return [Text(name, read_text(str(by_name[name]))) for name in _chosen(names, list(by_name))]
+    found, problems = [], []
+    for name in _chosen(names, list(by_name)):
+        try:
+            found.append(Text(name, read_text(str(by_name[name]))))
+        except TextError as error:
+            if names:
+                raise
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        warnings.warn(f"left out: {problem}", stacklevel=2)
+    return found
+
+
+def visible_files(source: str, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a folder with one of these endings, in the order of their names; or the one file that this is.
+
+    Hidden ones are left out: `.DS_Store`, `._book.txt`.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    path = Path(source)
+    try:
+        if path.is_file():
+            return [path]
+        files = [p for p in path.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith(".")]
+        return sorted(p for p in files if p.is_file())
+    except (OSError, ValueError) as error:
+        raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _chosen(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
@@ -70,7 +98,8 @@ def _chosen(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))]
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
+    return path.name[: len(path.name) - len(ending)]
 
 
 def _from_hub(name: str, names: Sequence[str]) -> list[Text]:

@@ -181,6 +181,17 @@ class History:
         return "".join(reversed([act.data["text"] for act in before]))
 
     @property
+    def chunk_texts(self) -> list[str]:
+        """The text of each finished chunk."""
+        found, at = [""], len(self.opening)
+        for record in self.records:
+            found[-1] += record.data.get("text", "")
+            at += len(record.ids)
+            while record.ids and len(found) <= len(self.chunks) and at >= self.chunks[len(found) - 1]:
+                found.append("")
+        return found[: len(self.chunks)]
+
+    @property
     def pending(self) -> Act | None:
         """The write that was under way, if it was neither finished nor left."""
         last = self.acts[-1] if self.acts else None
