@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from templora.errors import TextError
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.metrics import Likelihood
 from templora.text import decode
+from templora.whole import written_whole
 
 if TYPE_CHECKING:
     import torch
@@ -228,25 +227,11 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     """
     # File names that are not UTF-8 become JSON escapes.
     raw = (to_json(document) + "\n").encode("utf-8", "backslashreplace")
-    path = path.resolve()  # what a link leads to is replaced, not the link
-    beside: str | None = None
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(raw)  # a device is written to, never replaced
             return
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-        os.chmod(beside, mode)
-        os.replace(beside, path)
+        with written_whole(path) as beside:
+            beside.write_bytes(raw)
     except OSError as error:
-        if beside:
-            Path(beside).unlink(missing_ok=True)
         raise TextError(f"{path}: the report cannot be written: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -136,9 +136,9 @@ class Governor:
         self._cores = cores or Cores()
         self._steady = bits_depend_on_threads() if steady is None else steady
         self._here = _Here()
-        self._lock = threading.Lock()
-        self._jobs = 0
-        self._waiting = 0
+        # Sets, not numbers under a lock: an interrupt on the line that leaves a lock would keep it for ever.
+        self._jobs: set[object] = set()
+        self._waiting: set[object] = set()
 
     @contextmanager
     def step(self, fixed: int | None = None, beside: bool = False) -> Iterator[None]:
@@ -170,21 +170,14 @@ class Governor:
             self.tick()
             return
         torch.get_num_threads()  # a new thread takes torch's number over at its first look, which must not come later
-        self._count(jobs=1)
-        try:
-            with self._inside(wanted, fixed, True, wanted, steady):
-                yield
-        finally:
-            self._count(jobs=-1)
+        with self._counted(self._jobs), self._inside(wanted, fixed, True, wanted, steady):
+            yield
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Inside, the calling thread computes nothing and waits for a job."""
-        self._count(waiting=1)
-        try:
+        with self._counted(self._waiting):
             yield
-        finally:
-            self._count(waiting=-1)
 
     @property
     def wanted(self) -> tuple[int, bool]:
@@ -212,7 +205,7 @@ class Governor:
             self._cores.look()
             if self._cores.available + MARGIN < total:
                 total = max(1, int(self._cores.available + MARGIN))
-        if self._jobs == 0 or (here.background and self._waiting):
+        if not self._jobs or (here.background and self._waiting):
             return total
         return _part(total, here.background)
 
@@ -239,10 +232,16 @@ class Governor:
         finally:
             here.steady = before
 
-    def _count(self, jobs: int = 0, waiting: int = 0) -> None:
-        with self._lock:
-            self._jobs += jobs
-            self._waiting += waiting
+    @staticmethod
+    @contextmanager
+    def _counted(among: set[object]) -> Iterator[None]:
+        """Inside, one more is in `among`."""
+        one = object()
+        try:
+            among.add(one)
+            yield
+        finally:
+            among.discard(one)
 
 
 def _part(total: int, background: bool) -> int:

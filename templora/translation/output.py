@@ -11,6 +11,7 @@ from pathlib import Path
 from templora.errors import OptionError, TextError
 from templora.translation.documents import Document
 from templora.translation.languages import Language
+from templora.whole import written_whole
 
 
 class Output:
@@ -85,18 +86,8 @@ class Output:
         if self._document.streams or self._path is None:
             return
         raw = self._document.render(targets, self._to)
-        with self._writing():
-            path = self._path.resolve()
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                with beside.open("wb") as file:
-                    file.write(raw)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(beside, path)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
+        with self._writing(), written_whole(self._path) as beside:
+            beside.write_bytes(raw)
 
     def _count(self, index: int, target: str) -> None:
         self._moved[index] = self._document.moved(index, target)

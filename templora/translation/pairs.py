@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import langcodes
 from templora.errors import OptionError, TextError
 from templora.text_files import read_text
 from templora.translation.languages import Language
+from templora.whole import written_whole
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,9 @@ def write_pairs(name: str, sources: Sequence[str], targets: Sequence[str]) -> No
         json.dumps({"segment": i, "source": source, "target": target}, ensure_ascii=False) + "\n"
         for i, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
     ]
-    path = Path(name)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.replace(beside, path)
+        with written_whole(Path(name)) as beside:
+            beside.write_text("".join(lines), encoding="utf-8", newline="\n")
     except OSError as error:
         raise TextError(f"{name}: cannot be written: {error.strerror}") from error
 
