@@ -220,3 +220,48 @@ def test_a_history_of_nonsense_ends(records: list[Record]) -> None:
     except (LookupError, TypeError, ValueError, AttributeError):
         return
     assert json.dumps(history.tokens)
+
+
+def zeros(raw: bytes, size: int) -> bytes:
+    return raw[:-size] + bytes(size)
+
+
+def cut(raw: bytes, size: int) -> bytes:
+    return raw[:-size]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A log of so many pages that one at its end leads to those before it."""
+    path = tmp_path_factory.mktemp("large") / "log.sqlite"
+    begin = {"model": {"name": "m", "fingerprint": "0"}, "config": CONFIG.to_dict(), "opening": [], "versions": {}}
+    with Log.create(path) as log:
+        given = ({"text": f"{at:04}" * 200} for at in range(2800))
+        log.extend([("begin", (), begin), ("given", [7] * 9000, {"text": "a" * 9000})])  # in pages of its own
+        log.extend([("given", [8], data) for data in given])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("harm", "pages"), [(zeros, 0.01), (zeros, 3), (zeros, 300), (cut, 0.01), (cut, 3)])
+def test_what_can_be_read_of_a_log_is_given(
+    tmp_path: Path, large: bytes, harm: Callable[[bytes, int], bytes], pages: float
+) -> None:
+    """Zeros at its end, where the disk was full or the power failed, also over pages that lead to all others."""
+    store = SessionStore(tmp_path / "sessions")
+    log = store.folder / "novel" / "log.sqlite"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(large)
+    text = store.history("novel").text
+    log.write_bytes(harm(large, int(4096 * pages)))
+    history, problem = store.readable("novel")
+    begins = text.startswith(history.text)  # no diff of megabytes
+    assert begins
+    assert len(history.text) > len(text) - 4096 * (pages + 2)
+    assert f"records can be read, of {len(history.tokens):,} tokens" in problem
+    assert store.show("novel").problem == problem
+    assert store.fork("novel", "rescued").problem == problem
+    rescued = store.history("rescued").text == history.text
+    assert rescued
+    assert store.discard("novel", keep_text=tmp_path / "kept.txt").gone
+    kept = (tmp_path / "kept.txt").read_text() == history.text
+    assert kept

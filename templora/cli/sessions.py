@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +139,12 @@ def resume(context: click.Context, name: str) -> None:
 def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
     """Branch a session.
 
-    NEW is another session with the beginning of NAME: its first --chunk chunks, or everything.
+    NEW is another session with the beginning of NAME: its first --chunk chunks, or everything; if its log is damaged,
+    everything that can still be read.
     """
-    print_out(_line(_store(sessions).fork(name, new, chunk)) + "\n")
+    made = _store(sessions).fork(name, new, chunk)
+    _warn(made.problem)
+    print_out(_line(replace(made, problem="")) + "\n")
 
 
 @sessions.command()
@@ -213,7 +216,8 @@ def export(
     for file in (text, adapter, report, plot):
         if file not in (None, "-"):
             store.check_outside(Path(file))
-    history = store.history(name)
+    history, problem = store.readable(name)
+    _warn(problem)
     document = store.report(name) if report is not None or plot is not None else {}
     if report == "-":
         print_out(to_json(document) + "\n")
@@ -267,6 +271,12 @@ def _store(folder: str | None) -> Any:
     from templora.store.store import SessionStore
 
     return SessionStore(folder)
+
+
+def _warn(problem: str) -> None:
+    """Says on standard error that not all is there."""
+    if problem:
+        click.echo(f"templora: {problem}", err=True)
 
 
 def _line(info: Any) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import array
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from templora.errors import StoreError
 from templora.store.places import check_log
+from templora.store.salvage import rows
 from templora.uninterrupted import uninterrupted
 from templora.whole import sync_folder
 
@@ -62,6 +64,10 @@ class Record(NamedTuple):
 
 
 New: TypeAlias = tuple[str, Sequence[int], Mapping[str, Any]]  # kind, ids, data of a record that is to be
+
+
+class DamagedLog(StoreError):
+    """A log that is not whole. What can still be read of it: `salvaged`."""
 
 
 class Log:
@@ -106,7 +112,8 @@ class Log:
         """Reads a log, checks every record of it, and hands each to `take`.
 
         Raises:
-            StoreError: missing, damaged, or of a later version.
+            DamagedLog: it is not whole.
+            StoreError: missing, or of a later version.
         """
         with _told(path):
             check_log(path)
@@ -125,7 +132,7 @@ class Log:
         seq, kind, ids, data, check = row
         types = [type(value) for value in row]
         if types != [int, str, bytes, str, bytes] or seq != self.length or _check(self._last, row[:4]) != check:
-            raise StoreError(f"{self.path}: is damaged at record {self.length}")
+            raise DamagedLog(f"{self.path}: is damaged at record {self.length}")
         self.length, self._last = seq + 1, check
         return Record(seq, kind, _from_bytes(ids), json.loads(data))
 
@@ -250,7 +257,18 @@ def _check_header(path: Path, connection: sqlite3.Connection) -> None:
         raise StoreError(f"{path}: was written by a later templora (format {version}; this one reads {FORMAT})")
     # A view in the table's place could make us compute for ever.
     if connection.execute("SELECT type, sql FROM sqlite_schema").fetchall() != [("table", _TABLE)]:
-        raise StoreError(f"{path}: is damaged: its table is not ours")
+        raise DamagedLog(f"{path}: is damaged: its table is not ours")
+
+
+def salvaged(path: Path) -> Iterator[Record]:
+    """The records of a damaged log, from the first on, as far as each is there and whole."""
+    found, last = rows(path), b""
+    for seq in itertools.count():
+        row = next((row for row in found.get(seq, ()) if _check(last, row[:4]) == row[4]), None)
+        if row is None:
+            return
+        last = row[4]
+        yield Record(seq, row[1], _from_bytes(row[2]), json.loads(row[3]))
 
 
 def _check(last: bytes, row: tuple[Any, ...]) -> bytes:
@@ -293,6 +311,6 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise StoreError(f"{path}: {error}") from error
     except (sqlite3.Error, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"{path}: is damaged: {error}") from error
+        raise DamagedLog(f"{path}: is damaged: {error}") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from templora.asked import whole
 from templora.errors import StoreError, TemploraError, nearest
 from templora.store.account import account
 from templora.store.history import History, file_of
-from templora.store.log import Log, New, Record
+from templora.store.log import DamagedLog, Log, New, Record, salvaged
 from templora.store.places import (
     FILES,
     GONE,
@@ -173,9 +173,16 @@ class SessionStore:
         log.close()
         return history
 
+    def readable(self, name: str) -> tuple[History, str]:
+        """`history` as far as it can be read, and what is wrong with the log; empty if nothing is."""
+        try:
+            return self.history(name), ""
+        except _Readable as error:
+            return error.history, str(error)
+
     def report(self, name: str) -> dict[str, Any]:
         """The report of the whole session (`templora.store.account`)."""
-        history = self.history(name)
+        history, _ = self.readable(name)
         try:
             return account(history)
         except (KeyError, TypeError, ValueError) as error:  # its check is right, and yet no version wrote it
@@ -231,11 +238,12 @@ class SessionStore:
     def fork(self, name: str, new: str, chunks: int | None = None) -> SessionInfo:
         """Another session with the same beginning: its first `chunks` chunks, or everything.
 
-        The files that both have in common are on disk once, where the file system allows it.
+        The files that both have in common are on disk once, where the file system allows it. Of a session whose log is
+        damaged it is what can still be read; `problem` of what is returned says so.
         """
         self._free(new)
         folder = self._folder(name)
-        history = self.history(name)
+        history, problem = self.readable(name)
         records = list(history.records)
         if chunks is not None:
             records = history.first(_known(history, name, chunks))
@@ -265,7 +273,7 @@ class SessionStore:
             _write(made, kept)
 
         self._make(new, fill)
-        return self.show(new)
+        return replace(self.show(new), problem=problem) if problem else self.show(new)
 
     def rewind(self, name: str, chunks: int) -> SessionInfo:
         """Back to where the first `chunks` chunks had been learnt: text, adapter and optimiser together.
@@ -290,7 +298,7 @@ class SessionStore:
         folder = self._folder(name)
         with _hold(folder):
             if keep_text is not None:
-                self._keep(Path(keep_text), self.history(name).text)
+                self._keep(Path(keep_text), self.readable(name)[0].text)
             files = ours(folder)
             size, left = sum(p.lstat().st_size for p in files), others(folder)
             gone = folder.with_name(f"{GONE}{time.time_ns()}")
@@ -409,6 +417,14 @@ def _check(name: str) -> None:
         )
 
 
+class _Readable(DamagedLog):
+    """A log that is not whole, and `history`: what the records say that are."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
 def _opened(folder: Path) -> tuple[Log, History]:
     """A session's log, and what it says.
 
@@ -423,9 +439,25 @@ def _opened(folder: Path) -> tuple[Log, History]:
         if not history.records:
             log.close()
             raise ValueError("there are none")
-    except (LookupError, TypeError, ValueError) as error:
+    except DamagedLog as error:
+        there, many = _salvaged(path)
+        if not there.records:
+            raise
+        held = f"its first {many:,} records can be read, of {len(there.tokens):,} tokens"
+        raise _Readable(f"{error}; {held}: templora sessions fork makes a session of them", there) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise StoreError(f"{path}: is damaged: its records make no sense: {error}") from error
     return log, history
+
+
+def _salvaged(path: Path) -> tuple[History, int]:
+    """What can be read of a log that is damaged, and how many records that is."""
+    history, many = History(), 0
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
+        for record in salvaged(path):
+            history.read(record)
+            many += 1
+    return history, many
 
 
 def _known(history: History, name: str, chunks: int) -> int:
