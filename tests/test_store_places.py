@@ -161,7 +161,7 @@ def test_what_is_not_ours_is_not_deleted(store: SessionStore, engine: Engine) ->
     half_made = store.folder / ".new-ab12cd34" / "log.sqlite"
     half_made.parent.mkdir()
     half_made.touch()
-    left = [novel / "files" / name for name in ("00000077.safetensors", ".templora-k3j9x2a1")]
+    left = [novel / "files" / name for name in ("00000077.safetensors", ".templora-k3j9x2a1", ".tmpQCSPQa")]
     for path in left:
         path.touch()
     absorb(store, engine)

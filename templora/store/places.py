@@ -7,6 +7,7 @@
         00000042.safetensors          plain files; forks share them by hard links
         adapter-00000007.safetensors
         .templora-k3j9x2a1            being written
+        .tmpQCSPQa                    being written by safetensors, which gives it that name next
 
 A session may come from anybody. So nothing here follows a link, nothing is opened before it is known to be a plain file
 (a FIFO would have us wait for ever), and nothing is deleted whose name is none of these.
@@ -31,7 +32,7 @@ NEW, GONE = ".new-", ".gone-"  # begin the names of folders that are being made,
 
 _OURS = (LOG, f"{LOG}-wal", f"{LOG}-shm", f"{LOG}-journal", LOCK)
 _FILE = re.compile(r"(adapter-)?[0-9]{8,20}\.safetensors")
-_UNFINISHED = re.compile(r"\.templora-\w+")
+_UNFINISHED = re.compile(r"\.templora-\w+|\.tmp[0-9A-Za-z]{6}")
 _LONGEST = 100
 _MOST_NAME_BYTES = 255  # of one name on all usual file systems
 _MOST_PATH_BYTES = 500  # SQLite reads no path above 512, and adds to it
