@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 import torch
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 
 from templora.kernels import decode, dots, numbers, team
+
+ENTRIES = {decode.decode, team._linger}  # called from Python
+
+
+def test_a_kernel_is_compiled_whole() -> None:
+    """Or the process that compiles it would compute other bits than those that find it compiled (`dots.PART`)."""
+    parts = {f for module in (decode, dots, team) for f in vars(module).values() if isinstance(f, Dispatcher)} - ENTRIES
+    assert len(parts) > 15
+    inlined = {part for part in parts if {"inline", "forceinline"} & set(part.targetoptions)}
+    assert [part.py_func.__name__ for part in parts - inlined] == []
 
 
 def floats_of_bfloat16(codes: np.ndarray) -> np.ndarray:

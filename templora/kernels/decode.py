@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from templora.kernels.dots import BFLOAT16, FAST, block_sums, rows_times, weighted_rows
+from templora.kernels.dots import BFLOAT16, FAST, PART, block_sums, float_rows_times, rows_times, weighted_rows
 from templora.kernels.memory import read_float32, write_float32, write_uint16
 from templora.kernels.numbers import exp, narrowed
 from templora.kernels.team import claim, finish, wait
@@ -39,7 +39,7 @@ BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP = range(4)  # norms of 
 _NONE, _ONE = np.int64(0), np.int64(1)
 
 
-@njit(**FAST)
+@njit(**PART)
 def _normalise(x, weight, n, epsilon, out):
     """RMSNorm of x [n] into out [n]."""
     total = np.float32(0)
@@ -50,7 +50,7 @@ def _normalise(x, weight, n, epsilon, out):
         out[i] = x[i] * factor * weight[i]
 
 
-@njit(**FAST)
+@njit(**PART)
 def _product(phase, sync, pieces, first, last, segments, x, sums, out, t):
     """Claims pieces of a matrix product until there are none: rows of weights, and of adapters' A, times x."""
     count = last - first
@@ -70,7 +70,7 @@ def _product(phase, sync, pieces, first, last, segments, x, sums, out, t):
         piece = claim(sync, phase, count)
 
 
-@njit(**FAST)
+@njit(**PART)
 def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
     """out [hi − lo] = y[at:] + scaling · B[lo:hi] · t, by way of `spare`; the first term alone where there is no B."""
     rank = b[B_RANK]
@@ -78,13 +78,12 @@ def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
         for i in range(hi - lo):
             out[i] = y[at + i]
         return
-    # `spare` stands in for the sums of blocks, which these formats do not need.
-    rows_times(format, b[B_CODES], _NONE, _NONE, lo, hi, rank, t[b[B_FIRST_T] :], spare, spare, _NONE)
+    float_rows_times(format, b[B_CODES], lo, hi, rank, t[b[B_FIRST_T] :], spare, _NONE)
     for i in range(hi - lo):
         out[i] = y[at + i] + scaling * spare[i]
 
 
-@njit(**FAST)
+@njit(**PART)
 def _rotate(x, rope, d):
     """Rotary position embedding of one head, in place; rope holds d cosines, then d sines."""
     half = d // 2
@@ -94,7 +93,7 @@ def _rotate(x, rope, d):
         x[i + half] = high * rope[i + half] + low * rope[d + i + half]
 
 
-@njit(**FAST)
+@njit(**PART)
 def _store(address, at, x, d, format):
     """Writes x [d] to a cache row, rounded to nearest even."""
     for i in range(d):
@@ -104,7 +103,7 @@ def _store(address, at, x, d, format):
             write_float32(address, at + i, x[i])
 
 
-@njit(**FAST)
+@njit(**PART)
 def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_norms, rope, scratch):
     """One query head: adapters, norm, rotary, cache, attention over entries [first, length] into its part of `att`."""
     d, heads, groups = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS]
@@ -134,7 +133,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
     _store(values, (base + length) * d, v, d, format)
 
     count = length + 1 - first
-    rows_times(format, keys, _NONE, _NONE, base + first, base + length + 1, d, q, spare, p, _NONE)
+    float_rows_times(format, keys, base + first, base + length + 1, d, q, p, _NONE)
     most = p[0]
     for j in range(count):
         most = max(most, p[j])
@@ -149,7 +148,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
         out[i] /= total
 
 
-@njit(**FAST)
+@njit(**PART)
 def _residual(lo, hi, x, y, b, t, scaling, format, into_x, spare):
     _adapted(b, lo, hi, y, lo, t, scaling, format, spare, y[lo:hi])
     if into_x:
@@ -157,7 +156,7 @@ def _residual(lo, hi, x, y, b, t, scaling, format, into_x, spare):
             x[row] += y[row]
 
 
-@njit(**FAST)
+@njit(**PART)
 def _activation(lo, hi, gate_up, act, inner, gelu, gate, up, t, scaling, format, spare):
     g, u = gate_up[lo:hi], gate_up[inner + lo : inner + hi]
     _adapted(gate, lo, hi, gate_up, lo, t, scaling, format, spare, g)
@@ -171,7 +170,7 @@ def _activation(lo, hi, gate_up, act, inner, gelu, gate, up, t, scaling, format,
             act[lo + i] = g[i] / (np.float32(1) + exp(-g[i])) * u[i]
 
 
-@njit(**FAST)
+@njit(**PART)
 def _share(piece, pieces, rows):
     return piece * rows // pieces, (piece + 1) * rows // pieces
 

@@ -27,6 +27,7 @@ from templora.kernels.numbers import LOOSE, widened
 
 FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
 BLOCK = 32
+_NONE = np.int64(0)  # no address: of the type that addresses have, or it would be compiled for both
 BLOCK_BYTES = {FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT4_BLOCKS: 16}  # codes of a block
 
 FAST: dict[str, Any] = {
@@ -35,6 +36,10 @@ FAST: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": LOOSE,
 }
+# What one kernel calls of another is compiled into it. As a function of its own it would be compiled twice, alone and
+# beside its caller, which under LOOSE are not the same sums; and which of the two is called would hang on which was
+# loaded first: the process that compiles the kernels would compute other bits than those that find them compiled.
+PART: dict[str, Any] = FAST | {"forceinline": True}
 
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -200,7 +205,7 @@ _FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS = _rows_times(INT4_BLOCKS, 4), _rows_times(I
 
 
 def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[..., None]:
-    @njit(**FAST)
+    @njit(**PART)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, at):
         row = first
         while row + 4 <= last:
@@ -220,7 +225,7 @@ _rows_int8_blocks = _all_rows(_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS)
 _rows_int4_blocks = _all_rows(_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS)
 
 
-@njit(**FAST)
+@njit(**PART)
 def _odd_rows(format, codes, scale, first, last, n, x, y, at):
     """Rows whose length is no multiple of 32, which no format in blocks has."""
     for row in range(first, last):
@@ -236,24 +241,33 @@ def _odd_rows(format, codes, scale, first, last, n, x, y, at):
         y[at + row - first] = total
 
 
-@njit(**FAST)
+@njit(**PART)
+def float_rows_times(format, codes, first, last, n, x, y, at):
+    """`rows_times` for the two formats of floats."""
+    if n % BLOCK:
+        _odd_rows(format, codes, _NONE, first, last, n, x, y, at)
+    elif format == BFLOAT16:
+        _rows_bfloat16(codes, _NONE, _NONE, first, last, n // BLOCK, x, x, y, at)
+    else:
+        _rows_float32(codes, _NONE, _NONE, first, last, n // BLOCK, x, x, y, at)
+
+
+@njit(**PART)
 def rows_times(format, codes, scale, minimum, first, last, n, x, sums, y, at):
     """y[at:] = rows [first, last) of a matrix of `n` columns times x [n], in float32.
 
     `codes`, `scale` and `minimum` are addresses; `sums` [n / 32] holds the sums of x's blocks (INT4_BLOCKS only).
     """
-    if n % BLOCK:
-        _odd_rows(format, codes, scale, first, last, n, x, y, at)
-    elif format == BFLOAT16:
-        _rows_bfloat16(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
-    elif format == FLOAT32:
-        _rows_float32(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
-    elif format == INT8_ROWS:
-        _rows_int8_rows(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
+    if format == INT4_BLOCKS:
+        _rows_int4_blocks(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
     elif format == INT8_BLOCKS:
         _rows_int8_blocks(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
+    elif format == INT8_ROWS and n % BLOCK == 0:
+        _rows_int8_rows(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
+    elif format == INT8_ROWS:
+        _odd_rows(format, codes, scale, first, last, n, x, y, at)
     else:
-        _rows_int4_blocks(codes, scale, minimum, first, last, n // BLOCK, x, sums, y, at)
+        float_rows_times(format, codes, first, last, n, x, y, at)
 
 
 def _strip(format: int, width: int) -> Callable[..., None]:
@@ -291,7 +305,7 @@ def _strip(format: int, width: int) -> Callable[..., None]:
 _wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
 
 
-@njit(**FAST)
+@njit(**PART)
 def weighted_rows(format, codes, first, rows, n, p, y):
     """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns."""
     done = 0
@@ -312,7 +326,7 @@ def weighted_rows(format, codes, first, rows, n, p, y):
         y[i] = total
 
 
-@njit(**FAST)
+@njit(**PART)
 def block_sums(x, n, sums):
     for b in range(n // BLOCK):
         total = np.float32(0)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from templora.kernels.dots import FAST
+from templora.kernels.dots import FAST, PART
 from templora.kernels.memory import fetch_add, load_acquire
 
 # Counters of one phase: claimed and done, a cache line each.
@@ -26,7 +26,7 @@ _DONE = 8
 _LINGER = 500_000  # looks at the counter: about a millisecond
 
 
-@njit(**FAST)
+@njit(**PART)
 def claim(sync, phase, pieces):
     """The next piece of a phase; `pieces` or more when there is none left."""
     if load_acquire(sync, phase * STRIDE) >= pieces:
@@ -34,13 +34,13 @@ def claim(sync, phase, pieces):
     return fetch_add(sync, phase * STRIDE, 1)
 
 
-@njit(**FAST)
+@njit(**PART)
 def finish(sync, phase):
     """Counts a claimed piece as done."""
     fetch_add(sync, phase * STRIDE + _DONE, 1)
 
 
-@njit(**FAST)
+@njit(**PART)
 def wait(sync, phase, pieces):
     """Returns when every piece of a phase is done."""
     while load_acquire(sync, phase * STRIDE + _DONE) < pieces:

@@ -19,16 +19,17 @@ Positions count tokens from the start of the text, its opening (BOS) included.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from templora.asked import SEEDS
 from templora.config import TempLoraConfig
 from templora.errors import TemploraError
 from templora.store.log import Record
+from templora.store.places import is_file
 
 _OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
 _OF_BEGINNING = ("begin", "adapter", "seed")
@@ -48,6 +49,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "snapshot": {"file": str, "sha256": str, "tokens": int, "until": int},
     "rewind": {"to": int},
 }
+_JOINED = 512  # most tokens written one a record that are in one piece
 _LOADED = ("model", "dtype", "weights")  # how its model was loaded; older logs say less
 _VERBS = ("given", "write", "close", "adapter", "seed")
 
@@ -89,11 +91,22 @@ class Act:
         return int(self.data["max_new_tokens"]) - len(self.ids)
 
 
+class _Sizes(NamedTuple):
+    """Of a history's lists."""
+
+    tokens: int
+    chunks: int
+    acts: int
+    snapshots: int
+    marks: int
+
+
 class History:
     """What counts of a log whose records are added one by one.
 
     Attributes:
-        records: those that count, in order; what was written in a chunk, one token a record, is in one piece.
+        records: those that count, in order; what was written one token a record is in pieces, each
+            within a chunk.
         opening: tokens before every text.
         acts: what was asked for, in order.
         tokens: the whole text.
@@ -107,15 +120,14 @@ class History:
         self.records: list[Record] = []
         self.dropped: list[str] = []
         self.opening: list[int] = []
-        self._size = 0
-        self._forget()
-
-    def _forget(self) -> None:
         self.acts: list[Act] = []
-        self.tokens = list(self.opening)
+        self.tokens: list[int] = []
         self.chunks: list[int] = []
         self.snapshots: list[Record] = []
         self.marks: list[tuple[int, Mapping[str, Any]]] = []
+        self._size = 0
+        self._sizes: list[_Sizes] = []  # after each record
+        self._cuts: dict[int, int] = {}  # position -> index of the first record there that is not of what ends there
 
     @property
     def begin(self) -> Mapping[str, Any]:
@@ -159,11 +171,7 @@ class History:
         """
         self.check(record)
         if record.kind == "rewind":
-            kept = self._first(record.data["to"])
-            self.records = []
-            self._forget()
-            for known in kept:
-                self._take(known)
+            self._cut(self._index(record.data["to"]))
         self._take(record)
 
     @property
@@ -207,13 +215,26 @@ class History:
 
     def _first(self, position: int) -> list[Record]:
         """The records of the first tokens, up to the moment when the chunk that ends there was learnt."""
-        at = len(self.opening)
-        of_chunk = _OF_CHUNK if position > at else _OF_BEGINNING
-        for i, record in enumerate(self.records):
-            at += len(record.ids)
-            if at > position or (at == position and not record.ids and record.kind not in of_chunk):
-                return self.records[:i]
-        return list(self.records)
+        return self.records[: self._index(position)]
+
+    def _index(self, position: int) -> int:
+        """How many records those are."""
+        within = bisect_right(self._sizes, position, key=lambda sizes: sizes.tokens)
+        return min(within, self._cuts.get(position, within))
+
+    def _cut(self, count: int) -> None:
+        """Keeps the first records alone, in time that grows with what goes: a log may hold many rewinds."""
+        for sizes in self._sizes[count:]:
+            if self._cuts.get(sizes.tokens, 0) >= count:
+                del self._cuts[sizes.tokens]
+        del self.records[count:], self._sizes[count:]
+        sizes = self._sizes[-1]
+        del self.tokens[sizes.tokens :], self.chunks[sizes.chunks :], self.acts[sizes.acts :]
+        del self.snapshots[sizes.snapshots :], self.marks[sizes.marks :]
+        if self.acts and (act := self.acts[-1]).kind == "write":
+            del act.ids[sizes.tokens - act.start :]
+            if act.ended is not None and act.ended > self.records[-1].seq:
+                act.ended, act.reason = None, ""
 
     def _take(self, record: Record) -> None:
         kind, data = record.kind, record.data
@@ -233,17 +254,29 @@ class History:
         elif kind == "mark":
             self.marks.append((len(self.tokens), data))
         last = self.records[-1] if self.records else None
-        if last and kind == last.kind == "token" and len(self.tokens) not in self.chunks[-1:]:
-            data = {"text": last.data["text"] + data["text"]}
-            self.records[-1] = Record(last.seq, kind, [*last.ids, *record.ids], data)
-        else:
-            self.records.append(record)
+        joined = last and kind == last.kind == "token" and len(last.ids) < _JOINED and not self._at_border
         self.tokens += record.ids
         begun = self.chunks[-1] if self.chunks else 0
         if kind == "close" and len(self.tokens) > begun:
             self.chunks.append(len(self.tokens))
         while len(self.tokens) - (self.chunks[-1] if self.chunks else 0) >= self._size:
             self.chunks.append((self.chunks[-1] if self.chunks else 0) + self._size)
+        if last and joined:
+            data = {"text": last.data["text"] + data["text"]}
+            self.records[-1] = Record(last.seq, kind, [*last.ids, *record.ids], data)
+            del self._sizes[-1]
+        else:
+            of_end = _OF_CHUNK if len(self.tokens) > len(self.opening) else _OF_BEGINNING
+            if not record.ids and kind not in of_end:
+                self._cuts.setdefault(len(self.tokens), len(self.records))
+            self.records.append(record)
+        after = len(self.tokens), len(self.chunks), len(self.acts), len(self.snapshots), len(self.marks)
+        self._sizes.append(_Sizes(*after))
+
+    @property
+    def _at_border(self) -> bool:
+        """Whether a chunk ends where the text ends."""
+        return len(self.tokens) in self.chunks[-1:]
 
 
 def text_of(record: Record) -> str:
@@ -262,10 +295,13 @@ def _check(record: Record) -> None:
     if fields is None or not isinstance(record.data, dict):
         raise ValueError(f"record {record.seq}: unknown kind {record.kind!r}")
     wrong = [name for name, kind in fields.items() if type(record.data.get(name)) is not kind]
-    if wrong or min(record.ids, default=0) < 0:
+    less = [
+        name for name, kind in fields.items() if kind is int and name != "seed" and not wrong and record.data[name] < 0
+    ]
+    if wrong or less or min(record.ids, default=0) < 0:
         raise ValueError(f"record {record.seq}: {record.kind} cannot be that")
     file = file_of(record)
-    if file is not None and file != PurePath(file).name:
+    if file is not None and not is_file(file):
         raise ValueError(f"record {record.seq}: {file!r} is no name of a file")
     if record.kind == "begin":
         _check_begin(record.data)
