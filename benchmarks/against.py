@@ -97,6 +97,9 @@ def main() -> None:
             tokenizer = templora.load(a.model, device="cpu").tokenizer
             prompt.write_text(tokenizer.decode(encode(tokenizer, text.read_text(), special=False)[: a.prompt_tokens]))
 
+            for tree in (HERE, other):  # which compiles the kernels, once
+                run(tree, "write", "--prompt", "Once", "--tokens", "8", "--model", a.model, "--weights", a.weights)
+
             def both(number: int) -> dict[str, Any]:
                 sides = {tree: partial(measure, a, tree, text, prompt) for tree in (HERE, other)}
                 ours, theirs = in_turn(sides, number)
