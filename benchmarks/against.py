@@ -27,7 +27,7 @@ from journal import RESULTS, Journal, spread, write_results
 from table import in_turn
 
 import templora
-from templora.models import DEFAULT_MODEL
+from templora.models.builtin import DEFAULT_MODEL
 from templora.text import encode
 
 HERE = Path(templora.__file__).parent.parent

@@ -24,7 +24,7 @@ from pathlib import Path
 from journal import RESULTS, Journal, write_results
 
 import templora
-from templora.engine import Engine
+from templora.engine.engine import Engine
 
 SENTENCE = "The keeper climbed the stairs and looked for the lamp that his brother had left behind. "
 CHUNKS, WRITTEN = 2, 48

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from templora import Session, TempLoraConfig
-from templora.engine import Engine
-from templora.metering import peak_memory_bytes
+from templora.engine.engine import Engine
+from templora.runtime.metering import peak_memory_bytes
 
 
 def memory_now(device: torch.device) -> int:

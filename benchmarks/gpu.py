@@ -30,12 +30,12 @@ from journal import RESULTS, Journal, spread, write_results
 
 import templora
 from templora import OptionError, SamplingParams, TempLoraConfig
-from templora.bench import Bench, ceiling_figures, model_products
-from templora.ceilings import measure_apart
+from templora.bench.bench import Bench, ceiling_figures, model_products
+from templora.bench.ceilings import measure_apart
+from templora.bench.random_models import random_engine
 from templora.config import LEARNING_MODES
-from templora.engine import Engine
+from templora.engine.engine import Engine
 from templora.loading import find_device
-from templora.shapes import random_engine
 
 EMBEDDED = "smollm2-135m-embedded"
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import templora
-from templora.engine import Engine
-from templora.metering import PHASES
-from templora.report import describe_device, source_commit, write_json
+from templora.engine.engine import Engine
+from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.runtime.metering import PHASES
 
 OUT = Path(__file__).parent.parent / "results" / "benchmarks" / "guards.json"
 OFF: dict[str, Any] = {"probe_tokens": 0, "patience": 0, "min_entropy": 0.0}

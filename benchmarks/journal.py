@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import templora
-from templora.report import describe_device, source_commit
+from templora.reports.run_report import describe_device, source_commit
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 _PACKAGES = ("templora", "torch", "transformers", "peft", "numba", "xllamacpp")

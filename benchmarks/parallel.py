@@ -21,8 +21,8 @@ from journal import RESULTS, Journal, write_results
 
 import templora
 from templora.config import LEARNING_MODES
-from templora.engine import Engine
-from templora.metering import PHASES
+from templora.engine.engine import Engine
+from templora.runtime.metering import PHASES
 
 PROMPT = "The old lighthouse keeper climbed the stairs and"
 

@@ -27,21 +27,24 @@ from flatness import memory_now
 from journal import RESULTS, code_digest, versions, write_results
 
 import templora
-from templora import ChunkLearned, adapters, attention, fused, optimizer, quantized, widened
-from templora.bench import model_products
-from templora.ceilings import measure_apart
-from templora.metering import PHASES
-from templora.model import CausalModel
-from templora.report import describe_device, source_commit
-from templora.resident import peak_resident_bytes
+from templora import ChunkLearned
+from templora.bench.bench import model_products
+from templora.bench.ceilings import measure_apart
+from templora.layers import attention, fused, quantized, upcast
+from templora.learning import optimizer
+from templora.lora import bank
+from templora.models.causal import CausalModel
+from templora.reports.run_report import describe_device, source_commit
+from templora.runtime.metering import PHASES
+from templora.runtime.rss import peak_resident_bytes
 from templora.text import encode
 
 # What is clocked: (part, owner, its functions).
 WORK: list[tuple[str, Any, tuple[str, ...]]] = [
     ("frozen products", quantized._Product, ("forward", "backward")),
-    ("frozen products", widened._Product, ("forward", "backward")),
+    ("frozen products", upcast._Product, ("forward", "backward")),
     ("attention", attention._Attention, ("forward", "backward")),
-    ("adapter products", adapters._Learnt, ("forward", "backward")),
+    ("adapter products", bank._Learnt, ("forward", "backward")),
     ("norms and gates", fused._RMSNorm, ("forward", "backward")),
     ("norms and gates", fused._Gated, ("forward", "backward")),
     ("head and cross-entropy", CausalModel, ("nll", "nll_gradient")),

@@ -21,9 +21,9 @@ from typing import Any
 from flatness import memory_now
 
 import templora
-from templora.engine import Engine
+from templora.engine.engine import Engine
 from templora.events import ChunkLearned
-from templora.report import describe_device, source_commit, write_json
+from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 

@@ -36,9 +36,9 @@ from flatness import flatness
 from journal import RESULTS, Journal, spread, write_results
 
 import templora
-from templora.bench import Bench
-from templora.ceilings import Ceilings
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+from templora.bench.bench import Bench
+from templora.bench.ceilings import Ceilings
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL
 from templora.text import encode
 
 ROWS = ("decode", "score", "write", "load", "flat")
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 _WRITE = """
 import json, sys, time
 import templora
-from templora.resident import peak_resident_bytes
+from templora.runtime.rss import peak_resident_bytes
 a = json.loads(sys.argv[1])
 engine = templora.load(a["model"], device="cpu", **a["loading"])
 sampling = templora.SamplingParams(temperature=0, repetition_penalty=1.0)

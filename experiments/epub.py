@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import templora
-from templora.report import describe_device, source_commit, write_json
+from templora.reports.run_report import describe_device, source_commit, write_json
 
 OUT = Path(__file__).parent.parent / "results" / "epub"
 STYLE = "p { margin: 0; text-indent: 1em }\n"

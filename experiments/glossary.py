@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How often a glossary is kept: its terms in the prompt alone, and lifted in several ways (`templora.wanted`).
+"""How often a glossary is kept: its terms in the prompt alone, and lifted in several ways
+(`templora.decoding.lexical_bias`).
 
     experiments/glossary.py [--model gemma-3-270m] [--to es]
 
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import templora
-from templora import wanted
-from templora.engine import Engine
-from templora.report import describe_device, source_commit, write_json
+from templora.decoding import lexical_bias
+from templora.engine.engine import Engine
+from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.sampling import SamplingParams
 from templora.store.store import SessionStore
 from templora.translation.glossary import Glossary, Term
@@ -64,8 +65,8 @@ WAYS = {
 def run(engine: Engine, to: str, way: tuple[int, float, float]) -> dict[str, Any]:
     """Translates the text, and counts."""
     target, glossary = language("to", to), Glossary([Term(*pair) for pair in TERMS.items()])
-    before = wanted.RANK, wanted.FIRST, wanted.NEXT
-    wanted.RANK, wanted.FIRST, wanted.NEXT = way
+    before = lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT
+    lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT = way
     try:
         with tempfile.TemporaryDirectory() as folder:
             store = SessionStore(Path(folder))
@@ -79,7 +80,7 @@ def run(engine: Engine, to: str, way: tuple[int, float, float]) -> dict[str, Any
                 made = Translation(saved, TEXT, target, template, sampling, terms=terms)
                 found = [event for event in made.run() if isinstance(event, Paragraph)]
     finally:
-        wanted.RANK, wanted.FIRST, wanted.NEXT = before
+        lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT = before
     kept = [term.kept_in(p.target) for p in found for term in glossary.found(TEXT[p.segment])]
     rows = [{"source": TEXT[p.segment], "target": p.target, "doubt": p.doubt} for p in found]
     return {"kept": sum(kept), "of": len(kept), "paragraphs": rows}
@@ -97,7 +98,7 @@ def main() -> None:
         "model": engine.name,
         "to": asked.to,
         "terms": TERMS,
-        "built_in": [wanted.RANK, wanted.FIRST, wanted.NEXT],
+        "built_in": [lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT],
         "ways": found,
         "device": describe_device(engine.model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},

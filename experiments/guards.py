@@ -31,12 +31,12 @@ from unittest import mock
 
 import templora
 from templora.chunks import Chunk
-from templora.engine import Engine
-from templora.evals.texts import find_texts
+from templora.engine.engine import Engine
+from templora.evals.measuring.texts import find_texts
 from templora.events import ChunkLearned, ChunkScored, TokenEvent
+from templora.learning.optimizer import Step
 from templora.metrics import repetition
-from templora.optimizer import Step
-from templora.report import describe_device, source_commit, write_json
+from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.text import encode
 
 RESULTS = Path(__file__).parent.parent / "results" / "guards"

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 
 import templora
-from templora.evals.texts import find_texts
-from templora.mixture import Mixture
-from templora.model import CausalModel
-from templora.report import describe_device, source_commit, write_json
+from templora.evals.measuring.texts import find_texts
+from templora.models.causal import CausalModel
+from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.session.mixture import Mixture
 
 RESULTS = Path(__file__).parent.parent / "results" / "head"
 RANK = 64

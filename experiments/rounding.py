@@ -30,10 +30,10 @@ import torch
 import torch.nn.functional as F
 
 import templora
-from templora import attention
-from templora.model import CausalModel
-from templora.quantized import QuantLinear, quantize_model, quantize_rows
-from templora.report import describe_device, source_commit
+from templora.layers import attention
+from templora.layers.quantized import QuantLinear, quantize_model, quantize_rows
+from templora.models.causal import CausalModel
+from templora.reports.run_report import describe_device, source_commit
 
 RESULTS = Path(__file__).parent.parent / "results" / "rounding.json"
 BOOKS = (349, 718, 9096)

@@ -22,13 +22,13 @@ from unittest import mock
 import torch
 
 import templora
-from templora.adapters import AdapterBank, AdapterState, Layout
-from templora.evals.texts import find_texts
+from templora.evals.measuring.texts import find_texts
 from templora.events import ChunkScored
-from templora.learning import Learner, Update, _TrainingCopy
+from templora.learning.learner import Learner, Update, _TrainingCopy
+from templora.learning.optimizer import Staged, Step
+from templora.lora.bank import AdapterBank, AdapterState, Layout
 from templora.metrics import perplexity
-from templora.optimizer import Staged, Step
-from templora.report import describe_device, source_commit, write_json
+from templora.reports.run_report import describe_device, source_commit, write_json
 
 RESULTS = Path(__file__).parent.parent / "results" / "variants"
 OLD = {"adam_beta1": 0.9, "adam_beta2": 0.999, "learning_rate": 1e-3}  # the default before these runs

@@ -22,15 +22,15 @@ _HOMES = {
     "ChunkLearned": "events",
     "ChunkScored": "events",
     "ConfigError": "errors",
-    "Engine": "engine",
+    "Engine": "engine.engine",
     "Finished": "events",
     "ModelError": "errors",
     "OptionError": "errors",
-    "Receipt": "session",
+    "Receipt": "session.session",
     "SamplingParams": "sampling",
     "SavedSession": "store.saved",
-    "Score": "session",
-    "Session": "session",
+    "Score": "session.session",
+    "Session": "session.session",
     "SessionClosed": "errors",
     "SessionStore": "store.store",
     "StoreError": "errors",
@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig as TempLoraConfig
-    from templora.engine import Engine as Engine
+    from templora.engine.engine import Engine as Engine
     from templora.errors import (
         ConfigError as ConfigError,
         ModelError as ModelError,
@@ -78,6 +78,6 @@ if TYPE_CHECKING:
     from templora.loading import load as load
     from templora.recipes import recipe as recipe
     from templora.sampling import SamplingParams as SamplingParams
-    from templora.session import Receipt as Receipt, Score as Score, Session as Session
+    from templora.session.session import Receipt as Receipt, Score as Score, Session as Session
     from templora.store.saved import SavedSession as SavedSession
     from templora.store.store import SessionStore as SessionStore

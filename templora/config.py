@@ -6,6 +6,7 @@ A field's default, check, help text, command-line flag and row in `docs/options.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -240,7 +241,7 @@ class TempLoraConfig:
 
 def field_type(f: dataclasses.Field[Any]) -> tuple[type, bool]:
     """The plain type of a config field (str, int, float, bool or tuple), and whether it may be None."""
-    hint = typing.get_type_hints(TempLoraConfig)[f.name]
+    hint = _hints()[f.name]
     optional = isinstance(hint, types.UnionType)
     if optional:
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
@@ -248,3 +249,9 @@ def field_type(f: dataclasses.Field[Any]) -> tuple[type, bool]:
     if origin is Literal:
         return str, optional
     return origin or hint, optional
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Worked out once: a store makes a config of each log that it lists, and evaluating hints takes most of that."""
+    return typing.get_type_hints(TempLoraConfig)

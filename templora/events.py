@@ -35,7 +35,7 @@ class ChunkScored:
         targets: how many were predicted.
         base_nll, adapted_nll: total NLL in nats, by the bare base and through the adapter; None if not asked for.
         seconds: time taken.
-        mixed_nll: by the mixture of both (`templora.mixture`); None if there is none. Written text has none.
+        mixed_nll: by the mixture of both (`templora.session.mixture`); None if there is none. Written text has none.
     """
 
     start: int
@@ -62,7 +62,7 @@ class ChunkLearned:
         update: root mean square of the change of the adapter's weights.
         seconds: time taken.
         drift, forgetting: nats a token by which the update makes the base's own predictions, and the text before the
-            chunk, less likely (`templora.probe`); None if that was not tried.
+            chunk, less likely (`templora.learning.probe`); None if that was not tried.
     """
 
     index: int

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, nearest
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
 
 if TYPE_CHECKING:
     import torch
 
-    from templora.engine import Engine
+    from templora.engine.engine import Engine
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 WEIGHTS = ("auto", "bf16", "int8", "int4")
@@ -69,7 +69,7 @@ def load(
     kind = torch.bfloat16 if weights == "bf16" else None if dtype == "auto" else getattr(torch, dtype)
     if where.type == "cuda":
         _check_cuda(weights, found)
-    from templora.engine import Engine
+    from templora.engine.engine import Engine
 
     name = found.name if isinstance(found, BuiltinModel) else str(model)
     with _quiet(), torch.random.fork_rng([]):  # weights are drawn on the CPU, if at all
@@ -195,7 +195,7 @@ class _Folder:
         if said["missing_keys"]:
             raise ModelError(f"{self._name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
         if weights in ("int8", "int4") and not options:
-            from templora.quantized import quantize_model
+            from templora.layers.quantized import quantize_model
 
             quantize_model(module, 8 if weights == "int8" else 4)
         return module
@@ -214,7 +214,7 @@ def _source(
 ) -> Any:
     """What reads a model: has its `config`, its `tokenizer`, its own `dtype`, and `load(dtype, weights)`."""
     if isinstance(found, BuiltinModel) or (isinstance(found, Path) and found.is_file()):
-        from templora.unpacked import UnpackedModel
+        from templora.models.unpacked import UnpackedModel
 
         return UnpackedModel(found)
     return _Folder(found, trust_remote_code, named_by_file, device)
@@ -226,11 +226,11 @@ def _check_memory(
     """Refuses a model that the memory does not suffice for."""
     import torch
 
-    from templora import memory
+    from templora.models import memory_estimate
 
-    free = memory.available()
+    free = memory_estimate.available()
     try:
-        sizes = memory.Sizes.of(source.config, trust_remote_code)
+        sizes = memory_estimate.Sizes.of(source.config, trust_remote_code)
     except ModelError:
         raise
     except Exception:  # not a model whose sizes we can tell; loading it will say what is wrong, if anything is
@@ -238,9 +238,9 @@ def _check_memory(
     own = getattr(source.config.get_text_config(), "dtype", None) if isinstance(source, _Folder) else None
     item = (dtype or own or torch.bfloat16).itemsize
     stored = not isinstance(source, _Folder)
-    formats = {w: memory.needed(sizes, w, item, plan, as_stored=stored and w == "int4") for w in WEIGHTS}
+    formats = {w: memory_estimate.needed(sizes, w, item, plan, as_stored=stored and w == "int4") for w in WEIGHTS}
     others = {w: formats[w] for w in ("bf16", "int8", "int4") if w != weights}
-    memory.check(name, formats[weights], free, others)
+    memory_estimate.check(name, formats[weights], free, others)
 
 
 def _check_cuda(weights: str, found: BuiltinModel | Path | str) -> None:

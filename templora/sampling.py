@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from templora.asked import number, shown
+from templora.arguments import number, shown
 from templora.errors import ModelError, OptionError
 
 if TYPE_CHECKING:  # the options are known without torch, which takes seconds

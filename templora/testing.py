@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from templora.engine import Engine
+from templora.engine.engine import Engine
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi", "gpt2")
 END = "<|endoftext|>"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from templora import TempLoraConfig
-from templora.engine import Engine
+from templora.engine.engine import Engine
 from templora.testing import tiny_engine
 
 # One thread: sums in one order, and no barrier to wait at on a busy machine. The models are tiny.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from templora.evals.cell import Cell
-from templora.evals.plan import Plan
-from templora.evals.texts import Text
+from templora.evals.measuring.cell import Cell
+from templora.evals.measuring.plan import Plan
+from templora.evals.measuring.texts import Text
 from templora.testing import byte_tokenizer, tiny_model
 
 BOOK = "It was the best of times, it was the worst of times. Nobody knew, and who would have asked? "

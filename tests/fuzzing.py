@@ -90,7 +90,7 @@ class Reader:
             import hypothesis
 
             import templora
-            from templora.report import source_commit
+            from templora.reports.run_report import source_commit
 
             found: dict[str, Any] = {
                 "reader": self.kind, "inputs": self.inputs, "refused": dict(self.refused), "failed": 0,

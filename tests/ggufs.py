@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType as Kind, GGUFWriter, get_tensor_name_map, quantize
+from transformers import AutoModelForCausalLM
 
 from templora.testing import END, tiny_model
 
@@ -106,3 +111,40 @@ def _add_tokenizer(writer: GGUFWriter, control: tuple[str, str, str] = (END, "<u
     writer.add_token_types([1] * 257 + [3] * 3)
     writer.add_token_merges(["t h"])
     writer.add_eos_token_id(257)
+
+
+has_llama_cpp = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed")
+IDS = torch.randint(0, 255, (300,), generator=torch.Generator().manual_seed(1)).tolist()
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def tiny(family: str, **options: Any) -> Any:
+    """Of sizes that llama.cpp computes with, with biases where its family can have them."""
+    import transformers as hf
+
+    kinds = {"llama": hf.LlamaConfig, "qwen2": hf.Qwen2Config, "qwen3": hf.Qwen3Config, "gemma3": hf.Gemma3TextConfig}
+    sizes: dict[str, Any] = {
+        "vocab_size": 260, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512, "bos_token_id": None,
+        "eos_token_id": 257, "pad_token_id": None, "rope_parameters": PLAIN,
+    }  # fmt: skip
+    if family == "llama":
+        sizes |= {"attention_bias": True, "mlp_bias": True}
+    if family == "gemma3":
+        sizes |= {"num_hidden_layers": 7, "sliding_window": 64, "query_pre_attn_scalar": 32}
+        sizes |= {"rope_parameters": {"full_attention": PLAIN, "sliding_attention": PLAIN}}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(kinds[family](**copy.deepcopy(sizes | options))).float().eval()
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.data.mul_(4.0)
+            else:
+                parameter.data.add_(torch.randn(parameter.shape), alpha=0.5 if "bias" in name else 0.1)
+    return model
+
+
+@torch.no_grad()
+def predicted(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(torch.tensor([IDS])).logits[0, -1].log_softmax(0)
+    return found

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from templora import TokenEvent
-from templora.engine import Engine
+from templora.engine.engine import Engine
 from templora.store.store import SessionStore
 from templora.testing import byte_tokenizer, piece_tokenizer, tiny_model
 from templora.text import TextStream, chat_turn, control_tokens, decode, encode, ours
@@ -50,8 +50,8 @@ def space_tokenizer() -> Any:
 
 @cache
 def smollm() -> Any:
-    from templora.models import BUILTIN_MODELS
-    from templora.unpacked import UnpackedModel
+    from templora.models.builtin import BUILTIN_MODELS
+    from templora.models.unpacked import UnpackedModel
 
     return UnpackedModel(BUILTIN_MODELS["smollm2-135m"]).tokenizer
 

@@ -8,35 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from adapted import GREEDY, adapted_logits, bits, logits, same_bits
 from conftest import small
 
-from templora import ChunkLearned, ChunkScored, SamplingParams, Session, TokenEvent
-from templora.engine import Engine
-from templora.model import Trace
+from templora import ChunkLearned, ChunkScored, Session, TokenEvent
+from templora.engine.engine import Engine
+from templora.models.causal import Trace
 from templora.testing import FAMILIES, tiny_engine
-
-GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
-
-
-@torch.no_grad()
-def logits(engine: Engine, ids: list[int]) -> torch.Tensor:
-    return engine.model.module(torch.tensor([ids])).logits
-
-
-def adapted_logits(session: Session, ids: list[int]) -> torch.Tensor:
-    """What the whole model says of `ids` through the session's adapter."""
-    bank, slot = session._bank, session._slot
-    with bank.through(bank.serving(slot, session.config.scaling)):
-        return logits(session._engine, ids)
-
-
-def bits(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[k].view(torch.uint8), b[k].view(torch.uint8)) for k in a)
-
 
 # A fresh adapter is the base --------------------------------------------------------------------------------------
 
@@ -128,7 +106,7 @@ def test_cancel_while_learning_leaves_the_old_adapter(
         session.absorb(text[:32])
         before = adapted_logits(session, list(range(40)))
         with monkeypatch.context() as patch:
-            patch.setattr("templora.learning.Staged.change", interrupted)
+            patch.setattr("templora.learning.learner.Staged.change", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 session.absorb(text[32:64])
         assert session.version == 1

@@ -14,43 +14,30 @@ import templora
 from templora import TempLoraConfig
 
 PACKAGE = Path(templora.__file__).parent
-# Each module may import only from rows above its own.
-ORDER = [
-    ["errors", "allocator", "kernels", "ourselves", "scratch", "thoughts", "uninterrupted", "whole"],
-    ["config", "chunks", "metrics", "mixture", "events", "models", "resident", "text_files", "gguf_header", "asked"],
-    ["guards", "quantized", "gguf_config"],
-    ["recipes", "sampling", "text", "targets", "toml_files", "llama_cpp", "widened", "gguf_tokenizer", "gguf_foreign"],
-    [
-        "stopping",
-        "wanted",
-        "adapters",
-        "attention",
-        "cache",
-        "checkpointing",
-        "metering",
-        "threads",
-        "gguf_file",
-        "memory",
-    ],
-    ["arrangement", "fused", "unpacked", "ceilings"],
-    ["model", "peft_format", "rates"],
-    ["anatomy", "captured", "gguf_adapter", "optimizer", "probe"],
-    ["decoding", "learning", "step"],
-    ["drafting", "updates", "methods", "snapshot"],
-    ["fitting"],
+# The floors of the house: a room, or a module at the top, imports only from floors above its own.
+FLOORS = [
+    ["errors", "chunks", "events", "metrics", "thoughts", "runtime", "kernels"],
+    ["arguments", "config", "text", "text_files", "toml_files", "kvcache", "layers"],
+    ["recipes", "sampling", "gguf", "reports"],
+    ["lora"],
+    ["models"],
+    ["decoding", "learning"],
+    ["methods"],
     ["session"],
-    ["engine"],
-    ["loading", "report", "testing"],
-    ["plots", "shapes", "store"],
-    ["bench", "translation"],
-    ["evals"],
+    ["engine", "store"],
+    ["loading", "testing", "translation"],
+    ["bench", "evals"],
     ["cli"],
 ]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+}
 
 
 def imports(path: Path) -> set[str]:
-    """The templora modules that a file imports, those for type checking left out."""
-    found = set()
+    """The modules of ours that a file imports, in whatever form; those for type checking are left out."""
     tree = ast.parse(path.read_text())
     skipped = {
         id(n)
@@ -58,22 +45,46 @@ def imports(path: Path) -> set[str]:
         if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
         for n in ast.walk(i)
     }
+    names = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in skipped and (node.module or "").startswith("templora."):
-            found.add((node.module or "").split(".")[1])
-    return found
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {_module(name.removeprefix("templora.")) for name in names if name.startswith("templora.")} - {""}
+
+
+def _module(name: str) -> str:
+    """The module that a dotted name is, or is in; nothing for the package's own public names."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_every_form_of_import_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(
+        "from templora import errors, Session\nfrom templora.store import log as l\nimport templora.runtime.rss\n"
+        "def f():\n    from templora.cli.main import main\nif TYPE_CHECKING:\n    from templora import evals\n"
+    )
+    assert imports(tmp_path / "x.py") == {"errors", "store.log", "runtime.rss", "cli.main"}
 
 
 def test_dependencies_point_one_way() -> None:
-    row = {module: i for i, modules in enumerate(ORDER) for module in modules}
-    files = [p for p in PACKAGE.glob("*.py") if p.stem not in ("__init__", "__main__")]
-    packages = [p.parent for p in PACKAGE.glob("*/__init__.py")]
-    assert {p.stem for p in files} | {p.name for p in packages} == set(row)
-    files += [p for package in packages for p in package.rglob("*.py")]
-    for path in files:
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+    assert {name.split(".")[0] for name in MODULES} == set(floor)
+    for name, path in MODULES.items():
+        room = name.split(".")[0]
         for module in imports(path):
-            assert module == name or row[module] < row[name], f"{path.stem} imports {module}"
+            other = module.split(".")[0]
+            assert other == room or floor[other] < floor[room], f"{name} imports {module}"
+
+
+def test_tests_are_in_the_same_rooms() -> None:
+    rooms = {path.name for path in Path(__file__).parent.iterdir() if any(path.glob("test_*.py"))} - {"fuzz"}
+    assert rooms <= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_public_names_are_there() -> None:

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 
 import templora
 from templora import ModelError, OptionError
-from templora.gguf_file import GgufFile
+from templora.gguf.file import GgufFile
+from templora.layers.quantized import QuantLinear
 from templora.loading import _bitsandbytes, find
-from templora.model import CausalModel
-from templora.models import BUILTIN_MODELS, cache_folder, is_unpacked
-from templora.quantized import QuantLinear
+from templora.models.builtin import BUILTIN_MODELS, cache_folder, is_unpacked
+from templora.models.causal import CausalModel
+from templora.models.unpacked import UnpackedModel
 from templora.testing import byte_tokenizer, tiny_model
-from templora.unpacked import UnpackedModel
 
 
 @pytest.fixture(autouse=True)
@@ -153,16 +153,16 @@ def test_too_little_memory_is_said_before_anything_is_read(
     write_gguf(tmp_path / "m.gguf")
     path = folder if source == "folder" else tmp_path / "m.gguf"
     plan = templora.TempLoraConfig(rank=4, window=64, chunk_size=32)
-    monkeypatch.setattr("templora.memory.available", lambda: 200e3)
+    monkeypatch.setattr("templora.models.memory_estimate.available", lambda: 200e3)
 
     def read(*_: Any, **__: Any) -> Any:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("templora.gguf_file.assemble", read)
+    monkeypatch.setattr("templora.gguf.file.assemble", read)
     monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel.from_pretrained", read)
     with pytest.raises(ModelError, match=r"too little memory: this run needs \d+ MB .* and 0 MB are free"):
         templora.load(path, plan=plan)
-    monkeypatch.setattr("templora.memory.available", lambda: None)
+    monkeypatch.setattr("templora.models.memory_estimate.available", lambda: None)
     with pytest.raises((AssertionError, ModelError), match="weights were read"):
         templora.load(path, plan=plan)
 
@@ -237,7 +237,7 @@ def unpacked(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
             return super().tensors()
 
     monkeypatch.setitem(BUILTIN_MODELS, "tiny", tiny)
-    monkeypatch.setattr("templora.unpacked.GgufFile", Counted)
+    monkeypatch.setattr("templora.models.unpacked.GgufFile", Counted)
     monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
     return calls
 
@@ -368,7 +368,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             calls.append(self.path)
             return super().tensors()
 
-    monkeypatch.setattr("templora.unpacked.GgufFile", Counted)
+    monkeypatch.setattr("templora.models.unpacked.GgufFile", Counted)
     return calls
 
 

@@ -12,11 +12,11 @@ import torch
 
 import templora
 from templora import ChunkLearned, ChunkScored, SamplingParams
-from templora.engine import Engine
-from templora.gguf_file import GgufFile
-from templora.model import CausalModel
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
-from templora.updates import Inline, worker
+from templora.engine.engine import Engine
+from templora.gguf.file import GgufFile
+from templora.learning.updates import Inline, worker
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
+from templora.models.causal import CausalModel
 
 pytestmark = pytest.mark.real
 
@@ -110,7 +110,7 @@ def test_same_seed_same_text(engine: Engine) -> None:
 
 
 def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Path) -> None:
-    from templora.models import BUILTIN_MODELS, DEFAULT_MODEL
+    from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL
 
     path = BUILTIN_MODELS[DEFAULT_MODEL].path()
     assert path is not None

@@ -18,8 +18,8 @@ from templora.cli.streams import print_out
 from templora.errors import OptionError, nearest
 
 if TYPE_CHECKING:
-    from templora.bench import Figure
-    from templora.engine import Engine
+    from templora.bench.bench import Figure
+    from templora.engine.engine import Engine
 
 EPILOG = """\b
 Examples:
@@ -82,9 +82,9 @@ def _rival(options: dict[str, Any]) -> Path | None:
         return None
     if options["compare"] not in _RIVALS:
         raise OptionError("compare", f"unknown {options['compare']!r}; {nearest(options['compare'], _RIVALS)}")
-    from templora.llama_cpp import require
+    from templora.bench.llama_cpp import require
     from templora.loading import find, find_device
-    from templora.models import BuiltinModel
+    from templora.models.builtin import BuiltinModel
 
     require()
     source = None if options["shape"] else find(options["model"])
@@ -103,7 +103,7 @@ def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
     from templora.loading import load
 
     if options["shape"]:
-        from templora.shapes import random_engine
+        from templora.bench.random_models import random_engine
 
         return random_engine(options["shape"], options["device"], options["dtype"]), None
     sources = {name: options[name] for name in inspect.signature(load).parameters if name in options}
@@ -113,8 +113,8 @@ def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
 def _measure(
     engine: Engine, config: Any, options: dict[str, Any], sources: dict[str, Any] | None, gguf: Path | None
 ) -> Any:
-    from templora.bench import Bench, Figure, ceiling_figures, load_figure, model_products
-    from templora.ceilings import measure_apart
+    from templora.bench.bench import Bench, Figure, ceiling_figures, load_figure, model_products
+    from templora.bench.ceilings import measure_apart
 
     quick = options["quick"]
     runs = min(2, options["runs"]) if quick else options["runs"]
@@ -131,7 +131,7 @@ def _measure(
 
 def _about(engine: Engine, config: Any) -> dict[str, Any]:
     """What the figures depend on."""
-    from templora.report import describe_device, source_commit
+    from templora.reports.run_report import describe_device, source_commit
 
     return {
         "date": date.today().isoformat(),

@@ -16,7 +16,7 @@ from templora.events import ChunkLearned
 from templora.metrics import perplexity
 
 if TYPE_CHECKING:
-    from templora.report import TextReport
+    from templora.reports.run_report import TextReport
 
 # A terminal that is smaller has no room for a panel.
 _FEWEST_ROWS, _FEWEST_COLUMNS = 6, 10

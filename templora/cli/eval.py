@@ -19,8 +19,8 @@ from templora.methods import METHODS
 from templora.methods.adapters import SOURCES
 
 if TYPE_CHECKING:
-    from templora.evals.plan import Plan
-    from templora.evals.runner import Job
+    from templora.evals.measuring.plan import Plan
+    from templora.evals.measuring.runner import Job
 
 
 def _lines(described: Mapping[str, str]) -> str:
@@ -90,7 +90,7 @@ def evaluate(**arguments: Any) -> None:
     report` makes tables, plots and a page of them.
     """
     given, options = split_config(arguments)
-    from templora.evals import results
+    from templora.evals.reporting import results
     from templora.loading import check
 
     plan = _plan(given, options)
@@ -112,7 +112,7 @@ _SAME = ("books", "other_tokens", "weights", "dtype", "to", "from_", "template")
 
 
 def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
-    from templora.evals.plan import Plan, parse_count, read_plan
+    from templora.evals.measuring.plan import Plan, parse_count, read_plan
 
     plan = read_plan(options["plan"]) if options["plan"] else Plan()
     changes: dict[str, Any] = {name: options[name] for name in _SAME if options[name] is not None}
@@ -143,7 +143,7 @@ def _names(option: str, value: str) -> list[str]:
 
 
 def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]) -> None:
-    from templora.evals.runner import Runner, seconds_left
+    from templora.evals.measuring.runner import Runner, seconds_left
 
     count = options["jobs"]
     with Console(options["quiet"]) as console:

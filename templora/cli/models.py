@@ -9,7 +9,7 @@ import click
 
 from templora.cli.streams import print_out
 from templora.config import TempLoraConfig
-from templora.models import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
 
 _BESIDE = "torch and activations come on top"
 _OTHERS = """

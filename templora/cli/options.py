@@ -69,7 +69,7 @@ def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
 
 def model_options(command: Command) -> Command:
     """Adds the options that say which model runs where."""
-    from templora.models import DEFAULT_MODEL
+    from templora.models.builtin import DEFAULT_MODEL
 
     for decorate in reversed(
         [

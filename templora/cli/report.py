@@ -31,8 +31,8 @@ def report(**options: Any) -> None:
 
     Everything comes from the results' files; nothing is measured, but for --comet, which reads the translations.
     """
-    from templora.evals.report import write_report
-    from templora.evals.results import read_all
+    from templora.evals.reporting.report import write_report
+    from templora.evals.reporting.results import read_all
 
     folder = Path(options["folder"])
     results, problems = read_all(folder)

@@ -13,7 +13,7 @@ from templora.cli.options import check_early
 from templora.cli.streams import print_out
 from templora.errors import TemploraError
 from templora.recipes import recipe
-from templora.report import TextReport, build_report, to_json, write_json
+from templora.reports.run_report import TextReport, build_report, to_json, write_json
 
 
 class Run:
@@ -93,7 +93,7 @@ class Run:
         if "report" in self.outputs:
             self._attempt(write_json, self.outputs["report"], report)
         if "plot" in self.outputs:
-            from templora.plots import plot_report
+            from templora.reports.plots import plot_report
 
             self._attempt(plot_report, report, self.outputs["plot"], _title(report))
         if not isinstance(self.stopped, Exception):  # an interrupted run still has figures, a failed one has an error

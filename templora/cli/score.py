@@ -21,7 +21,7 @@ from templora.config import TempLoraConfig
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.metrics import perplexity
-from templora.report import TextReport
+from templora.reports.run_report import TextReport
 from templora.text import encode, opening_ids
 from templora.text_files import read_text
 

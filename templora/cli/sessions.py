@@ -14,8 +14,8 @@ from templora.cli.files import check_outputs
 from templora.cli.options import model_options, sessions_option
 from templora.cli.streams import print_out
 from templora.errors import OptionError, TextError, nearest
-from templora.report import to_json, write_json
-from templora.whole import written_whole
+from templora.reports.run_report import to_json, write_json
+from templora.runtime.files import written_whole
 
 if TYPE_CHECKING:
     from templora.store.history import History
@@ -224,7 +224,7 @@ def export(
     elif report is not None:
         write_json(outputs["report"], document)
     if plot is not None:
-        from templora.plots import plot_report
+        from templora.reports.plots import plot_report
 
         plot_report(document, outputs["plot"], f"{name} · {document['model']['name']} · {len(history.tokens):,} tokens")
     if text == "-":

@@ -30,7 +30,7 @@ from templora.cli.run import Run
 from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
-from templora.report import TextReport
+from templora.reports.run_report import TextReport
 from templora.translation.corrections import read_corrections
 from templora.translation.documents import Document, open_document
 from templora.translation.glossary import Glossary
@@ -347,14 +347,14 @@ class _Job:
         """How near the translations come to the true ones, where there are any."""
         if not (self.references and shown):
             return None
-        from templora.translation import quality
+        from templora.translation.quality import similarity
 
         try:
-            found = dataclasses.asdict(quality.measure(shown, self.references[: len(shown)], self.to.code))
+            found = dataclasses.asdict(similarity.measure(shown, self.references[: len(shown)], self.to.code))
         except ModelError as error:
             self.work.notes.append(str(error))
             return None
-        said = ", ".join(f"{name} {found[key]['score']:.2f}" for key, name in quality.NAMES.items())
+        said = ", ".join(f"{name} {found[key]['score']:.2f}" for key, name in similarity.NAMES.items())
         self.work.notes.append(f"against the true translations: {said} (TER: lower is better)")
         return found
 

@@ -29,7 +29,7 @@ from templora.cli.streams import check_stdout, print_out
 from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import repetition
-from templora.report import TextReport
+from templora.reports.run_report import TextReport
 from templora.text_files import read_text
 
 EPILOG = """\b

@@ -18,10 +18,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from templora.kernels.dots import BFLOAT16, FAST, PART, block_sums, float_rows_times, rows_times, weighted_rows
-from templora.kernels.memory import read_float32, write_float32, write_uint16
-from templora.kernels.numbers import exp, narrowed
-from templora.kernels.team import claim, finish, wait
+from templora.kernels.bf16 import exp, narrowed
+from templora.kernels.gemv import BFLOAT16, FAST, PART, block_sums, float_rows_times, rows_times, weighted_rows
+from templora.kernels.pointers import read_float32, write_float32, write_uint16
+from templora.kernels.thread_team import claim, finish, wait
 
 PHASES = 10  # a layer
 QKV, OUT, GATE_UP, DOWN, HEAD = range(5)  # products; the first four of each layer, then the head's

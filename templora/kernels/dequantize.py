@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import intrinsic
 
-from templora.kernels.numbers import narrowed
+from templora.kernels.bf16 import narrowed
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
 
 _KERNEL = types.void(types.voidptr)

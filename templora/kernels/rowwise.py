@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import cfunc, njit, types
 
-from templora.kernels.numbers import LOOSE, bits_of, exp, float_of, narrowed, rounded, widened
+from templora.kernels.bf16 import LOOSE, bits_of, exp, float_of, narrowed, rounded, widened
 from templora.kernels.openmp import doubles, floats, halves, integers, longs, share
 
 _KERNEL = types.void(types.voidptr)

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from templora.cache import WindowCache
 from templora.config import TempLoraConfig
-from templora.decoding import Decoder
+from templora.decoding.reader import Decoder
+from templora.kvcache.window import WindowCache
 from templora.methods.base import Memory, Method
-from templora.model import CausalModel
-from templora.uninterrupted import uninterrupted
+from templora.models.causal import CausalModel
+from templora.runtime.signals import uninterrupted
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from templora.config import TempLoraConfig
 if TYPE_CHECKING:
     import torch
 
-    from templora.decoding import Decoder
-    from templora.metering import Meter
-    from templora.model import CausalModel
+    from templora.decoding.reader import Decoder
+    from templora.models.causal import CausalModel
+    from templora.runtime.metering import Meter
 
 
 class Memory:

@@ -18,11 +18,11 @@ from torch import nn
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.errors import OptionError
-from templora.metering import Meter
+from templora.lora.targets import linear_layers
 from templora.methods.base import Memory, Method, alike
-from templora.model import CausalModel
-from templora.targets import linear_layers
-from templora.uninterrupted import uninterrupted
+from templora.models.causal import CausalModel
+from templora.runtime.metering import Meter
+from templora.runtime.signals import uninterrupted
 
 _ROWS = 128  # of logits at a time
 # A longer gradient is shortened to this, as in the recipes.

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
-from templora.decoding import Decoder
+from templora.decoding.reader import Decoder
 from templora.errors import OptionError, nearest
-from templora.metering import Meter
 from templora.methods.base import Memory, Method
-from templora.model import CausalModel
+from templora.models.causal import CausalModel
+from templora.runtime.metering import Meter
 
 SCALINGS = ("linear", "dynamic", "yarn")
 

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding import Decoder
+from templora.decoding.reader import Decoder
 from templora.errors import ModelError, OptionError
 from templora.methods.base import Memory, Method
-from templora.model import CausalModel
+from templora.models.causal import CausalModel
 
 
 @dataclass(frozen=True)

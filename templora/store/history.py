@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from templora.asked import SEEDS
+from templora.arguments import SEEDS
 from templora.config import TempLoraConfig
 from templora.errors import TemploraError
 from templora.store.log import Record

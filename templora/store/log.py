@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from templora.errors import StoreError
+from templora.runtime.files import sync_folder
+from templora.runtime.signals import uninterrupted
 from templora.store.places import check_log
 from templora.store.salvage import rows
-from templora.uninterrupted import uninterrupted
-from templora.whole import sync_folder
 
 FORMAT = 1
 # Of what was added without need to be on the disk at once, a loss of power takes so many tokens at most.

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from templora.errors import StoreError
-from templora.whole import sync_folder
+from templora.runtime.files import sync_folder
 
 LOG, LOCK, FILES = "log.sqlite", "lock", "files"
 NEW, GONE = ".new-", ".gone-"  # begin the names of folders that are being made, and deleted

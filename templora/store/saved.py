@@ -18,22 +18,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.asked import SEEDS, Writing, plain, whole, yes
+from templora.arguments import SEEDS, Writing, plain, whole, yes
 from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.store.history import Act, History, file_of
-from templora.store.keeping import to_drop
 from templora.store.log import Log, New, Record
 from templora.store.places import check_plain, files_of, unfinished
+from templora.store.retention import to_drop
 from templora.text import text_pieces
 
 if TYPE_CHECKING:  # what is in the store is listed without torch
-    from templora.drafting import Draft
-    from templora.engine import Engine
-    from templora.session import Session
-    from templora.snapshot import Snapshot
+    from templora.decoding.preview import Draft
+    from templora.engine.engine import Engine
+    from templora.session.session import Session
+    from templora.session.snapshot import Snapshot
 
 MOST_KEPT = 2**31  # snapshots of a session
 # Most of the time that snapshots may take.
@@ -223,7 +223,7 @@ class SavedSession:
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
         """As `Session.load_adapter`; a copy of it stays with the session."""
-        from templora.snapshot import Snapshot
+        from templora.session.snapshot import Snapshot
 
         self._alive()
         weights = self.session.read_adapter(folder)
@@ -562,7 +562,7 @@ class SavedSession:
             FileNotFoundError: it is not there.
             StoreError: it is another one.
         """
-        from templora.snapshot import Snapshot
+        from templora.session.snapshot import Snapshot
 
         path = self._files() / data["file"]
         check_plain(path, shared=True)

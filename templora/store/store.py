@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.asked import whole
+from templora.arguments import whole
 from templora.errors import StoreError, TemploraError, nearest
-from templora.store.account import account
+from templora.runtime.files import sync_folder, write_new, written_whole
 from templora.store.history import History, file_of
 from templora.store.log import DamagedLog, Log, New, Record, salvaged
 from templora.store.places import (
@@ -49,12 +49,12 @@ from templora.store.places import (
     remove,
     taken,
 )
+from templora.store.report import account
 from templora.store.saved import MOST_KEPT, Progress, SavedSession
-from templora.whole import sync_folder, write_new, written_whole
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig
-    from templora.engine import Engine
+    from templora.engine.engine import Engine
 
 # How long those who only look at a lock may keep one waiting, in seconds.
 _LOOKING = 5.0
@@ -181,7 +181,7 @@ class SessionStore:
             return error.history, str(error)
 
     def report(self, name: str) -> dict[str, Any]:
-        """The report of the whole session (`templora.store.account`)."""
+        """The report of the whole session (`templora.store.report`)."""
         history, _ = self.readable(name)
         try:
             return account(history)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from templora.errors import TextError
 from templora.text_files import read_text
-from templora.translation.characters import one_line
+from templora.translation.inline.characters import one_line
 from templora.translation.pairs import numbered_lines, parsed
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from templora.errors import TextError
 from templora.text_files import read_text
-from templora.translation.characters import UNSPACED
-from templora.translation.marks import TAG
+from templora.translation.inline.characters import UNSPACED
+from templora.translation.inline.marks import TAG
 
 # A character of a word, in a script with spaces between words.
 _IN_WORD = f"[^\\W{UNSPACED.pattern[1:-1]}]"

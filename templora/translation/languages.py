@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import langcodes
 
 from templora.errors import OptionError, nearest
-from templora.translation.characters import has_letter
+from templora.translation.inline.characters import has_letter
 
 # ISO 15924. Khmer, Lao, Burmese, Thai, Tibetan; Chinese and Japanese in all their scripts.
 _NO_SPACES = frozenset(

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from templora.errors import OptionError, TextError
+from templora.runtime.files import written_whole
 from templora.translation.documents import Document
 from templora.translation.languages import Language
-from templora.whole import written_whole
 
 
 class Output:

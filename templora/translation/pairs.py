@@ -11,9 +11,9 @@ from typing import Any
 import langcodes
 
 from templora.errors import OptionError, TextError
+from templora.runtime.files import written_whole
 from templora.text_files import read_text
 from templora.translation.languages import Language
-from templora.whole import written_whole
 
 
 @dataclass(frozen=True)

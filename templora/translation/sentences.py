@@ -8,9 +8,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from templora.translation.characters import EAST_ASIAN, breakable
+from templora.translation.inline.characters import EAST_ASIAN, breakable
+from templora.translation.inline.marks import TAG
 from templora.translation.languages import Language
-from templora.translation.marks import TAG
 
 Cuts: TypeAlias = Callable[[str], list[int]]
 

@@ -21,15 +21,15 @@ from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
 from templora.thoughts import without_thoughts
-from templora.translation import control
-from templora.translation.characters import one_line
-from templora.translation.doubts import Doubts
+from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
+from templora.translation.quality import control
+from templora.translation.quality.doubts import Doubts
 from templora.translation.template import Template
 from templora.translation.units import Unit
 
 if TYPE_CHECKING:
-    from templora.drafting import Draft
+    from templora.decoding.preview import Draft
 
 # A paragraph is split where its source alone takes more than this share of a chunk.
 LONGEST_SOURCE = 1 / 3

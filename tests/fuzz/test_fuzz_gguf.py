@@ -15,11 +15,11 @@ from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from hypothesis import given, strategies as st
 
-from templora.adapters import Layout
-from templora.gguf_adapter import load_gguf_adapter, save_gguf_adapter
-from templora.gguf_file import GgufFile
-from templora.gguf_header import GgufHeader
-from templora.targets import Target, first_weights
+from templora.gguf.file import GgufFile
+from templora.gguf.header import GgufHeader
+from templora.lora.bank import Layout
+from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
+from templora.lora.targets import Target, first_weights
 from templora.testing import tiny_model
 
 READER = Reader("gguf", seconds=3.0, memory=60.0)

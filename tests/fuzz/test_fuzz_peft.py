@@ -13,9 +13,9 @@ from fuzzing import Reader, fuzzed
 from hypothesis import given, strategies as st
 from safetensors.torch import save
 
-from templora.adapters import Layout
-from templora.peft_format import load_adapter
-from templora.targets import Target, first_weights
+from templora.lora.bank import Layout
+from templora.lora.peft import load_adapter
+from templora.lora.targets import Target, first_weights
 
 READER = Reader("peft", seconds=2.0, memory=20.0)
 LAYOUT = Layout((Target("model.layers.0.q_proj", 8, 6), Target("model.layers.1.q_proj", 8, 6)), 2)

@@ -17,8 +17,8 @@ from fuzzing import Reader, fuzzed
 from hypothesis import given, strategies as st
 
 from templora.sampling import SamplingParams
-from templora.session import Session
-from templora.snapshot import Snapshot
+from templora.session.session import Session
+from templora.session.snapshot import Snapshot
 from templora.store.log import Log
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine

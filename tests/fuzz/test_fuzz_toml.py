@@ -12,7 +12,7 @@ from fuzzing import Reader, fuzzed
 from hypothesis import example, given, strategies as st
 
 from templora.errors import OptionError
-from templora.evals.plan import read_plan
+from templora.evals.measuring.plan import read_plan
 from templora.translation.template import read_template
 
 READER = Reader("toml")

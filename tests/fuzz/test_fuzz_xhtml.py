@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from templora.translation.documents.paragraphs import paragraphs
 from templora.translation.documents.xhtml import Page, parse, with_attributes
-from templora.translation.markup import restore
+from templora.translation.inline.markup import restore
 
 READER = Reader("xhtml")
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from templora.errors import OptionError
-from templora.translation.consistency import Consistency, TermUse, compare, consistency, renderings
-from templora.translation.terms import source_terms
+from templora.translation.quality.consistency import Consistency, TermUse, compare, consistency, renderings
+from templora.translation.quality.terms import source_terms
 
 NOUNS = {
     "软件包": "package",
@@ -377,7 +377,8 @@ def test_without_terms_there_is_no_comparison() -> None:
 
 def test_the_same_whatever_the_order_of_sets() -> None:
     code = (
-        "from templora.translation.consistency import compare; from templora.translation.terms import source_terms;"
+        "from templora.translation.quality.consistency import compare;"
+        "from templora.translation.quality.terms import source_terms;"
         "from test_consistency import CHINESE, english;"
         "print(compare(CHINESE, english({'内核': ['core', 'kernel']}), english(), source_terms(CHINESE), samples=20))"
     )

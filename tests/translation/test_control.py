@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from templora.translation.control import Control
+from templora.translation.quality.control import Control
 
 
 def lost(source: str, target: str) -> float:

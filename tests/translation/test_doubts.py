@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from templora.translation.doubts import Doubts
 from templora.translation.languages import Language, language
+from templora.translation.quality.doubts import Doubts
 from templora.translation.scripts import foreign
 
 ENGLISH = language("to", "en")

@@ -9,10 +9,10 @@ import pytest
 from growth import assert_linear
 from hypothesis import given, settings, strategies as st
 
-from templora.translation.characters import one_line
-from templora.translation.marking import Around, Inline, Thing, mark_up
-from templora.translation.marks import Mark
-from templora.translation.markup import Marked, Restored, plain, restore
+from templora.translation.inline.characters import one_line
+from templora.translation.inline.marking import Around, Inline, Thing, mark_up
+from templora.translation.inline.marks import Mark
+from templora.translation.inline.markup import Marked, Restored, plain, restore
 
 
 def em(*inner: Inline, name: str = "em", link: bool = False) -> Around:

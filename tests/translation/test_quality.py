@@ -14,7 +14,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 
 from templora.errors import ModelError, OptionError
-from templora.translation.quality import comet, compare, measure
+from templora.translation.quality.similarity import comet, compare, measure
 
 REFERENCES = [
     "The archive holds all packages of the system.",

@@ -8,9 +8,9 @@ import unicodedata
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from templora.translation.characters import breakable
+from templora.translation.inline.characters import breakable
+from templora.translation.inline.marks import TAG
 from templora.translation.languages import language
-from templora.translation.marks import TAG
 from templora.translation.sentences import _sentence_ends, join, pieces
 
 GERMAN, CHINESE, THAI, ARABIC = (language("to", code) for code in ("de", "zh", "th", "ar"))

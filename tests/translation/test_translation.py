@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import small
 
-from templora.drafting import Draft
+from templora.decoding.preview import Draft
 from templora.errors import OptionError, StoreError
 from templora.events import ChunkLearned
 from templora.metrics import Likelihood
@@ -23,9 +23,9 @@ from templora.store import saved as saved_module
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
-from templora.translation import control
-from templora.translation.doubts import Doubts
 from templora.translation.languages import Language
+from templora.translation.quality import control
+from templora.translation.quality.doubts import Doubts
 from templora.translation.template import Template, read_template
 from templora.translation.translation import (
     Paragraph,

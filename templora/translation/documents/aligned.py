@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from templora.translation.characters import one_line
 from templora.translation.documents.base import Document
+from templora.translation.inline.characters import one_line
+from templora.translation.inline.marking import mark_up
 from templora.translation.languages import Language
-from templora.translation.marking import mark_up
 from templora.translation.pairs import Aligned, Pair
 
 

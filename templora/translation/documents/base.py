@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from templora.errors import TextError
-from templora.translation.characters import one_line
+from templora.translation.inline.characters import one_line
+from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
-from templora.translation.markup import Marked, Restored, restore
 
 BOM = "\ufeff"
 

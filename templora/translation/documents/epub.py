@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from templora.errors import OptionError, TextError
-from templora.translation.characters import has_letter, one_line
 from templora.translation.documents.base import Document
 from templora.translation.documents.package import Package, first
 from templora.translation.documents.paragraphs import NO_TEXT, Paragraph, paragraphs
 from templora.translation.documents.xhtml import Element, Page, Text, escape, with_attributes
+from templora.translation.inline.characters import has_letter, one_line
+from templora.translation.inline.marking import mark_up
+from templora.translation.inline.marks import TAG
+from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language, language
-from templora.translation.marking import mark_up
-from templora.translation.marks import TAG
-from templora.translation.markup import Marked, Restored, restore
 
 
 @dataclass(frozen=True)

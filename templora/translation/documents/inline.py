@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from markdown_it.token import Token
 
-from templora.translation.characters import one_line
 from templora.translation.documents.commonmark import strong_span
-from templora.translation.marking import Around, Inline, Thing
-from templora.translation.marks import Mark, Part, Place
+from templora.translation.inline.characters import one_line
+from templora.translation.inline.marking import Around, Inline, Thing
+from templora.translation.inline.marks import Mark, Part, Place
 
 # What there is in a text, for comparison: ("text", ...), ("open", ...), ("close", ...), and things.
 Event: TypeAlias = tuple[str, ...]

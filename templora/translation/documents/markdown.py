@@ -25,9 +25,9 @@ from templora.translation.documents.inline import (
     inlines,
     tidy,
 )
-from templora.translation.marking import mark_up
-from templora.translation.marks import Part
-from templora.translation.markup import Restored, arrange, plain
+from templora.translation.inline.marking import mark_up
+from templora.translation.inline.marks import Part
+from templora.translation.inline.markup import Restored, arrange, plain
 
 _FRONT = re.compile(
     r"(---|\+\+\+)[ \t]*\n(?=[^\n]*[:=#])(?:.*\n)*?(?:\1|\.\.\.)[ \t]*(?:\n|\Z)"  # YAML, TOML

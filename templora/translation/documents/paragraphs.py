@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from templora.translation.characters import has_letter, one_line
 from templora.translation.documents.xhtml import Element, Node, Page, Text
-from templora.translation.marking import Around, Inline, Thing, mark_up
-from templora.translation.marks import Mark
-from templora.translation.markup import Marked
+from templora.translation.inline.characters import has_letter, one_line
+from templora.translation.inline.marking import Around, Inline, Thing, mark_up
+from templora.translation.inline.marks import Mark
+from templora.translation.inline.markup import Marked
 
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS = HEADINGS | frozenset(

@@ -15,9 +15,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from templora.translation.characters import EAST_ASIAN, has_letter
 from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
-from templora.translation.marking import mark_up
+from templora.translation.inline.characters import EAST_ASIAN, has_letter
+from templora.translation.inline.marking import mark_up
 
 _ENDS = "\n\r\x0b\x0c\x85\u2028\u2029"
 _LINE = re.compile(f"[^{_ENDS}]*(?:\r\n|[{_ENDS}]|\\Z)")

@@ -1,0 +1,160 @@
+"""`Drafter`: what a text would go on with, of which nothing stays.
+
+    window    first ──── context ──── chunk │ piece │ piece │ the rest, prompt included
+    passes    [                             ][      ][      ][                        ]
+
+A draft depends on the text, the adapter and the arguments alone, not on what was drafted before: so it need not be kept
+in order to be made again. In bf16 keys and values depend on how many tokens are read at once, hence the fixed passes,
+into a cache of its own. Those before the rest are still there for the next draft, and for who learns the chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from templora.decoding.lexical_bias import Wanted
+from templora.decoding.reader import Decoder
+from templora.decoding.stopping import Held
+from templora.events import TokenEvent
+from templora.kvcache.window import WindowCache
+from templora.sampling import Sampler
+from templora.text import decode
+from templora.thoughts import tag_tokens
+
+# Tokens of an open chunk that are read in one pass: fewer would cost more passes, more would be read again more often.
+_PIECE = 64
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What would be written.
+
+    Args:
+        text: of it.
+        ended: the model ended it itself; else it was cut off at its longest.
+    """
+
+    text: str
+    ended: bool
+
+
+class Drafter:
+    """Drafts through one reader.
+
+    Args:
+        reader: which nobody else reads with.
+        tokenizer: of the model.
+        step: inside it, the model is the caller's alone.
+    """
+
+    def __init__(self, reader: Decoder, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
+        self._reader, self._tokenizer, self._step = reader, tokenizer, step
+        self._tags = tag_tokens(tokenizer)
+        self._version, self._passes = 0, list[list[int]]()  # what was read, in passes, and under which version
+
+    def draft(
+        self,
+        tokens: Sequence[int],
+        chunk_start: int,
+        version: int,
+        most: int,
+        sampler: Sampler,
+        ends: Collection[int],
+        wanted: Sequence[str] = (),
+        each: Callable[[str], None] = lambda _: None,
+    ) -> Draft:
+        """What comes after `tokens`.
+
+        Args:
+            tokens: of the text, prompt included.
+            chunk_start: where its open chunk begins; the window begins with the context before it, and moves on when it
+                is full.
+            version: of the adapter.
+            most: tokens to draft.
+            sampler: how they are chosen.
+            ends: tokens at which it ends.
+            wanted: words that should occur in it (`templora.decoding.lexical_bias`).
+            each: told the text of each token; it may raise.
+        """
+        reader, meter, begun = self._reader, self._reader.meter, list(tokens)
+        cache, held = reader.cache, Held(self._tokenizer, begun[-4:], sampler.params.stops)
+        said: list[str] = []
+
+        def show(*, last: bool = False) -> None:
+            for event in held.shown(last=last):
+                if isinstance(event, TokenEvent):
+                    each(event.text)
+                    said.append(event.text)
+
+        hoped = Wanted(wanted, self._tokenizer, len(begun)) if wanted else None
+        cut, ended = None, False
+        with self._step():
+            self._read(begun, chunk_start, version)
+        for _ in range(most):
+            with self._step():
+                if len(begun) - cache.first_token >= cache.capacity:  # as it does at the end of a chunk
+                    self._passes = []
+                    cache.clear(reader.window_start(len(begun)))
+                reader.fill(begun, version)
+                with meter.phase("decode"):
+                    logits = reader.next_logits(begun)
+                    logits = hoped.lift(logits, begun) if hoped else logits
+                    token = sampler(logits, begun[-reader.config.window :])
+            if token in ends:
+                ended = True
+                break
+            held.token(len(begun), token)
+            begun.append(token)
+            cut = held.cut()
+            if cut:
+                break
+            show()
+        cut = cut or held.cut(last=True)
+        show(last=True)
+        rest = cut.broken + cut.rest if cut else held.flush()
+        if cut and rest:
+            each(rest)
+        text = "".join([*said, rest])
+        if cut is None and self._tags.keys() & set(begun[len(tokens) :]):
+            text = self._with_tags(begun[len(tokens) :])
+        return Draft(text, ended or cut is not None)
+
+    def _with_tags(self, ids: Sequence[int]) -> str:
+        """The text of ids, with those control tokens that stand around thoughts."""
+        said, part = "", list[int]()
+        for token in ids:
+            if token in self._tags:
+                said, part = said + decode(self._tokenizer, part) + self._tags[token], []
+            else:
+                part.append(token)
+        return said + decode(self._tokenizer, part)
+
+    def context(self, tokens: Sequence[int], chunk_start: int, version: int) -> WindowCache | None:
+        """A cache that holds the context of a chunk, up to the token before it; None if that was not read."""
+        first, end = self._reader.window_start(chunk_start), chunk_start - 1
+        held = self._passes and self._version == version and self._reader.cache.first_token == first
+        return self._reader.cache if held and self._passes[0] == list(tokens[first:end]) else None
+
+    def _read(self, tokens: list[int], chunk_start: int, version: int) -> None:
+        """Reads what comes before the rest, but for those passes that it was last read in too."""
+        cache, first = self._reader.cache, self._reader.window_start(chunk_start)
+        # The token before the chunk is an input of who learns it, so the context ends before that (`Learner`).
+        ends = [end for end in range(chunk_start - 1, len(tokens), _PIECE) if end > first + cache.opening]
+        passes = [tokens[begin:end] for begin, end in pairwise([first, *ends])]
+        same = 0
+        if version == self._version and first == cache.first_token:
+            while same < min(len(passes), len(self._passes)) and passes[same] == self._passes[same]:
+                same += 1
+        self._passes = passes[:same]  # what is read from here on counts when it is done
+        self._version = version
+        if same:
+            cache.truncate(ends[same - 1] - first)
+        else:
+            cache.clear(first)
+        for read, end in list(zip(passes, ends, strict=True))[same:]:
+            self._reader.fill(tokens[: end + 1], version)
+            self._passes.append(read)

@@ -1,0 +1,176 @@
+"""`Decoder`: reads a session's tokens through one adapter (or none), with a KV cache of one window.
+
+    tokens    0 · · · · first ── context ──┬── open chunk ── n−1 │ n
+    cache            [sinks][──────────────┴───────────────)
+                                              the newest token is fed with the next step and predicts token n
+
+Between chunks the window moves on: old entries are evicted, and the rest is recomputed or, for up to `cache_reuse`
+boundaries, lived with although an older adapter computed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+
+from templora.config import TempLoraConfig
+from templora.errors import ModelError
+from templora.kvcache.window import WindowCache
+from templora.lora.bank import AdapterBank, Route
+from templora.models.causal import CausalModel
+from templora.runtime.metering import Meter
+from templora.runtime.signals import uninterrupted
+
+# (token, cache, bank, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
+Step: TypeAlias = Callable[[int, WindowCache, AdapterBank, Route | None], torch.Tensor]
+
+# Entries that outlive evictions, beside BOS: four are enough (arXiv 2309.17453, section 3).
+_SINKS = 4
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a decoder reads through: a slot of a bank, or None for the bare base."""
+
+    bank: AdapterBank
+    slot: int | None
+    scaling: float
+
+    @property
+    def route(self) -> Route | None:
+        return None if self.slot is None else self.bank.serving(self.slot, self.scaling)
+
+    @property
+    def weights(self) -> int:
+        return 0 if self.slot is None else self.bank.layout.weights
+
+
+class Decoder:
+    """One reader of one text.
+
+    Args:
+        model: the base.
+        adapter: what to read through.
+        config: sizes of window and chunk, and `cache_reuse`.
+        opening: how many tokens at the start of the text stay in every window.
+        meter: where FLOPs are counted.
+        step: the compiled way to read one token, or None for the model's own modules. Asked when first needed.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        adapter: Adapter,
+        config: TempLoraConfig,
+        opening: int,
+        meter: Meter,
+        step: Callable[[], Step | None] = lambda: None,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.adapter = adapter
+        self.meter = meter
+        self._make_step = step
+        self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
+
+    @cached_property
+    def _step(self) -> Step | None:
+        return self._make_step()
+
+    def ready(self) -> None:
+        """Makes what the first token needs, so that no clock of decoding counts it."""
+        _ = self._step
+
+    @property
+    def route(self) -> Route | None:
+        """The adapter that it reads through now."""
+        return self.adapter.route
+
+    def window_start(self, chunk_start: int) -> int:
+        """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
+        return max(0, chunk_start - self.config.context)
+
+    def prepare(self, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+        """Makes the cache hold the window before the newest token, under the adapter of this version.
+
+        Recomputes it when the window has moved or the adapter has changed, unless `cache_reuse` allows one more
+        chunk on what is there. The schedule depends on versions and sizes alone, so a base reader given the adapted
+        one's versions goes through the same passes.
+        """
+        cache, first = self.cache, self.window_start(chunk_start)
+        if cache.length == 0:
+            cache.clear(first)
+        elif first > cache.first_token or version != cache.served_version:
+            fits = cache.shift + (first - cache.first_token) + self.config.window <= self.model.max_positions
+            reusable = cache.reused < self.config.cache_reuse and fits and first < cache.next_token - cache.sinks
+            if reusable:
+                with uninterrupted():
+                    cache.evict(first)
+                    cache.reused += 1
+                    cache.served_version = version
+            else:
+                cache.clear(first)
+        self.fill(tokens, version)
+
+    def fill(self, tokens: Sequence[int], version: int) -> None:
+        """Reads what the cache lacks, up to the newest token exclusively, under the adapter of this version."""
+        self.cache.keep(len(tokens) - 1)  # who read further was interrupted before that became the text
+        self.cache.served_version = version
+        missing = self._missing(tokens)
+        if missing:
+            with self.meter.phase("cache"):
+                self.feed(missing, logits=0)
+
+    def _missing(self, tokens: Sequence[int]) -> list[int]:
+        cache = self.cache
+        if cache.length == 0 and cache.first_token > 0:
+            return [*tokens[: cache.opening], *tokens[cache.first_token + cache.opening : -1]]
+        return list(tokens[cache.next_token : -1])
+
+    @torch.no_grad()
+    def feed(self, ids: list[int], *, logits: int) -> torch.Tensor:
+        """Reads `ids` after what is cached and caches them: hidden states [len(ids), hidden size].
+
+        `logits` is how many rows will be turned into logits, for the FLOP count.
+        """
+        cache = self.cache
+        self.meter.count(self.model.shape.forward(len(ids), cache.length, logits, self.adapter.weights))
+        with self.adapter.bank.through(self.adapter.route):
+            hidden = self.model.hidden(ids, cache, cache.next_position)
+        cache.advance(len(ids), cache.served_version)
+        return hidden
+
+    def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
+        step = self._step if self.cache.length else None  # a first token has no cache to share yet
+        if step is None:
+            with torch.no_grad():
+                return self.model.logits(self.feed([tokens[-1]], logits=1))[0]
+        self.meter.count(self.model.shape.forward(1, self.cache.length, 1, self.adapter.weights))
+        logits = step(tokens[-1], self.cache, self.adapter.bank, self.route)
+        self.cache.advance(1, self.cache.served_version)
+        return logits
+
+    def nll(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
+        """NLL, in nats, of each of tokens[first_target:], the cache holding all before token first_target − 1."""
+        if self.cache.next_token != first_target - 1:
+            raise ModelError(
+                f"what comes before token {first_target} was not read: {self.cache.next_token} tokens were"
+            )
+        hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
+        return self.model.nll(hidden, list(tokens[first_target:]))
+
+    def nll_again(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
+        """`nll` of tokens that have been read already; leaves the cache as it is."""
+        inputs = list(tokens[first_target - 1 : -1])
+        # While gradients are recorded the cache hands out what it holds and writes nothing. Nothing here requires any.
+        with torch.enable_grad(), self.cache.as_context(first_target - 1, self.config.window) as (seen, position):
+            cost = self.model.shape.forward(len(inputs), seen, len(inputs), self.adapter.weights)
+            self.meter.count(cost)
+            with self.adapter.bank.through(self.adapter.route):
+                hidden = self.model.hidden(inputs, self.cache, position)
+        return self.model.nll(hidden, list(tokens[first_target:]))

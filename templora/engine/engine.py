@@ -1,0 +1,510 @@
+"""`Engine`: owns one base model and everything that may touch it.
+
+Sessions with adapters of one shape share a bank; the first session of a shape hangs its hooks on the model and the
+last one takes them off. One lock makes each step of each session whole, so sessions may be used from several threads.
+Only parallel learning goes through the model without the lock, along a route of its own thread.
+
+A session that changes the model itself is alone on it. What was worked out of the model once (the compiled step,
+learning rates, fused passes) is of the model as it was then: it is dropped when the model is found to be another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from templora.config import TempLoraConfig
+from templora.decoding.cuda_graph import CapturedStep
+from templora.decoding.reader import Step
+from templora.errors import ConfigError, ModelError, OptionError
+from templora.learning.rates import learning_rate_for
+from templora.learning.updates import Updates, worker
+from templora.lora.bank import AdapterBank, Layout
+from templora.lora.targets import Target, choose_targets
+from templora.methods.base import Memory, Method
+from templora.models.arrangement import Arrangement, described, told_apart
+from templora.models.causal import CausalModel, Trace
+from templora.recipes import recipe
+from templora.runtime.allocator import give_freed_memory_back, keep_freed_memory
+from templora.runtime.signals import put_off
+from templora.runtime.threads import governor, threads
+from templora.session.session import Lesson, Receipt, Session
+from templora.text import end_ids, tokenizer_fingerprint
+
+# Weights of fewer bytes are hashed anew for each session: it takes no time.
+_SMALL = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The model at one moment: hash, evidence and addresses of its weights, and what it computes with beside them."""
+
+    fingerprint: str
+    evidence: tuple[Any, ...]
+    addresses: tuple[int, ...]
+    arrangement: Arrangement
+
+
+class _Turn:
+    """The lock: re-entrant, and whoever lets it go sees to what could not be done in the middle of a step."""
+
+    def __init__(self, afterwards: weakref.WeakMethod[Callable[[], None]]) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._afterwards = afterwards
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        if (afterwards := self._afterwards()) is not None:
+            afterwards()
+
+    def enter_if_free(self) -> bool:
+        """Takes it, unless somebody has it: another thread, or this one in the middle of a step. Never waits."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self._depth:
+            self._lock.release()
+            return False
+        self._depth += 1
+        return True
+
+    def leave(self) -> None:
+        self._depth -= 1
+        self._lock.release()
+
+
+@dataclass(eq=False)
+class Stay:
+    """What a session has of its engine.
+
+    Args:
+        bank, slot: where its adapter is.
+        base: the model as the session found it.
+        method: of the session.
+        memory: its method's, once it has begun.
+        updates: what it learns in parallel.
+        session: whose stay it is.
+    """
+
+    bank: AdapterBank
+    slot: int
+    base: _Base
+    method: Method
+    memory: Memory | None = None
+    updates: Updates | None = None
+    session: weakref.ref[Session] | None = None
+
+
+class Engine:
+    """A base model, ready for sessions. `templora.load` makes one from a name or a path.
+
+    Args:
+        module: a transformers causal language model. It is put into eval mode and frozen while sessions are alive,
+            and is exactly as it was when the last one is discarded.
+        tokenizer: its tokenizer.
+        name: what to call it in reports.
+        compiled: decode through the compiled step where it applies (docs/architecture.md).
+
+    Attributes:
+        lock: held for each step of a session.
+        load_seconds: what `templora.load` took.
+        prepare_seconds: what making the compiled step took, at the first token: seconds where it had to be compiled.
+        threads: how many threads to compute with on a CPU; None: as many as torch is set to, fewer while other
+            programs use the cores.
+    """
+
+    new_executor: Callable[[], Executor] = staticmethod(worker)  # where parallel learning trains
+
+    def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
+        keep_freed_memory()
+        self._model: CausalModel | None = CausalModel(module)
+        self.model.check()
+        self.tokenizer = tokenizer
+        self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
+        self._large = self.model.weights_bytes > _SMALL
+        self.generation_config = getattr(module, "generation_config", None)
+        self.lock = _Turn(weakref.WeakMethod(self._collect))
+        self.load_seconds = 0.0
+        self.prepare_seconds = 0.0
+        self._compiled = compiled
+        self.threads: int | None = None
+        self._banks: dict[Layout, AdapterBank] = {}
+        self._rates: dict[tuple[Target, ...], float] = {}
+        self._stays: list[Stay] = []
+        self._abandoned: deque[Stay] = deque()  # of sessions that nobody holds any more
+        self._trace: Trace | None = None
+        self._moving: list[tuple[Any, str, Any]] = []
+        self._known: _Base | None = None
+        self._stale = False  # the model was changed while sessions were alive
+        self._executor: Executor | None = None
+
+    @property
+    def model(self) -> CausalModel:
+        """The base.
+
+        Raises:
+            ModelError: the engine has been closed.
+        """
+        if self._model is None:
+            raise ModelError("this engine has been closed; load the model again")
+        return self._model
+
+    @property
+    def sessions(self) -> int:
+        """Sessions alive."""
+        return len(self._stays)
+
+    def new_step(self) -> Step | None:
+        """How a new reader is to decode one token; None through the model's own modules."""
+        if not self._compiled:
+            return None
+        return CapturedStep(self.model) if CapturedStep.supports(self.model) else self._compiled_step
+
+    @cached_property
+    def _compiled_step(self) -> Step | None:
+        from templora.decoding.cpu_step import decode_step
+
+        began = time.perf_counter()
+        made = decode_step(self.model, governor.wanted[0], threads)
+        self.prepare_seconds = time.perf_counter() - began
+        return made
+
+    def _forget(self) -> None:
+        """What was worked out of the model is of another than there is now."""
+        self._rates.clear()
+        self.__dict__.pop("_compiled_step", None)
+
+    def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
+        """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""
+        return recipe(name, self.model.max_positions, **options)
+
+    def session(
+        self, config: TempLoraConfig | None = None, *, method: Method | None = None, lesson: Lesson | None = None
+    ) -> Session:
+        """Begins a text.
+
+        Args:
+            config: its options; without one, the default recipe.
+            method: how the text before a chunk is kept; without one, a sliding window.
+            lesson: what is learnt of a chunk; without one, the chunk. May replace its tokens, and no others.
+
+        Raises:
+            OptionError: an argument is of another type.
+            ConfigError: the window is beyond the model's positions, the model lacks a module that is named, or it
+                cannot learn in parallel.
+            ModelError: the model cannot do what the method needs, or one of the sessions changes the model.
+        """
+        _check_types(config, method, lesson)
+        config, method = config or self.config(), method or Method()
+        self._check_company(method)
+        if config.window > method.positions(self.model):
+            raise ConfigError(
+                "window",
+                f"is beyond this model's positions: at most {method.positions(self.model)}, not {config.window}",
+            )
+        problem = method.problem(self.model, config)
+        if problem:
+            raise ModelError(f"{method.name} does not work here: {problem}")
+        if config.learning == "parallel" and self.model.rewrites_itself:
+            raise ConfigError(
+                "learning", "cannot be parallel on this model, whose rotary embedding changes with length; use cascaded"
+            )
+        if config.learning_rate is None:
+            config = replace(config, learning_rate=self.learning_rate(config))
+        return Session(self, config, method, lesson)
+
+    def _check_company(self, method: Method) -> None:
+        """Raises `ModelError` where another session would read a model that a method has changed."""
+        alone = next((stay.method.name for stay in self._stays if stay.method.changes_model), None)
+        if alone:
+            raise ModelError(
+                f"a session with {alone} is open, which changes the model itself, so that no other can be beside it; "
+                "discard that one first, or load the model a second time"
+            )
+        if self._stays and method.changes_model:
+            raise ModelError(
+                f"{method.name} changes the model itself, so that no other session can be beside it, and "
+                f"{len(self._stays)} {'is' if len(self._stays) == 1 else 'are'} open; discard "
+                f"{'that' if len(self._stays) == 1 else 'those'} first, or load the model a second time"
+            )
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Every token that ends a text for this model."""
+        return end_ids(self.tokenizer, self.generation_config)
+
+    def learning_rate(self, config: TempLoraConfig) -> float:
+        """The rate that suits this model and the layers that `config` adapts (`templora.learning.rates`)."""
+        targets = choose_targets(self.model.module, config)
+        if targets not in self._rates:
+            with self.step():
+                self._rates[targets] = learning_rate_for(self.model.module, targets)
+        return self._rates[targets]
+
+    @contextmanager
+    def step(self, beside: bool = False) -> Iterator[None]:
+        """Inside, the model is the caller's alone, and so are the cores there are. Ctrl-C waits for its end, or for the
+        next layer of a long pass.
+
+        Args:
+            beside: whether the caller also trains in the background.
+        """
+        with put_off(), self.lock, governor.step(self.threads, beside):
+            yield
+
+    def executor(self) -> Executor:
+        """Where sessions with parallel learning train; gone with the last session."""
+        with self.lock:
+            if self._executor is None:
+                self._executor = self.new_executor()
+            return self._executor
+
+    def admit(self, session: Session, config: TempLoraConfig, method: Method) -> Stay:
+        """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
+        with self.lock:
+            self._check_company(method)
+            layout = Layout(choose_targets(self.model.module, config), config.rank)
+            base = self._look()
+            try:
+                if not self._stays:
+                    self._trace, self._moving = Trace.of(self.model.module), self.model.moving()
+                    self.model.module.eval()
+                    self.model.module.requires_grad_(False)
+                if layout not in self._banks:
+                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype)
+                slot = self._banks[layout].allocate(config.seed)
+            except BaseException:  # out of memory, say: leave the model as it was
+                self._tidy()
+                raise
+            stay = Stay(self._banks[layout], slot, base, method)
+            self._stays.append(stay)
+            # Of a session that nobody holds nothing is left either.
+            stay.session = weakref.ref(session)
+            weakref.finalize(session, self._abandon, stay).atexit = False
+            return stay
+
+    def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> Memory:
+        """Begins the memory of a session's method, which may change the model from here on. Called by `Session`.
+
+        Raises:
+            ModelError: it does, and the method does not say so.
+        """
+        method = stay.method
+        with self.lock:
+            stay.memory = method.begin(self.model, config, opening)
+            if method.changes_model:
+                self._forget()
+            elif changed := stay.base.arrangement.differences(self._arrangement()):
+                raise ModelError(
+                    f"{method.name} changes the model ({', '.join(changed[:3])}) and does not say so: its "
+                    "changes_model must be True"
+                )
+            return stay.memory
+
+    def release(self, stay: Stay, wait: bool = True) -> None:
+        """Ends a session's stay; the last one leaves the model as the first one found it.
+
+        Args:
+            stay: to end.
+            wait: for the worker's thread, with the last one; which must not be the caller's.
+        """
+        if stay not in self._stays:
+            return
+        memory, updates, stay.memory, stay.updates = stay.memory, stay.updates, None, None
+        with contextlib.ExitStack() as always:
+            always.callback(self._tidy, wait)
+            always.callback(self._stays.remove, stay)
+            always.callback(stay.bank.release, stay.slot)
+            if stay.method.changes_model:
+                always.callback(self._forget)
+            if memory is not None:
+                always.callback(memory.end)
+            if updates is not None:
+                updates.drop()
+
+    def _abandon(self, stay: Stay) -> None:
+        """Called when a session is collected, at any moment, in any thread: it waits for nothing and raises nothing."""
+        if stay in self._stays:
+            self._abandoned.append(stay)
+            self._collect()
+
+    def _collect(self) -> None:
+        """Releases what belonged to sessions that nobody holds, as soon as nobody is in the middle of a step."""
+        while self._abandoned and self.lock.enter_if_free():
+            try:
+                stay = self._abandoned.popleft()
+                training = stay.updates.stop() if stay.updates else None
+                if training is not None:  # which this very thread may be in
+                    self._abandoned.append(stay)
+                    training.add_done_callback(lambda _: self._collect())
+                    return
+                with contextlib.suppress(Exception):  # of somebody's method: there is nobody to tell
+                    self.release(stay, wait=False)
+            finally:
+                self.lock.leave()
+
+    def close(self) -> None:
+        """Discards the sessions that are left, lets the model go, and gives its memory back to the system.
+
+        May be called twice; a `with` does it at its end.
+        """
+        with self.lock:
+            if self._model is None:
+                return
+            device = self._model.device
+            for stay in list(self._stays):
+                session = stay.session() if stay.session else None
+                if session is None:
+                    self.release(stay)
+                else:
+                    session.discard()
+            self._model, self._known, self._trace = None, None, None
+            self._forget()
+        gc.collect()
+        give_freed_memory_back()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __del__(self) -> None:
+        # What its weights took is given back too: malloc keeps it otherwise (`allocator`).
+        large = vars(self).get("_large", False)
+        vars(self).clear()
+        if large and not sys.is_finalizing():
+            give_freed_memory_back()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if "_stays" not in vars(self):
+            return "<Engine that has not begun>"
+        if self._model is None:
+            return f"<Engine {self.name}: closed>"
+        kind = str(self._model.dtype).removeprefix("torch.")
+        said = f"{type(self._model.module).__name__}, {kind} on {self._model.device}"
+        return f"<Engine {self.name}: {said}, {self.sessions} session{'s' * (self.sessions != 1)} open>"
+
+    def _tidy(self, wait: bool = True) -> None:
+        for layout, bank in list(self._banks.items()):
+            if not bank.used:
+                bank.detach()
+                del self._banks[layout]
+        if self._stays:
+            return
+        if self._executor is not None:
+            self._executor.shutdown(wait)
+            self._executor = None
+        if self._trace is not None:
+            self._trace.restore(self.model.module)
+        for module, name, value in self._moving:
+            setattr(module, name, value)
+        self._moving = []
+
+    def _arrangement(self) -> Arrangement:
+        """What the model computes with, our own hooks left out."""
+        return self.model.arrangement(self._hooks)
+
+    @property
+    def _hooks(self) -> list[Any]:
+        """Our own on the model."""
+        return [hook for bank in self._banks.values() for hook in bank.hooks]
+
+    def _look(self, trust: bool = True) -> _Base:
+        """The model as it is now. What was worked out of another one is dropped.
+
+        Args:
+            trust: do not hash large weights again that show no sign of a change.
+        """
+        model, known = self.model, self._known
+        arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
+        same = known is not None and known.evidence == evidence
+        fingerprint = known.fingerprint if known and same and trust and self._large else model.fingerprint()
+        now = self._known = _Base(fingerprint, evidence, addresses, arrangement)
+        if known is not None and replace(known, evidence=evidence) != now:
+            self._forget()
+            self._stale = True
+        if self._stale and not self._stays:
+            model.look()
+            model.check()
+            self._stale = False
+        return now
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others, as JSON can hold it: weights, what is computed with them, tokenizer."""
+        with self.lock:
+            self._check_company(Method())
+            found = self._look(trust=False).fingerprint, described(self.model.module, self.model.config, self._hooks)
+        return dict(
+            zip(("fingerprint", "computes", "tokenizer"), (*found, tokenizer_fingerprint(self.tokenizer)), strict=True)
+        )
+
+    def unlike(self, identity: Mapping[str, Any]) -> str:
+        """Why this is not the model of that `identity`; empty if it is. What it does not say is passed over."""
+        now = self.identity()
+        if identity["fingerprint"] != now["fingerprint"]:
+            return f"its weights are others ({str(identity['fingerprint'])[:12]}, not {now['fingerprint'][:12]})"
+        then = identity.get("computes")
+        if isinstance(then, dict) and (differs := told_apart(then, now["computes"])):
+            return f"its weights are the same, but not what is computed with them: {'; '.join(differs[:3])}"
+        return "its tokenizer is another" if identity.get("tokenizer", now["tokenizer"]) != now["tokenizer"] else ""
+
+    def receipt(self, stay: Stay) -> Receipt:
+        """Compares the model with what a session found, and looks for what its slot may have left."""
+        with self.lock:
+            fingerprint, arrangement, trace = self.model.fingerprint(), self._arrangement(), Trace.of(self.model.module)
+            changed = stay.base.arrangement.differences(arrangement)
+            if fingerprint != stay.base.fingerprint:
+                changed = ["weights", *changed]
+            # While other sessions live their hooks are there, and nothing else.
+            ours = sum(len(layout.targets) for layout in self._banks)
+            before = self._trace or trace
+            clean = trace.modules == before.modules and trace.hooks_total == before.hooks_total + ours
+            clean = clean and stay.bank.holds_nothing(stay.slot) and (bool(self._stays) or trace == before)
+        return Receipt(not changed, clean, fingerprint, tuple(changed))
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what the numbers depend on."""
+        import platform
+
+        import transformers
+
+        from templora import __version__
+
+        return {
+            "templora": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        }
+
+
+def _check_types(config: object, method: object, lesson: object) -> None:
+    """Raises `OptionError` for an argument of `Engine.session` that is something else."""
+    if not isinstance(config, TempLoraConfig | None):
+        raise OptionError("config", f"must be a TempLoraConfig, as engine.config(...) makes one, not {config!r:.80}")
+    if not isinstance(method, Method | None):
+        raise OptionError(
+            "method", f"must be a Method, as templora.methods.make_method(name) makes one, not {method!r:.80}"
+        )
+    if lesson is not None and not callable(lesson):
+        raise OptionError("lesson", f"must be a function of tokens and chunk, not {lesson!r:.80}")

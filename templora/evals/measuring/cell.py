@@ -1,0 +1,117 @@
+"""`Cell`: one measurement: one text, read by one model in one way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from templora.config import TempLoraConfig
+from templora.evals.measuring.translating import Translating
+from templora.methods import METHODS, make_method
+from templora.methods.adapters import AdapterSource, adapter_source
+
+if TYPE_CHECKING:
+    from templora.methods.base import Method
+
+# What a config says about reading; the rest is about learning, and nothing where nothing is learnt.
+_READING = ("window", "chunk_size", "cache_reuse")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured.
+
+    Args:
+        task: which measurement; a name in `templora.evals.tasks`.
+        text: the text's name.
+        text_sha256: of its content.
+        tokens: how many of its first tokens; None: all.
+        model: as for `templora.load`.
+        weights, dtype: as for `templora.load`.
+        method: how the context is kept; a name in `templora.methods`, or somebody's `module:Class`.
+        options: of the method.
+        code: of a method that is not ours (`methods.method_code`).
+        adapter: what the adapter has learnt; a name in `templora.methods.adapters`.
+        config: sizes, and how it learns.
+        other, other_sha256, other_tokens: the text that it learnt before, for the sources that did.
+        translation: for the task of that name: between which languages, and how.
+    """
+
+    task: str
+    text: str
+    text_sha256: str
+    tokens: int | None
+    model: str
+    method: str
+    adapter: str
+    config: TempLoraConfig
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "auto"
+    dtype: str = "auto"
+    other: str | None = None
+    other_sha256: str | None = None
+    other_tokens: int | None = None
+    translation: Translating | None = None
+    code: str | None = None
+
+    def __post_init__(self) -> None:
+        source = self.source
+        if not source.reads:
+            kept = {name: getattr(self.config, name) for name in _READING}
+            # Nothing reads the adapter; the smallest there is takes no memory that would count as the base's.
+            small: dict[str, Any] = {"rank": 1, "alpha": 1.0, "learning": "off", "mixture": False}
+            object.__setattr__(self, "config", TempLoraConfig.stored(small | kept))
+        if not source.other:
+            for name in ("other", "other_sha256", "other_tokens"):
+                object.__setattr__(self, name, None)
+        if self.method in METHODS:  # of others all are given: what a result says is not run
+            object.__setattr__(self, "options", self.made.options())
+
+    @property
+    def source(self) -> AdapterSource:
+        return adapter_source(self.adapter)
+
+    @property
+    def made(self) -> Method:
+        return make_method(self.method, **self.options)
+
+    @property
+    def bare(self) -> Cell:
+        """The same without an adapter: what it is compared with."""
+        return replace(self, adapter="none")
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        # So that what was measured in an earlier version keeps its name.
+        values |= {"config": self.config.as_before(), "options": dict(self.options)}
+        translation, code = values.pop("translation"), values.pop("code")
+        values |= {"translation": asdict(translation)} if translation else {}
+        return values | ({"code": code} if code else {})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        made = {**values, "config": TempLoraConfig.stored(values["config"])}
+        if "translation" in values:
+            made["translation"] = Translating(**values["translation"])
+        return cls(**made)
+
+    @cached_property
+    def key(self) -> str:
+        """What its files are called: readable, and different for whatever differs."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
+        words = [self.text, self.model.rstrip("/").rsplit("/", 1)[-1], self.method, self.adapter]
+        words += [self.translation.targets] if self.translation else []
+        return "--".join([*(re.sub(r"[^\w.]+", "-", word)[:40] for word in words), digest])
+
+    @property
+    def setting(self) -> str:
+        """All of it but the text, as a key: cells of one setting are pooled."""
+        values = self.to_dict()
+        for name in ("text", "text_sha256", "other", "other_sha256"):
+            del values[name]
+        return json.dumps(values, sort_keys=True)

@@ -1,0 +1,248 @@
+"""Documents with their translations, and a model's way through one: a row a paragraph.
+
+reference   prompt ─► the model's own translation, which leaves nothing behind ─► the true one: scored, learnt
+own         prompt ─► the model's own translation, which stays and is learnt
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import OptionError, nearest
+from templora.evals.measuring.run import Run, predicted, update
+from templora.evals.measuring.texts import visible_files
+from templora.evals.measuring.translating import Translating
+from templora.events import ChunkLearned, ChunkScored, Event
+from templora.sampling import SamplingParams
+from templora.text import ours
+from templora.translation.inline.characters import one_line
+from templora.translation.languages import Language, detect, language
+from templora.translation.pairs import Aligned, Pair, read_pairs
+from templora.translation.sentences import join
+from templora.translation.template import read_template
+from templora.translation.translator import LONGEST_SOURCE, Translated, Translator
+from templora.translation.units import Unit, units
+
+if TYPE_CHECKING:
+    from templora.decoding.preview import Draft
+    from templora.session.session import Session
+
+ENDINGS = (".jsonl", ".json")
+# Where the source's language is not said: of so much of the document it is told.
+_SAMPLE = 20_000
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """One document and its translation, as a text to evaluate on.
+
+    Args:
+        name: for tables.
+        source: code of its language.
+        aligned: its pairs, each on one line.
+    """
+
+    name: str
+    source: str
+    aligned: Aligned
+
+    def pairs(self, most: int | None) -> Sequence[Pair]:
+        return self.aligned.pairs[:most]
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self.aligned), sort_keys=True).encode()).hexdigest()
+
+
+def find_pairs(where: str, to: str, from_: str | None = None, names: Sequence[str] = ()) -> list[Parallel]:
+    """The documents in a file of aligned pairs, or in all of a folder's.
+
+    Args:
+        where: a .jsonl or .json as `read_pairs` reads it, or a folder of them.
+        to, from_: languages, by code or name; `from_` is found out if left out.
+        names: which documents; all without.
+
+    Raises:
+        OptionError: no such file, no pairs in it, no such language or document.
+        TextError: one cannot be read, or a pair has an empty side; names the line.
+    """
+    target, source = language("to", to), language("from", from_) if from_ else None
+    files = visible_files(where, ENDINGS)
+    if not files:
+        raise OptionError("books", f"{where} holds no aligned pairs ({', '.join(ENDINGS)})")
+    found: dict[str, Parallel] = {}
+    for file in files:
+        for aligned in read_pairs(str(file), source, target):
+            name = aligned.name or file.stem
+            if name in found:
+                raise OptionError("books", f"{where} holds the document {name!r} twice")
+            found[name] = _parallel(name, aligned, source.code if source else None)
+    for name in names:
+        if name not in found:
+            raise OptionError("texts", f"there is no document {name!r}; {nearest(name, list(found))}")
+    return [found[name] for name in dict.fromkeys(names or found)]
+
+
+def _parallel(name: str, aligned: Aligned, source: str | None) -> Parallel:
+    def clean(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        return tuple(Pair(one_line(p.source).strip(), one_line(p.target).strip(), p.document, p.chapter) for p in pairs)
+
+    made = Aligned(aligned.name, clean(aligned.pairs), aligned.cuts, clean(aligned.before))
+    if source is None:
+        told = detect("\n".join(pair.source for pair in made.pairs)[:_SAMPLE])
+        if told is None:
+            raise OptionError("from", f"the language of {name} could not be told: say which it is")
+        source = told.code
+    return Parallel(name, source, made)
+
+
+class _Text:
+    """A session as a translator wants it; a known translation is scored before it is learnt."""
+
+    def __init__(self, session: Session, adapted: bool, score: bool) -> None:
+        self._session, self._adapted, self._score = session, adapted, score
+        self.close_chunk, self.likelihood = session.close_chunk, session.likelihood
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        return self._session.tokens
+
+    @property
+    def open_tokens(self) -> int:
+        return self._session.open_tokens
+
+    def draft(self, prompt: str = "", *, base: bool = False, **how: Any) -> Draft:
+        return self._session.draft(prompt, base=base or not self._adapted, **how)
+
+    def absorb_parts(
+        self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
+    ) -> Iterator[Event]:
+        session = self._session
+        for text, learn in parts:
+            if learn and self._score:
+                base = session.config.mixture or not self._adapted
+                yield from session.score_ids(session.encode(text), base=base, adapted=self._adapted)
+            else:
+                yield from session.absorb_events(text, learn=learn)
+
+    def mark(self, data: Mapping[str, Any]) -> None:
+        pass  # rows say it
+
+
+def translate(
+    run: Run, session: Session, text: Parallel, how: Translating, tokenizer: Any, adapted: bool
+) -> Iterator[int]:
+    """Takes a document through a session, paragraph by paragraph.
+
+    A row has `source`, `reference`, `own` (what the model wrote), `by` (which attempt), `whole` (it ended it itself),
+    `doubt` (why it is not learnt), `learnt` (what became of the chunks that ended with it), `seconds`, and, of the
+    reference, `targets`, `words`, `bytes` and NLLs, 0 where it is not revealed. Chunks also end where a chapter does,
+    or a segment of GuoFeng's.
+
+    Args:
+        run: takes the rows.
+        session: of the cell.
+        text: the document.
+        how: what is revealed, and how the model is asked.
+        tokenizer: of the model.
+        adapted: whether it is read through the adapter, or by the base alone.
+
+    Yields:
+        How many paragraphs are done, after each.
+    """
+    before, pairs = text.aligned.before, text.pairs(how.pairs)
+    reference, target, first = how.targets == "reference", language("to", how.target), len(text.aligned.before)
+    template = read_template(how.template, tokenizer, language("from", how.source).name, target.name)
+    size = session.config.chunk_size
+
+    def count(part: str) -> int:
+        return len(session.encode(part))
+
+    known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
+    translator = Translator(
+        _Text(session, adapted, reference),
+        template,
+        target,
+        count,
+        size,
+        SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
+        known=known,
+        learns=session.config.learning != "off",
+    )
+    parts: dict[int, list[Unit]] = {}
+    sources = [pair.source for pair in (*before, *pairs)]
+    for unit in units(sources, lambda part: count(part) <= size * LONGEST_SOURCE, known):
+        parts.setdefault(unit.segment, []).append(unit)
+    kept = run.go_on(lambda meta: meta["session"])
+    done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
+    if not done:
+        shown = ours("")
+        for i, pair in enumerate(before):
+            shown = shown + template.prompt(pair.source, {}, first=i == 0) + template.answer(pair.target)
+        session.absorb(shown, learn=False)
+        made += [Translated(parts[i][0], p.target, p.target, known=True) for i, p in enumerate(before)]
+    for one in made:
+        translator.remember(one)
+    for number, pair in enumerate(pairs[done:], done):
+        with run.timed():
+            row = _Row(pair, target)
+            if number in text.aligned.cuts:
+                row.take(session.close_chunk())
+            for event in translator.run(parts[first + number]):
+                row.take(event)
+            made += row.parts
+            run.rows.append(row.figures())
+        if number + 1 < len(pairs):
+            run.keep(number + 1, session=session.tokens, made=[_remembering(one) for one in made])
+        yield number + 1
+
+
+def _remembering(made: Translated) -> tuple[Any, ...]:
+    return (*astuple(made.unit), *astuple(made)[1:])
+
+
+def _remembered(*values: Any) -> Translated:
+    return Translated(Unit(*values[:4]), *values[4:])
+
+
+class _Row:
+    """What becomes of one pair."""
+
+    def __init__(self, pair: Pair, language: Language) -> None:
+        self._pair, self._language, self._began = pair, language, time.perf_counter()
+        self.parts: list[Translated] = []
+        self._scored: list[dict[str, Any]] = []
+        self._learnt: list[dict[str, Any]] = []
+
+    def take(self, event: Event | Translated | None) -> None:
+        if isinstance(event, Translated):
+            self.parts.append(event)
+        elif isinstance(event, ChunkScored):
+            self._scored.append(predicted(event))
+        elif isinstance(event, ChunkLearned):
+            self._learnt.append({"start": event.start, "end": event.end, **update(event)})
+
+    def figures(self) -> dict[str, Any]:
+        reference, scored = self._pair.target, self._scored
+        nlls = {name: math.fsum(part[name] for part in scored) for name in (scored[0] if scored else ("nll",))}
+        return {
+            "source": self._pair.source,
+            "reference": reference,
+            "own": join([part.own for part in self.parts], self._language),
+            "whole": all(part.whole for part in self.parts),
+            "by": self.parts[-1].by,
+            "doubt": next((part.doubt for part in self.parts if part.doubt), ""),
+            **nlls,
+            "targets": sum(part["targets"] for part in scored),
+            "words": len(reference.split()) if scored else 0,
+            "bytes": len(reference.encode()) if scored else 0,
+            "learnt": self._learnt,
+            "seconds": time.perf_counter() - self._began,
+        }

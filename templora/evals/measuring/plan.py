@@ -1,0 +1,277 @@
+"""Plans: which cells an evaluation consists of, from a TOML file.
+
+    task = "pg19"                        which measurement
+    books = "folder"                     a folder of texts, or hub:NAME; --books on the command line
+    texts = ["1684", "349"]              which of them; all if left out
+    tokens = 60000                       first tokens of each; "all" for whole books
+    models = ["smollm2-135m"]
+    other_tokens = 15000                 of the text that adapters = ["other"] learn: the next one in the list
+
+    [config]                             options of every cell: `recipe`, and any of `TempLoraConfig`
+    window = 1024
+
+    [[methods]]                          a way to keep the context, and with which adapters it is measured
+    method = "attention_sinks"           or "module:Class"; any option of the method or of the config may follow
+    adapters = ["none", "own"]
+
+    [sweep]                              of the first method with its own adapter, one option changed at a time
+    rank = [8, 16, 32]
+
+For `task = "translation"`, books are aligned pairs (`templora.translation.pairs`), and in the place of tokens:
+
+    pairs = 300                          first pairs of each document; "all" for whole ones
+    to = "en"                            the language that is translated into; --to on the command line
+    from = "zh"                          and from; found out if left out
+    targets = ["reference", "own"]       what is learnt: the true translation, once the model has made its own; or that
+    template = "lines"                   how the model is asked; by the model if left out
+    repetition_penalty = 1.12            of its words, which are chosen greedily
+
+Whatever reads through an adapter is measured without one as well: there would be nothing to compare it with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, TypeAlias
+
+from templora.config import TempLoraConfig
+from templora.errors import ConfigError, OptionError, nearest
+from templora.evals.measuring.cell import Cell
+from templora.evals.measuring.pairs import Parallel, find_pairs
+from templora.evals.measuring.texts import Text, find_texts
+from templora.evals.measuring.translating import Translating
+from templora.evals.tasks import TASKS
+from templora.methods import make_method, method_code, method_options
+from templora.methods.adapters import adapter_source
+from templora.recipes import recipe
+from templora.toml_files import read_toml
+from templora.translation.languages import language
+
+_TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
+_KEYS = (
+    "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",
+    *_TRANSLATION,
+)  # fmt: skip
+_KINDS: dict[str, Any] = {
+    "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
+    "methods": list, "to": str, "from": str, "template": str, "repetition_penalty": (float, int),
+}  # fmt: skip
+_WORDS = {str: "string", int: "whole number", dict: "table", list: "list", (float, int): "number"}
+AnyText: TypeAlias = Text | Parallel
+_FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
+
+
+@dataclass
+class Plan:
+    """An evaluation, as it is asked for.
+
+    Args:
+        task, books, texts, tokens, models, other_tokens, weights, dtype: as in the file.
+        config: options of every cell, `recipe` among them.
+        methods: a table for each.
+        sweep: values by option.
+        pairs, to, from_, targets, template, repetition_penalty: as in the file.
+    """
+
+    task: str = "pg19"
+    books: str | None = None
+    texts: Sequence[str] = ()
+    tokens: int | None = 20_000
+    models: Sequence[str] = ("smollm2-135m",)
+    other_tokens: int = 15_000
+    weights: str = "auto"
+    dtype: str = "auto"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    methods: Sequence[Mapping[str, Any]] = ({"method": "sliding_window", "adapters": ["none", "own"]},)
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    pairs: int | None = 300
+    to: str | None = None
+    from_: str | None = None
+    targets: Sequence[str] = ("reference",)
+    template: str | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise OptionError("task", f"unknown task {self.task!r}; {nearest(self.task, TASKS)}")
+        if self.tokens is not None and self.tokens < 2:
+            raise OptionError("tokens", f"must be at least 2, not {self.tokens}")
+        if self.other_tokens < 2:
+            raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
+        if not self.models:
+            raise OptionError("model", "must name at least one")
+        if not self.methods:
+            raise OptionError("methods", "must name at least one")
+        if not self.targets:
+            raise OptionError("targets", "must name at least one")
+        for targets in self.targets:
+            Translating("", "", targets, self.pairs, self.template, self.repetition_penalty)  # says what is wrong
+
+    @property
+    def translates(self) -> bool:
+        return self.task == "translation"
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What results of one folder must have in common."""
+        if self.translates:
+            return {"task": self.task, "pairs": self.pairs, "to": self._to}
+        return {"task": self.task, "tokens": self.tokens}
+
+    @property
+    def _to(self) -> str:
+        """Code of the language."""
+        if self.to is None:
+            raise OptionError("to", "say which language is translated into")
+        return language("to", self.to).code
+
+    def _translating(self, source: str, targets: str) -> Translating:
+        return Translating(source, self._to, targets, self.pairs, self.template, self.repetition_penalty)
+
+    def find_texts(self) -> Sequence[AnyText]:
+        if self.books is None:
+            what = "a file of aligned pairs" if self.translates else "a folder with .txt files, or hub:NAME"
+            raise OptionError("books", f"say where the texts are: {what}")
+        if self.translates:
+            return find_pairs(self.books, self._to, self.from_, self.texts)
+        return find_texts(self.books, self.texts)
+
+    def cells(self, texts: Sequence[AnyText]) -> list[Cell]:
+        """Every cell once, those that others are compared with first.
+
+        Raises:
+            OptionError: an unknown option, or a value that does not fit.
+        """
+        asked = []
+        for model in self.models:
+            for table in self.methods:
+                asked += [(model, *setting) for setting in self._settings(table)]
+            asked += [(model, *setting) for setting in self._swept()]
+        cells: dict[str, Cell] = {}
+        for model, method, options, adapter, config in asked:
+            if self.translates and method != "sliding_window":
+                raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
+            for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
+                cell = Cell(
+                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,
+                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype,
+                    code=method_code(method), **more,
+                )  # fmt: skip
+                for each in (cell.bare, cell):
+                    cells.setdefault(each.key, each)
+        return sorted(cells.values(), key=lambda cell: cell.source.reads)
+
+    def _of_books(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+        """What a cell of each book has besides."""
+        for i, text in enumerate(texts):
+            # The next one that is not this one again under another name.
+            following = [*texts[i + 1 :], *texts[:i]]
+            teacher = next((t for t in following if t.sha256 != text.sha256), None)
+            if adapter_source(adapter).other and teacher is None:
+                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+            teacher = teacher or text
+            other = {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
+            yield text, {"tokens": self.tokens, **other}
+
+    def _of_pairs(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+        """What cells of each document have besides."""
+        source = adapter_source(adapter)
+        if source.other or source.lesson:
+            raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
+        for text in texts:
+            for targets in self.targets:
+                assert isinstance(text, Parallel)
+                yield text, {"tokens": None, "translation": self._translating(text.source, targets)}
+
+    def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
+        """(method, its options, adapter, config) of a `[[methods]]` table."""
+        values = dict(table)
+        method = str(values.pop("method", "sliding_window"))
+        adapters = values.pop("adapters", ["none", "own"])
+        known = list(method_options(method))
+        options = {name: values.pop(name) for name in known if name in values}
+        options = make_method(method, **options).options()
+        config = self._config(values, [*known, "method", "adapters"])
+        return [(method, options, str(adapter), config) for adapter in _strings("adapters", adapters)]
+
+    def _config(self, values: Mapping[str, Any], others: Sequence[str] = ()) -> TempLoraConfig:
+        merged = {**self.config, **values}
+        name = str(merged.pop("recipe", "default"))
+        for key in merged:
+            if key not in _FIELDS:
+                raise OptionError("methods", f"unknown option {key!r}; {nearest(key, [*_FIELDS, 'recipe', *others])}")
+        return recipe(name, None, **merged)
+
+    def _swept(self) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
+        found = []
+        for name, values in self.sweep.items():
+            if name not in _FIELDS:
+                raise OptionError("sweep", f"unknown option {name!r}; {nearest(name, _FIELDS)}")
+            if not isinstance(values, list | tuple) or not values:
+                raise OptionError("sweep", f"{name} must be a list of values")
+            for value in values:
+                table = {**self.methods[0], name: value, "adapters": ["own"]}
+                if name == "rank" and isinstance(value, int):  # what an adapter's output is multiplied by stays
+                    table["alpha"] = self._settings({**self.methods[0], "adapters": ["own"]})[0][3].scaling * value
+                found += self._settings(table)
+        return found
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) for v in values):
+        raise OptionError(name, f"must be a list of names, not {value!r}")
+    return list(values)
+
+
+def builtin_plans() -> list[str]:
+    """Names of the plans that come with the package."""
+    return sorted(
+        p.name.removesuffix(".toml")
+        for p in resources.files("templora.evals.plans").iterdir()
+        if p.name.endswith(".toml")
+    )
+
+
+def read_plan(name: str) -> Plan:
+    """A plan that comes with the package, or a TOML file.
+
+    Raises:
+        OptionError: neither, or it cannot be used; says what is wrong.
+    """
+    folder = resources.files("templora.evals.plans")
+    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in builtin_plans()}
+    values = read_toml("plan", name, builtin)
+    for key in values:
+        if key not in _KEYS:
+            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
+    if "tokens" in values:
+        values["tokens"] = parse_count("tokens", values["tokens"])
+    for key in ("texts", "models", "targets"):
+        if key in values:
+            values[key] = _strings(key, values[key])
+    for key, kind in _KINDS.items():
+        if key in values and not isinstance(values[key], kind):
+            raise OptionError(key, f"{name}: must be a {_WORDS[kind]}")
+    if not all(isinstance(table, dict) for table in values.get("methods", [])):
+        raise OptionError("methods", f"{name}: write each as [[methods]]")
+    if "pairs" in values:
+        values["pairs"] = parse_count("pairs", values["pairs"])
+    if "from" in values:
+        values["from_"] = values.pop("from")
+    return Plan(**values)
+
+
+def parse_count(option: str, value: Any) -> int | None:
+    """A number of tokens or pairs, or None for `all`."""
+    if value == "all":
+        return None
+    try:
+        if isinstance(value, bool | float):
+            raise ValueError
+        return int(str(value).replace(",", "").replace("_", ""))
+    except ValueError:
+        raise ConfigError(option, f"must be a number or all, not {value!r}") from None

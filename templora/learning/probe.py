@@ -1,0 +1,72 @@
+"""`Probe`: a little text that no update learns, on which each is tried before it is committed.
+
+    [opening][ a passage, the same for every text ][ the last tokens before the chunk ]
+               what the base predicts after each     what they are
+
+How well both are predicted through the adapter as it serves, and as it would be: what grows much worse tells of an
+update that breaks more than it learns. On the passage the base's own predictions are the truth, one of them drawn after
+each token: its rise says how far the adapter leads away from the base, in nats a token (KL divergence, estimated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from templora.models.causal import CausalModel
+from templora.runtime.metering import Meter
+
+PASSAGE = (
+    "In the morning the two of them went down to the harbour, where the boats lay side by side, and asked what it "
+    'would cost to be taken across. "That depends on the weather," said the man, "and on how soon you wish to go." '
+    "The new method is described in section three; it needs less memory than the old one, but more time. Water boils "
+    "sooner in the mountains, because the pressure of the air is lower there. First, open the file. Then read each "
+    "line, and count the words in it. She had never been to the city before and did not know which way led back."
+)
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Of one model and session.
+
+    Args:
+        model: the base.
+        inputs: the opening and the passage.
+        drawn: one token for each of the passage's, from what the base predicts after it.
+    """
+
+    model: CausalModel
+    inputs: Sequence[int]
+    drawn: Sequence[int]
+
+    @classmethod
+    def draw(cls, model: CausalModel, opening: Sequence[int], passage: Sequence[int], meter: Meter) -> Probe:
+        """Asks the base, through the model as the calling thread's route has it."""
+        inputs = [*opening, *passage]
+        with torch.no_grad():
+            hidden = model.hidden(inputs, None)[len(opening) :]
+            generator = torch.Generator().manual_seed(_SEED)
+            drawn = torch.multinomial(model.logits(hidden).softmax(-1).cpu(), 1, generator=generator)
+        meter.count(model.shape.forward(len(inputs), 0, len(passage), 0))
+        return cls(model, inputs, drawn[:, 0].tolist())
+
+    def read(self, recent: Sequence[int], adapter_weights: int, meter: Meter) -> tuple[float, float]:
+        """Mean NLL of the base's predictions and of `recent`, in nats a token, along the calling thread's route.
+
+        Args:
+            recent: as many tokens as the passage has; of fewer, at the beginning of a text, nothing is said (0).
+            adapter_weights: that the route goes through.
+            meter: where FLOPs are counted.
+        """
+        if len(recent) < len(self.drawn):
+            recent = []
+        inputs, targets = [*self.inputs, *recent[:-1]], [*self.drawn, *recent[1:]]
+        with torch.no_grad():
+            hidden = self.model.hidden(inputs, None)[-len(targets) :]
+            nll = self.model.nll(hidden, targets)
+        meter.count(self.model.shape.forward(len(inputs), 0, len(targets), adapter_weights))
+        kept = len(self.drawn)
+        return float(nll[:kept].double().mean()), float(nll[kept:].double().mean()) if recent else 0.0

@@ -1,0 +1,78 @@
+"""The picture of a run: perplexity by position, base against adapted, and where the time went."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from templora.errors import TextError
+
+_BASE, _ADAPTED, _MIXED = "#8a8f98", "#c2410c", "#7c2d12"
+_NAMES = {"base": "base", "adapted": "adapted", "mixed": "mixture"}
+_PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
+
+
+def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
+    """Draws a report (`templora.reports.run_report.build_report`) into a PNG.
+
+    Raises:
+        TextError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
+    rows = [c for c in report["chunks"] if c.get("targets")]
+    for key, colour in (("base", _BASE), ("adapted", _ADAPTED), ("mixed", _MIXED)):
+        if key == "mixed" and not (rows and all("mixed_nll" in c for c in rows)):
+            continue
+        values = [math.exp(min(700.0, c[f"{key}_nll"] / c["targets"])) for c in rows]
+        where = [c["start"] + c["tokens"] / 2 for c in rows]
+        if key != "mixed":
+            curve.plot(where, values, ".", color=colour, alpha=0.35)
+        overall = (report.get(key) or {}).get("perplexity")
+        label = f"{_NAMES[key]}: {overall:.2f} over all" if overall is not None else _NAMES[key]
+        curve.plot(where, _running(rows, f"{key}_nll"), "-", color=colour, label=label)
+    if not rows:  # nothing was scored; what was learnt had a loss
+        rows = [c | {"targets": 1} for c in report["chunks"] if c.get("loss") is not None]
+        where = [c["start"] + c["tokens"] / 2 for c in rows]
+        values = [math.exp(min(700.0, c["loss"])) for c in rows]
+        curve.plot(where, values, ".-", color=_ADAPTED, label="adapted: each chunk when it was learnt")
+    curve.set(xlabel="position in the text (tokens)", ylabel="perplexity", title=title)
+    rejected = [c for c in report["chunks"] if c.get("reason")]
+    if rejected:
+        curve.vlines(
+            [c["start"] for c in rejected],
+            *curve.get_ylim(),
+            colors="#dc2626",
+            alpha=0.3,
+            label="rolled back or skipped",
+        )
+    curve.grid(alpha=0.2)
+    if rows:
+        curve.legend(title="dots: each chunk; line: so far")
+    left = 0.0
+    for name, colour in _PHASES:
+        seconds = report["seconds"].get(name)  # a session's log knows some of them
+        if seconds:
+            time.barh([0], [seconds], left=left, color=colour, label=f"{name} {seconds:.1f} s")
+            left += seconds
+    time.set(yticks=[], xlabel="seconds", xlim=(0, left or 1))
+    if left:
+        time.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.5), frameon=False)
+    try:
+        figure.savefig(path, format="png", metadata={"Software": "templora"})
+    except OSError as error:
+        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+
+
+def _running(rows: list[dict[str, Any]], key: str) -> list[float]:
+    """Perplexity of everything up to and including each chunk."""
+    values, nll, tokens = [], 0.0, 0
+    for row in rows:
+        nll, tokens = nll + row[key], tokens + row["targets"]
+        values.append(math.exp(min(700.0, nll / tokens)))
+    return values

@@ -1,0 +1,226 @@
+"""How a paragraph with markup is shown to a model, and how the markup comes back whatever the model wrote.
+
+    source    The *keeper* lit `lamp 2` ![](lamp.png) at *six*.
+    text      The <1>keeper</1> lit <2>lamp 2</2> <3/> at <4>six</4>.
+    target    Um <4>sechs</4> zündete der <1>Wärter</1> <2>Lampe 2</2> <3/> an.
+    restored  Um *sechs* zündete der *Wärter* `lamp 2` ![](lamp.png) an.
+
+What the model lost, doubled or crossed is placed anew (`placing`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from templora.translation.inline.characters import one_line
+from templora.translation.inline.marks import TAG, Mark, Part, Place, visible
+from templora.translation.inline.placing import misplaced, place
+
+# A model may translate what is in a code span, but not write a sentence there: then its tags are wrong.
+_MOST_TIMES, _MOST_BESIDES = 3, 10
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A paragraph as the model sees it. Made by `marking.mark_up`.
+
+    Args:
+        text: one line, with tags.
+        marks: what the tags stand for, in order of appearance. Tags of other numbers are text.
+        before, after: markup at the very ends or around everything; the model sees none of it.
+    """
+
+    text: str
+    marks: tuple[Mark, ...] = ()
+    before: tuple[Part, ...] = ()
+    after: tuple[Part, ...] = ()
+
+    @property
+    def plain(self) -> str:
+        """The text without its marks' tags."""
+        return one_line("".join(visible(part) for part in _read(self, self.text)[0])).strip()
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A translation with its markup.
+
+    Args:
+        text: of the document.
+        moved: how many marks are not where the model put them, because it lost, doubled or crossed them.
+    """
+
+    text: str
+    moved: int = 0
+
+
+def restore(marked: Marked, target: str, escape: Callable[[str], str]) -> Restored:
+    """A translation with its markup: well-formed, and every mark once.
+
+    Args:
+        marked: what was translated.
+        target: what the model wrote.
+        escape: makes text of the document's kind, which reads as it stands here.
+    """
+    parts, moved = arrange(marked, target)
+    return Restored("".join(escape(part) if isinstance(part, str) else part.source for part in parts), moved)
+
+
+def arrange(marked: Marked, target: str) -> tuple[list[Part], int]:
+    """What `restore` joins, those parts included that stand at the ends; and how many marks were moved."""
+    parts, doubled = _read(marked, one_line(target).strip())
+    if wrong := misplaced(marked.marks, parts, origin := _read(marked, marked.text)[0]):
+        parts = _joined(part for part in parts if isinstance(part, str) or part.mark.number not in wrong)
+    there = {part.mark.number for part in parts if isinstance(part, Place)}
+    missing = [mark for mark in marked.marks if mark.number not in there]
+    if missing:
+        parts = place(missing, parts, origin)
+    return [*marked.before, *parts, *marked.after], len(doubled | {mark.number for mark in missing})
+
+
+def plain(marked: Marked, target: str) -> str:
+    """A translation without markup, for where there can be none."""
+    return one_line("".join(visible(part) for part in _read(marked, one_line(target))[0])).strip()
+
+
+class _Tag(NamedTuple):
+    mark: Mark
+    sort: str  # as in TAG: "/" of a closing one, "" of an opening or a void one
+    void: bool
+
+
+_Token: TypeAlias = str | _Tag
+
+
+def _read(marked: Marked, text: str) -> tuple[list[Part], set[int]]:
+    """The parts of a text, as far as its tags are sound; and the numbers of the marks that it has more than once."""
+    doubled: set[int] = set()
+    parts = _unlinked(_nested(_whole(_tokens(marked, text), doubled), doubled))
+    return _tidy(parts), doubled
+
+
+def _tidy(parts: Sequence[Part]) -> list[Part]:
+    """Without the spaces that are too many where a tag went."""
+    found = [one_line(part) if isinstance(part, str) else part for part in parts]
+    if found and isinstance(found[0], str):
+        found[0] = found[0].lstrip()
+    if found and isinstance(found[-1], str):
+        found[-1] = found[-1].rstrip()
+    return [part for part in found if part]
+
+
+def _tokens(marked: Marked, text: str) -> list[_Token]:
+    """A text and the tags of marks in it. Tags that the source has as text are text; others were invented, and go."""
+    marks = {mark.number: mark for mark in marked.marks}
+    literal = {int(match["number"]) for match in TAG.finditer(marked.text)}
+    found: list[_Token] = []
+    written, at = "", 0
+    for match in TAG.finditer(text):
+        number = int(match["number"])
+        mark = marks.get(number)
+        if mark is None and number in literal:
+            continue
+        written += text[at : match.start()]
+        at = match.end()
+        if mark is not None and not (match["close"] and match["void"]):
+            found += [written, _Tag(mark, match["close"], bool(match["void"]))]
+            written = ""
+    return [token for token in (*found, written + text[at:]) if token]
+
+
+def _whole(tokens: Sequence[_Token], doubled: set[int]) -> list[_Token | Place]:
+    """Tags of things and of what is kept, replaced by their places."""
+    found: list[_Token | Place] = []
+    done: set[int] = set()
+    at = 0
+    while at < len(tokens):
+        token = tokens[at]
+        at += 1
+        if isinstance(token, str) or token.mark.wraps:
+            found.append(token)
+        elif token.sort:
+            continue  # of `<2></2>`, or alone
+        elif token.mark.number in done:
+            doubled.add(token.mark.number)
+        else:
+            length = 0 if token.void or not token.mark.shown else _kept(tokens, at, token.mark)
+            if length is not None:
+                found.append(Place(token.mark, "whole"))
+                done.add(token.mark.number)
+                at += length
+    return found
+
+
+def _kept(tokens: Sequence[_Token], start: int, mark: Mark) -> int | None:
+    """How many tokens from `start` on stand for what is kept, the closing tag included; None if they cannot."""
+    text = ""
+    for at in range(start, len(tokens)):
+        token = tokens[at]
+        if isinstance(token, str):
+            text += token
+        elif token.mark is mark and token.sort:
+            return at + 1 - start if len(text) <= _MOST_TIMES * len(mark.shown) + _MOST_BESIDES else None
+        else:
+            return None
+    return None
+
+
+def _nested(tokens: Sequence[_Token | Place], doubled: set[int]) -> list[Part]:
+    """Pairs of tags around some text, replaced by their places. Where two cross, the inner one goes."""
+    found: list[Part | None] = []
+    open_: list[tuple[Mark, int]] = []
+    opened: set[int] = set()
+    done: set[int] = set()
+    for token in tokens:
+        if not isinstance(token, _Tag):
+            found.append(token)
+        elif token.void:
+            continue
+        elif not token.sort:
+            if token.mark.number in done or token.mark.number in opened:
+                doubled.add(token.mark.number)
+            else:
+                opened.add(token.mark.number)
+                open_.append((token.mark, len(found)))
+                found.append(Place(token.mark, "opening"))
+        elif token.mark.number in opened:
+            while True:
+                mark, start = open_.pop()
+                opened.remove(mark.number)
+                if mark is token.mark:
+                    break
+                found[start] = None
+            if any(visible(found[at] or "").strip() for at in range(start, len(found))):
+                found.append(Place(mark, "closing"))
+                done.add(mark.number)
+            else:
+                found[start] = None
+    for _, start in open_:
+        found[start] = None
+    return _joined(found)
+
+
+def _unlinked(parts: Sequence[Part]) -> list[Part]:
+    """Without those links that are in another."""
+    found: list[Part] = []
+    outer, dropped = 0, set[int]()
+    for part in parts:
+        if isinstance(part, Place) and part.mark.link:
+            if part.mark.number in dropped or (outer and part.edge != "closing"):
+                dropped.add(part.mark.number)
+                continue
+            outer += {"opening": 1, "closing": -1, "whole": 0}[part.edge]
+        found.append(part)
+    return _joined(found)
+
+
+def _joined(parts: Iterable[Part | None]) -> list[Part]:
+    """With neighbouring texts as one."""
+    found: list[Part] = []
+    for texts, group in itertools.groupby((part for part in parts if part), lambda part: isinstance(part, str)):
+        held = list(group)
+        found += ["".join(map(str, held))] if texts else held
+    return found

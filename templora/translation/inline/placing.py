@@ -1,0 +1,407 @@
+"""Where markup goes that a model lost: to the same words, else as far into the text as it was in the source."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from templora.translation.inline.characters import EAST_ASIAN, breakable, has_letter, words
+from templora.translation.inline.marks import Mark, Part, Place, visible
+
+_QUOTES = "\"'“”„‘’‚«»‹›「」『』《》〈〉【】"  # which of them open and which close differs from language to language
+_OPENERS = f"{_QUOTES}([{{¿¡（"
+_CLOSERS = f"{_QUOTES}.,;:!?…)]}}）。，、；：！？؟،؛۔।"
+# Of what a mark wraps: the same two letters in another language are often another word.
+_FEWEST = 3
+# Marks of a paragraph that are placed with care, each of which is looked for in all of it: a model that lost more than
+# these has not kept the paragraph. Characters from where a mark was to a word that it goes around.
+_MOST, _FAR = 100, 20
+# A raised or lowered text of so few characters gets no longer by more than this in another language.
+_SHORT, _MORE = 4, 2
+_WORD_BEFORE, _WORD_BEHIND = re.compile(r"\S+\Z"), re.compile(r"\S+")
+
+
+def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]) -> list[Part]:
+    """Parts with marks put into them; never across another, and no link into a link.
+
+    Not every mark comes back. What is raised or lowered, and what wraps no letter, belongs to its own text: without
+    that it goes, and so does what could only be put around words that have got another lost mark already. Things never
+    go, nor do links and what something may refer to.
+
+    Args:
+        missing: the marks, outer ones first.
+        parts: of the translation.
+        origin: parts of the source, in which all marks are.
+    """
+    source, found = _Source(origin), list(parts)
+    placed: set[int] = set()
+    left, careful = [], 0
+    for mark in missing:
+        spot = None
+        if (mark.wraps or mark.shown) and careful < _MOST:
+            careful += 1
+            spot = _own_text(found, mark, source, placed)
+        if spot is None:
+            left.append(mark)
+        else:
+            found = _put(found, mark, *spot)
+            placed.add(mark.number)
+    units: list[_Unit] = []
+    for mark in left:
+        start, end = source.spans[mark.number]
+        text = source.of(mark)
+        scale = _length(found) / (len(source.text) or 1)
+        if not mark.wraps:
+            units.append(_Unit(start, (Place(mark, "whole"),), bool(mark.shown), mark.link))
+            continue
+        wrapped = None
+        if not _fixed(mark, text) and careful <= _MOST:
+            careful += careful == _MOST
+            wrapped = _around(found, mark, start * scale, end * scale, source, placed)
+        if wrapped is not None:
+            found = wrapped
+            placed.add(mark.number)
+        elif mark.needed:
+            held = [text] if text and _fixed(mark, text) else []
+            edges: tuple[Part, ...] = (Place(mark, "opening"), *held, Place(mark, "closing"))
+            units.append(_Unit(start, edges, bool(held) and not mark.raised, mark.link))
+    return _with_units(found, units, len(source.text) or 1)
+
+
+def misplaced(marks: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]) -> set[int]:
+    """Numbers of raised and lowered marks that a model put around words where there was a sign or two."""
+    numbers = {mark.number for mark in marks if mark.wraps and mark.raised}
+    if not numbers:
+        return set()
+    source, target = _Source(origin), _Source(parts)
+    found = set()
+    for mark in marks:
+        if mark.number in numbers and mark.number in target.spans:
+            said, text = source.of(mark), target.of(mark)
+            most = len(said) + _MORE if has_letter(said) else 0
+            if len(said) <= _SHORT and (" " in text or sum(c.isalpha() for c in text) > most):
+                found.add(mark.number)
+    return found
+
+
+def _fixed(mark: Mark, text: str) -> bool:
+    """Whether a mark belongs to its own text and to no other word."""
+    return mark.raised or not has_letter(text)
+
+
+# The source ----------------------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """Where marks are in a text.
+
+    Attributes:
+        text: what is visible of it.
+        spans: characters that a mark wraps or is at, by its number.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.text = "".join(visible(part) for part in parts)
+        self.spans: dict[int, tuple[int, int]] = {}
+        self._outer: dict[int, int | None] = {}
+        at, open_ = 0, list[int]()
+        for part in parts:
+            if isinstance(part, Place):
+                number = part.mark.number
+                if part.edge == "closing":
+                    self.spans[number] = self.spans[number][0], at
+                    open_.pop()
+                else:
+                    self.spans[number] = at, at
+                    self._outer[number] = open_[-1] if open_ else None
+                    open_ += [number] * (part.edge == "opening")
+            at += len(visible(part))
+
+    def of(self, mark: Mark) -> str:
+        """What a mark shows or wraps, without white space at its ends."""
+        start, end = self.spans[mark.number]
+        return (self.text[start:end] if mark.wraps else mark.shown).strip()
+
+    def related(self, one: int, other: int) -> bool:
+        """Whether one mark is in the other."""
+        return self._within(one, other) or self._within(other, one)
+
+    def _within(self, inner: int, outer: int) -> bool:
+        at: int | None = inner
+        while at is not None and at != outer:
+            at = self._outer[at]
+        return at is not None
+
+    def initial(self, mark: Mark) -> bool:
+        """Whether a mark wraps the first letter of a word alone, as books begin chapters."""
+        start, end = self.spans[mark.number]
+        word = self.text[start : end + 1]
+        return len(word) == 2 and word.isalpha() and not EAST_ASIAN.search(word)
+
+
+def _length(parts: Sequence[Part]) -> int:
+    return sum(len(visible(part)) for part in parts)
+
+
+def _free(parts: Sequence[Part], mark: Mark, source: _Source, placed: Set[int]) -> list[bool]:
+    """For each part, whether a mark may be put into it: not a link into a link, and none into another one that was
+    lost, unless one is in the other in the source.
+    """
+    found, links, inside = [], 0, list[int]()
+    for part in parts:
+        if isinstance(part, Place) and part.edge == "closing":
+            links -= part.mark.link
+            if part.mark.number in placed:
+                inside.pop()
+        found.append(
+            not (mark.link and links) and (not inside or not mark.wraps or source.related(mark.number, inside[-1]))
+        )
+        if isinstance(part, Place) and part.edge == "opening":
+            links += part.mark.link
+            if part.mark.number in placed:
+                inside.append(part.mark.number)
+    return found
+
+
+# The same words ------------------------------------------------------------------------------------------------------
+
+
+def _own_text(parts: list[Part], mark: Mark, source: _Source, placed: Set[int]) -> tuple[int, int, int] | None:
+    """Where a mark's text stands as it is: the part, and characters of it; if more than once, the nearest."""
+    text = source.of(mark)
+    fixed = mark.wraps and _fixed(mark, text)
+    if not text or (len(text) < _FEWEST and mark.wraps and not fixed):
+        return None
+    free = _free(parts, mark, source, placed)
+    joined = "".join(visible(part) for part in parts)
+    starts = [0, *itertools.accumulate(len(visible(part)) for part in parts)]
+    near = source.spans[mark.number][0] / (len(source.text) or 1) * len(joined)
+    for before, after in _contexts(source, mark, text) if fixed else [("", "")]:
+        spots = []
+        for match in re.finditer(re.escape(before + text + after), joined):
+            start = match.start() + len(before)
+            index = bisect.bisect_right(starts, start) - 1
+            held, end = parts[index], start + len(text)
+            if isinstance(held, str) and free[index] and end <= starts[index + 1] and _apart(joined, match.span()):
+                spots.append((abs(start - near), index, start - starts[index], end - starts[index]))
+        if spots:
+            return min(spots)[1:]
+    return None
+
+
+def _contexts(source: _Source, mark: Mark, text: str) -> list[tuple[str, str]]:
+    """What stands right before and behind a mark's text, for texts that are too short to be found by themselves."""
+    start, end = source.spans[mark.number]
+    start = source.text.index(text, start)
+    end = start + len(text)
+    before = _WORD_BEFORE.search(source.text, max(0, start - _FAR), start)
+    after = _WORD_BEHIND.match(source.text, end, end + _FAR)
+    sides = before[0] if before else "", after[0] if after else ""
+    found = [sides, (sides[0], ""), ("", sides[1])]
+    alone = sides == ("", "") or (not mark.raised and _apart(source.text, (start, end)))
+    return [pair for pair in found if pair != ("", "")] + [("", "")] * alone
+
+
+def _apart(text: str, span: tuple[int, int]) -> bool:
+    """Whether words may begin and end there."""
+    return all(_bounded(text, at) for at in span)
+
+
+def _bounded(text: str, at: int) -> bool:
+    """Whether a word may begin or end there."""
+    if not 0 < at < len(text):
+        return True
+    before, after = text[at - 1], text[at]
+    return breakable(text, at) and not (before.isalnum() and after.isalnum() and not EAST_ASIAN.search(before + after))
+
+
+def _put(parts: list[Part], mark: Mark, index: int, start: int, end: int) -> list[Part]:
+    """With a mark in place of its text, or around it."""
+    held = str(parts[index])
+    between: list[Part] = [Place(mark, "whole")]
+    if mark.wraps:
+        between = [Place(mark, "opening"), held[start:end], Place(mark, "closing")]
+    return _replaced(parts, index, [held[:start], *between, held[end:]])
+
+
+# In proportion -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of a part.
+
+    Args:
+        index: of the part.
+        start, end: in the part.
+        middle: among all that is visible.
+    """
+
+    index: int
+    start: int
+    end: int
+    middle: float
+
+
+def _words(parts: Sequence[Part], free: Sequence[bool]) -> list[_Word]:
+    found, at = [], 0
+    for index, part in enumerate(parts):
+        if isinstance(part, str) and free[index]:
+            found += [_Word(index, s, e, at + (s + e) / 2) for s, e in words(part)]
+        at += len(visible(part))
+    return found
+
+
+def _around(
+    parts: list[Part], mark: Mark, start: float, end: float, source: _Source, placed: Set[int]
+) -> list[Part] | None:
+    """With the mark around the words between `start` and `end`, or the nearest one; None if there is none near."""
+    candidates = _words(parts, _free(parts, mark, source, placed))
+    middle = (start + end) / 2
+    chosen = [w for w in candidates if start <= w.middle < end]
+    if not chosen:
+        near = [w for w in candidates if abs(w.middle - middle) <= _FAR + (w.end - w.start) / 2]
+        if not near:
+            return None
+        chosen = [min(near, key=lambda w: abs(w.middle - middle))]
+    while len(groups := _groups(parts, chosen := _bared(parts, chosen), mark.link)) > 1:
+        chosen = max(groups, key=lambda group: sum(word.end - word.start for word in group))
+    first, last = chosen[0], chosen[-1]
+    text = str(parts[first.index])
+    begin = first.start + _without(_word(parts, first), _word(parts, first).lstrip(_OPENERS))
+    finish = last.end - _without(_word(parts, last), _word(parts, last).rstrip(_CLOSERS))
+    if source.initial(mark):
+        last = first
+        finish = next((at for at in range(begin + 1, first.end) if breakable(text, at)), first.end)
+    found = _inserted(parts, last.index, finish, [Place(mark, "closing")])
+    return _inserted(found, first.index, begin, [Place(mark, "opening")])
+
+
+def _bared(parts: Sequence[Part], chosen: Sequence[_Word]) -> list[_Word]:
+    """Without words at the ends that are punctuation alone, as in scripts without spaces, if others are left."""
+    texts = [_word(parts, word) for word in chosen]
+    first = next((i for i, text in enumerate(texts) if text.strip(_OPENERS)), 0)
+    last = next((i for i in reversed(range(first, len(texts))) if texts[i].strip(_CLOSERS)), first)
+    return list(chosen[first : last + 1])
+
+
+def _word(parts: Sequence[Part], word: _Word) -> str:
+    return str(parts[word.index])[word.start : word.end]
+
+
+def _groups(parts: Sequence[Part], chosen: Sequence[_Word], link: bool) -> list[list[_Word]]:
+    """Words in a row, in groups that can be wrapped: between two of a group no mark begins that does not end there, or
+    the other way round; for a link, none that is a link.
+    """
+    cuts, open_ = set(), []
+    for index in range(chosen[0].index, chosen[-1].index):
+        part = parts[index]
+        if isinstance(part, str):
+            continue
+        if link and part.mark.link:
+            cuts.add(index)
+        elif part.edge == "opening":
+            open_.append(index)
+        elif part.edge == "closing":
+            if open_:
+                open_.pop()
+            else:
+                cuts.add(index)
+    cuts |= set(open_)
+    groups = [[chosen[0]]]
+    for before, word in itertools.pairwise(chosen):
+        if any(index in cuts for index in range(before.index, word.index)):
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _without(word: str, trimmed: str) -> int:
+    """How many characters of punctuation go; none if nothing were left."""
+    return len(word) - len(trimmed) if trimmed else 0
+
+
+class _Unit(NamedTuple):
+    """What stands between words.
+
+    Args:
+        at: character of the source.
+        parts: of it.
+        spaced: it is text, with spaces around it where words have some.
+        link: it must not be in a link.
+    """
+
+    at: float
+    parts: tuple[Part, ...]
+    spaced: bool
+    link: bool
+
+
+def _with_units(parts: list[Part], units: Sequence[_Unit], length: int) -> list[Part]:
+    """With each unit behind the word that ends nearest to where it was in the source, in their order."""
+    if not units:
+        return parts
+    total = _length(parts)
+    # Not in front of all: what stands there in a source is not shown to the model, and HTML there would begin a block.
+    last = (float(total), len(parts), 0)
+    spots, unlinked = ([*_ends(parts, linked), last] for linked in (True, False))
+    chosen: dict[int, dict[int, list[_Unit]]] = {}
+    for unit in sorted(units, key=lambda unit: unit.at):
+        ends, position = unlinked if unit.link else spots, unit.at * total / length
+        after = bisect.bisect_left(ends, (position,))
+        # Of two that are as near the later one.
+        near = range(max(0, after - 1), min(after + 2, len(ends)))
+        _, index, offset = ends[min(near, key=lambda at: (abs(ends[at][0] - position), -at))]
+        chosen.setdefault(index, {}).setdefault(offset, []).append(unit)
+    behind = [""] * (len(parts) + 1)  # the first character that is visible behind each part
+    for index in reversed(range(len(parts) - 1)):
+        behind[index] = visible(parts[index + 1])[:1] or behind[index + 1]
+    found: list[Part] = []
+    seen = ""
+    for index, part in enumerate([*parts, ""]):
+        at = 0
+        for offset, group in sorted(chosen.get(index, {}).items()):
+            held = str(part)
+            seen = held[at:offset][-1:] or seen
+            found.append(held[at:offset])
+            for unit in group:
+                found += [" "] * (unit.spaced and _spaced(seen))
+                found += unit.parts
+                seen = "".join(map(visible, unit.parts))[-1:] or seen
+            found += [" "] * (any(u.spaced for u in group) and _spaced(held[offset : offset + 1] or behind[index]))
+            at = offset
+        found.append(part[at:] if isinstance(part, str) else part)
+        seen = visible(found[-1])[-1:] or seen
+    return [part for part in found if part]
+
+
+def _ends(parts: Sequence[Part], linked: bool) -> Iterator[tuple[float, int, int]]:
+    """Where words end: among all that is visible, in which part, and where in it. In order; with or without links."""
+    at, links = 0, 0
+    for index, part in enumerate(parts):
+        if isinstance(part, str) and (linked or not links):
+            yield from ((float(at + end), index, end) for _, end in words(part))
+        elif isinstance(part, Place) and part.mark.link:
+            links += {"opening": 1, "closing": -1, "whole": 0}[part.edge]
+        at += len(visible(part))
+
+
+def _spaced(beside: str) -> bool:
+    """Whether a space belongs between a character and a text beside it."""
+    return bool(beside.strip()) and not EAST_ASIAN.match(beside)
+
+
+def _inserted(parts: Sequence[Part], index: int, offset: int, new: Sequence[Part]) -> list[Part]:
+    """With `new` at a character of a text, or in front of another part."""
+    held = parts[index] if index < len(parts) else None
+    if isinstance(held, str):
+        return _replaced(parts, index, [held[:offset], *new, held[offset:]])
+    return [*parts[:index], *(part for part in new if part), *parts[index:]]
+
+
+def _replaced(parts: Sequence[Part], index: int, new: Sequence[Part]) -> list[Part]:
+    return [*parts[:index], *(part for part in new if part), *parts[index + 1 :]]

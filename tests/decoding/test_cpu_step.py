@@ -1,0 +1,186 @@
+"""The compiled step against the model's own modules."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from templora.config import TempLoraConfig
+from templora.decoding.cpu_step import DecodeStep, decode_step
+from templora.engine.engine import Engine
+from templora.kvcache.window import WindowCache
+from templora.lora.bank import AdapterBank, Layout
+from templora.lora.targets import choose_targets
+from templora.models.causal import CausalModel
+from templora.models.llama_layout import UnknownAnatomy
+from templora.sampling import SamplingParams
+from templora.testing import byte_tokenizer, tiny_model
+
+BUILT_LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
+IDS = [(7 * i + i // 5) % 260 for i in range(60)]
+
+
+def bank_on(model: CausalModel, **options: Any) -> tuple[AdapterBank, int]:
+    """A bank with one adapter that is no longer fresh."""
+    config = TempLoraConfig(**{"rank": 4, **options})
+    bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), config.rank), model.dtype)
+    slot = bank.allocate(0)
+    bank.commit(slot, stirred(bank, slot, 1))
+    return bank, slot
+
+
+def stirred(bank: AdapterBank, slot: int, seed: int) -> Any:
+    noise = torch.randn(bank.layout.weights, generator=torch.Generator().manual_seed(seed))
+    state = bank.state(slot)
+    return replace(state, weights=state.weights + 0.2 * noise, version=state.version + 1)
+
+
+@torch.no_grad()
+def both_ways(model: CausalModel, step: Any, bank: AdapterBank, slot: int | None, evict: int = 0) -> tuple[Any, Any]:
+    """Logits of the last ten of `IDS` by the step and by the modules, and the two caches afterwards."""
+    route = None if slot is None else bank.serving(slot, 1.5)
+    caches = [WindowCache(model.layers, 64, sinks=4) for _ in range(2)]
+    found, wanted = [], []
+    with bank.through(route):
+        for cache in caches:
+            model.hidden(IDS[:-10], cache)
+            cache.advance(len(IDS) - 10, 0)
+            cache.evict(evict)
+        for token in IDS[-10:]:
+            found.append(step(token, caches[0], bank, route))
+            wanted.append(model.logits(model.hidden([token], caches[1], caches[1].next_position))[0])
+            for cache in caches:
+                cache.advance(1, 0)
+    held = [torch.stack([layer.keys[:, :, : c.length] for layer in c.layers]) for c in caches]
+    held += [torch.stack([layer.values[:, :, : c.length] for layer in c.layers]) for c in caches]
+    return (torch.stack(found), torch.stack(wanted)), held
+
+
+@pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("evict", [0, 9])
+def test_equals_the_modules(family: str, adapted: bool, evict: int) -> None:
+    """Logits, and what it leaves in the cache; with sliding windows shorter than the text, and after an eviction."""
+    model = CausalModel(tiny_model(family))
+    bank, slot = bank_on(model)
+    (found, wanted), (keys, own_keys, values, own_values) = both_ways(
+        model, DecodeStep(model), bank, slot if adapted else None, evict
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(keys, own_keys, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(values, own_values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
+def test_bfloat16_is_as_near_to_the_truth_as_the_modules(family: str) -> None:
+    """It rounds keys and values only, where the modules round after every operation.
+
+    Adapter and context are rounded either way, hence the distance.
+    """
+    exact, rounded = CausalModel(tiny_model(family)), CausalModel(tiny_model(family, torch.bfloat16))
+    exact.module.load_state_dict({n: t.float() for n, t in rounded.module.state_dict().items()})
+    (_, truth), _ = both_ways(exact, DecodeStep(exact), *bank_on(exact))
+    (found, wanted), _ = both_ways(rounded, DecodeStep(rounded), *bank_on(rounded))
+    assert (found - truth).norm() <= 1.2 * (wanted - truth).norm()
+    assert (found - truth).norm() < 0.06 * truth.norm()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": 3}, {"rank": 32}, {"target_modules": "q_proj,down_proj"}, {"layers": "1"}, {"target_modules": "v_proj"}],
+)
+def test_any_adapter(options: dict[str, Any]) -> None:
+    model = CausalModel(tiny_model("llama"))
+    bank, slot = bank_on(model, **options)
+    (found, wanted), _ = both_ways(model, DecodeStep(model), bank, slot)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fresh_adapter_is_the_base(dtype: torch.dtype) -> None:
+    model = CausalModel(tiny_model("qwen3", dtype))
+    config = TempLoraConfig(rank=4)
+    bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), 4), dtype)
+    slot, step = bank.allocate(0), DecodeStep(model)
+    (fresh, _), _ = both_ways(model, step, bank, slot)
+    (base, _), _ = both_ways(model, step, bank, None)
+    assert torch.equal(fresh, base)
+
+
+def test_commits_and_new_slots_take_effect() -> None:
+    """The adapter is read in place: the same step follows every commit, also after the bank has moved to grow."""
+    model = CausalModel(tiny_model("llama"))
+    bank, slot = bank_on(model)
+    step = DecodeStep(model)
+    seen = []
+    for change in range(3):
+        (found, wanted), _ = both_ways(model, step, bank, slot)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        seen.append(found)
+        bank.commit(slot, stirred(bank, slot, change))
+        if change == 1:
+            bank.allocate(5)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_nothing_holds_an_adapter_that_is_gone() -> None:
+    """What the step keeps for a route are addresses; they go when the adapter's memory does."""
+    model = CausalModel(tiny_model("llama"))
+    bank, slot = bank_on(model)
+    step = DecodeStep(model)
+    both_ways(model, step, bank, slot)
+    memory = weakref.ref(bank.serving(slot, 1.5))
+    assert len(step._plans) == 1
+    bank.release(slot)
+    gc.collect()
+    assert memory() is None
+    assert step._plans == {}
+
+
+def test_the_number_of_workers_changes_no_bit() -> None:
+    model = CausalModel(tiny_model("gemma3", torch.bfloat16))
+    bank, slot = bank_on(model)
+    results = [both_ways(model, DecodeStep(model, 4, lambda n=n: n), bank, slot)[0][0] for n in (1, 2, 4)]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_does_not_apply_everywhere() -> None:
+    for family in ("phi", "gpt2"):
+        assert decode_step(CausalModel(tiny_model(family))) is None
+    with pytest.raises(UnknownAnatomy):
+        DecodeStep(CausalModel(tiny_model("llama", torch.float16)))
+
+
+def test_a_step_that_disagrees_with_the_model_is_not_used() -> None:
+    module = tiny_model("llama")
+    assert decode_step(CausalModel(module)) is not None
+    plain = module.model.layers[1].mlp.forward
+    module.model.layers[1].mlp.forward = lambda x: 3 * plain(x)  # something that the parts do not show
+    assert decode_step(CausalModel(module)) is None
+
+
+@pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
+@pytest.mark.parametrize("cache_reuse", [0, 2])
+def test_a_session_writes_the_same_either_way(family: str, cache_reuse: int) -> None:
+    """Greedy text in fp32 over several chunks, learning on: the same tokens compiled and through the modules."""
+    written = []
+    for compiled in (True, False):
+        engine = Engine(tiny_model(family), byte_tokenizer(), compiled=compiled)
+        assert (engine.new_step() is not None) == compiled
+        config = TempLoraConfig(rank=4, chunk_size=16, window=48, cache_reuse=cache_reuse, learning_rate=5e-3)
+        with engine.session(config) as session:
+            greedy = SamplingParams(temperature=0, repetition_penalty=1.3)
+            session.write("Call me Ishmael. ", max_new_tokens=60, sampling=greedy)
+            assert session.version > 1
+            written.append(list(session.tokens))
+        assert session.receipt is not None
+        assert session.receipt.base_unchanged
+        assert session.receipt.discarded
+    assert written[0] == written[1]

@@ -1,0 +1,130 @@
+"""The recorded decode step. The recording itself needs CUDA (`test_cuda.py`); everything it replays is held here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from adapted import with_random_adapter
+from conftest import small
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from templora import SamplingParams
+from templora.decoding.cuda_graph import CapturedStep, can_be_static, static_step
+from templora.decoding.reader import Decoder
+from templora.kvcache.window import StaticView, WindowCache
+from templora.lora.bank import AdapterBank, Layout
+from templora.session.session import Session
+from templora.testing import FAMILIES, tiny_engine
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
+
+
+def recorded(decoder: Decoder, records: list[int] | None = None) -> None:
+    """Makes a decoder take the recorded step; where there is no CUDA a replay runs the very step to be recorded.
+
+    `records` gets an item for each recording.
+    """
+
+    def record(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        if records is not None:
+            records.append(1)
+        return step
+
+    decoder._step = CapturedStep(decoder.model, record)
+
+
+def both_ways(session: Session, plain: Session, text: str, tokens: int) -> None:
+    """Writes the same tokens on both sessions and compares the logits of each step."""
+    seen: list[list[torch.Tensor]] = [[], []]
+    for s, kept in zip((session, plain), seen, strict=True):
+        real = partial(Decoder.next_logits, s._adapted)
+
+        def keep(
+            ids: list[int],
+            kept: list[torch.Tensor] = kept,
+            real: Callable[[list[int]], torch.Tensor] = real,  # type: ignore[assignment]
+        ) -> torch.Tensor:
+            kept.append(real(ids).clone())
+            return kept[-1]
+
+        s._adapted.next_logits = keep  # type: ignore[method-assign,assignment]
+        s.write(text, max_new_tokens=tokens, sampling=GREEDY)
+    assert session.tokens == plain.tokens
+    for at, (ours, theirs) in enumerate(zip(*seen, strict=True)):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4), at
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cache_reuse", [0, 2])
+def test_the_static_step_is_the_step(family: str, cache_reuse: int, text: str) -> None:
+    """Through commits, window moves and evictions, with one recording: fp32, every family, sliding windows included."""
+    engine = tiny_engine(family)
+    config = small(max_repetition=1.0, cache_reuse=cache_reuse)
+    records: list[int] = []
+    with engine.session(config) as session, engine.session(config) as plain:
+        for s in (session, plain):
+            with_random_adapter(s)
+        recorded(session._adapted, records)
+        both_ways(session, plain, text[:40], 130)
+        assert session.version == plain.version >= 4
+        assert session._adapted.cache.versions == plain._adapted.cache.versions
+        assert (session._adapted.cache.shift > 0) == (cache_reuse > 0)
+    assert records == [1]
+
+
+def test_a_new_slot_means_a_new_recording(text: str) -> None:
+    """Allocating moves the serving rows; the old graph would read memory that is no longer theirs."""
+    engine = tiny_engine()
+    records: list[int] = []
+    with engine.session(small()) as session:
+        recorded(session._adapted, records)
+        session.write(text[:10], max_new_tokens=4)
+        with engine.session(small(seed=7)):
+            session.write(max_new_tokens=4)
+    assert records == [1, 1]
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Fails where a pass would read a value off the device, or make a tensor from a Python number, on its way."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert func.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "lift_fresh", "lift_fresh_copy")
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_keeps_the_step_from_being_recorded(family: str) -> None:
+    """A graph cannot wait for the host: a value read back, or uploaded, in the middle of the step would end it."""
+    model = tiny_engine(family).model
+    cache = WindowCache(model.layers, 16)
+    with torch.no_grad():
+        model.hidden([1, 2, 3], cache)
+        cache.advance(3, 0)
+        inputs = torch.tensor([4, 3, 3])
+        view = StaticView(cache, inputs[2:3])
+        with NothingReadBack():
+            static_step(model, view, inputs, AdapterBank(model.module, Layout((), 1), model.dtype), None)
+
+
+def test_flops_are_counted_alike(text: str) -> None:
+    engine = tiny_engine()
+    with engine.session(small()) as session, engine.session(small()) as plain:
+        recorded(session._adapted)
+        for s in (session, plain):
+            s.write(text[:20], max_new_tokens=9, sampling=GREEDY)
+        assert session.meter.flops == plain.meter.flops
+
+
+def test_what_cannot_be_recorded() -> None:
+    """No CUDA, or a rotary embedding that chooses its frequencies by the positions it is given."""
+    model = tiny_engine().model
+    assert can_be_static(model)
+    assert not CapturedStep.supports(model)
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert not can_be_static(model)

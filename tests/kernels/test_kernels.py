@@ -1,0 +1,164 @@
+"""The compiled kernels against numpy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+from numba.core.dispatcher import Dispatcher
+
+from templora.kernels import bf16, decode, gemv, thread_team
+
+ENTRIES = {decode.decode, thread_team._linger}  # called from Python
+
+
+def test_a_kernel_is_compiled_whole() -> None:
+    """Or the process that compiles it would compute other bits than those that find it compiled (`gemv.PART`)."""
+    parts = {f for module in (decode, gemv, thread_team) for f in vars(module).values() if isinstance(f, Dispatcher)}
+    parts -= ENTRIES
+    assert len(parts) > 15
+    inlined = {part for part in parts if {"inline", "forceinline"} & set(part.targetoptions)}
+    assert [part.py_func.__name__ for part in parts - inlined] == []
+
+
+def floats_of_bfloat16(codes: np.ndarray) -> np.ndarray:
+    return (codes.astype(np.uint32) << 16).view(np.float32)
+
+
+def matrix(format: int, rows: int, n: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The stored arrays (codes, scale, minimum) of a random matrix, and its values."""
+    random = np.random.default_rng(rows * n + format)
+    blocks = n // gemv.BLOCK
+    scale = random.uniform(0.5, 2, (rows, blocks)).astype(np.float16)
+    least = random.uniform(-2, 2, (rows, blocks)).astype(np.float16)
+    wide_scale, wide_least = (np.repeat(x.astype(np.float32), gemv.BLOCK, 1) for x in (scale, least))
+    values = random.standard_normal((rows, n)).astype(np.float32)
+    if format == gemv.FLOAT32:
+        return [values, scale, least], values
+    if format == gemv.BFLOAT16:
+        codes = (values.view(np.uint32) >> 16).astype(np.uint16)
+        return [codes, scale, least], floats_of_bfloat16(codes)
+    if format == gemv.INT4_BLOCKS:
+        numbers = random.integers(0, 16, (rows, blocks, 2, 16), dtype=np.uint8)
+        packed = numbers[:, :, 0] | numbers[:, :, 1] << 4
+        return [packed, scale, least], bf16.reshape(rows, n) * wide_scale + wide_least
+    codes = random.integers(-128, 128, (rows, n), dtype=np.int8)
+    if format == gemv.INT8_BLOCKS:
+        return [codes, scale, least], codes * wide_scale
+    by_row = random.uniform(0.5, 2, rows).astype(np.float32)
+    return [codes, by_row, least], codes * by_row[:, None]
+
+
+CASES = [(format, n) for format in range(5) for n in (32, 96, 576)]
+CASES += [(format, n) for format in (gemv.FLOAT32, gemv.BFLOAT16, gemv.INT8_ROWS) for n in (5, 48, 50)]
+
+
+@pytest.mark.parametrize(("format", "n"), CASES)
+def test_rows_times_a_vector(format: int, n: int) -> None:
+    """Rows in fours and the rest, from any first row, into any place of the result, and nothing beside it."""
+    (codes, scale, least), values = matrix(format, 11, n)
+    x = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+    sums = np.zeros(n // gemv.BLOCK + 1, np.float32)
+    gemv.block_sums(x, n, sums)
+    y = np.full(12, 7, np.float32)
+    gemv.rows_times(format, codes.ctypes.data, scale.ctypes.data, least.ctypes.data, 2, 9, n, x, sums, y, 3)
+    np.testing.assert_allclose(y[3:10], values[2:9] @ x, rtol=2e-5, atol=2e-5 * np.abs(values @ x).max())
+    assert (y[:3] == 7).all()
+    assert (y[10:] == 7).all()
+
+
+@pytest.mark.parametrize("format", [gemv.FLOAT32, gemv.BFLOAT16])
+@pytest.mark.parametrize("n", [8, 64, 80, 128])
+@pytest.mark.parametrize("count", [1, 7])
+def test_weighted_rows(format: int, n: int, count: int) -> None:
+    (codes, _, _), values = matrix(format, 9, n)
+    p = np.random.default_rng(1).standard_normal(count).astype(np.float32)
+    y = np.zeros(n, np.float32)
+    gemv.weighted_rows(format, codes.ctypes.data, 2, count, n, p, y)
+    np.testing.assert_allclose(y, p @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
+
+
+def test_exponential() -> None:
+    x = np.linspace(-80, 80, 2001).astype(np.float32)
+    ours = np.array([bf16.exp(v) for v in x])
+    np.testing.assert_allclose(ours, np.exp(x.astype(np.float64)), rtol=2e-5)
+    assert bf16.exp(np.float32(0)) == 1
+    assert 0 < bf16.exp(np.float32(-1000)) < 1e-37
+
+
+@pytest.mark.parametrize("n", [3, 64])
+@pytest.mark.parametrize("number", [1.0, -2.0, 1.00390625, 1.01171875, 3.3895e38, 1e-40, float("inf")])
+def test_bfloat16_is_rounded_as_torch_does(n: int, number: float) -> None:
+    """Ties to even among them: 1.00390625 and 1.01171875 lie half-way."""
+    codes = np.full(n + 2, 9, np.uint16)
+    decode._store(codes.ctypes.data, 1, np.full(n, number, np.float32), n, gemv.BFLOAT16)
+    wanted = torch.tensor([number]).bfloat16().view(torch.uint16).item()
+    assert codes.tolist() == [9, *[wanted] * n, 9]
+
+
+def test_counters_count_every_addition() -> None:
+    @njit(nogil=True)
+    def many(sync: np.ndarray) -> None:
+        for _ in range(200_000):
+            thread_team.finish(sync, 1)
+
+    sync = np.zeros(2 * thread_team.STRIDE, np.int64)
+    threads = [threading.Thread(target=many, args=(sync,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sync.sum() == 600_000
+    thread_team.wait(sync, 1, 600_000)  # returns
+
+
+def test_pieces_are_claimed_once_and_then_no_more() -> None:
+    sync = np.zeros(2 * thread_team.STRIDE, np.int64)
+    assert [thread_team.claim(sync, 1, 3) for _ in range(5)] == [0, 1, 2, 3, 3]
+    for _ in range(3):
+        thread_team.finish(sync, 1)
+    thread_team.wait(sync, 1, 3)  # returns
+    assert thread_team.claim(sync, 0, 1) == 0
+
+
+def test_a_team_runs_its_kernel_on_every_worker_and_ends_its_threads() -> None:
+    seen: list[tuple[int, str]] = []
+    there = threading.Barrier(3, timeout=20)
+
+    def kernel(worker: int, word: str) -> None:
+        seen.append((worker, word))
+        there.wait()
+
+    three = thread_team.Team(3)
+    threads = [t for t in threading.enumerate() if t.name.startswith("templora-")]
+    three.run(kernel, "all")
+    there.reset()
+    assert sorted(seen) == [(0, "all"), (1, "all"), (2, "all")]
+    seen.clear()
+    three.run(lambda worker, word: seen.append((worker, word)), "one", workers=1)
+    assert seen == [(0, "one")]
+    own = threads[-2:]
+    del three
+    for thread in own:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_no_helper_outlives_the_program() -> None:
+    """One that is still in a kernel is waited for: Python would end it half-way, and now and then abort the process."""
+    program = """
+import atexit, threading, time
+helpers = lambda: sum(t.name.startswith("templora-") for t in threading.enumerate())
+atexit.register(lambda: print(helpers()))  # called after all that is registered later
+from templora.kernels.thread_team import Team
+two = Team(2)
+two.run(lambda worker: time.sleep(worker * 0.5))
+print(helpers())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]

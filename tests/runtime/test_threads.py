@@ -1,0 +1,289 @@
+"""The arithmetic of the governor, by a clock and a machine that the tests wind."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import small
+
+from templora.engine.engine import Engine
+from templora.errors import OptionError
+from templora.loading import load
+from templora.runtime.threads import INTERVAL, Cores, Governor, bits_depend_on_threads, governor, idle_seconds, threads
+
+STAT = """cpu  300 0 100 5000 70 0 0 5 0 0
+cpu0 100 0 50 2000 10 0 0 1 0 0
+cpu1 100 0 25 1000 20 0 0 3 0 0
+cpu2 100 0 25 2000 40 0 0 1 0 0
+intr 12345 0 0
+"""
+
+
+class Machine:
+    """A fake machine on which this process and others compute."""
+
+    def __init__(self, cores: float) -> None:
+        self.cores = cores
+        self.now = self.idle = self.own = 0.0
+        self.looks = 0
+
+    def run(self, ours: float, others: float, seconds: float = INTERVAL) -> None:
+        """Time passes while we and others keep this many cores busy."""
+        self.now += seconds
+        self.own += ours * seconds
+        self.idle += (self.cores - ours - others) * seconds
+
+    def read_idle(self) -> float:
+        self.looks += 1
+        return self.idle
+
+    @property
+    def view(self) -> Cores:
+        return Cores(self.read_idle, lambda: self.own, lambda: self.now)
+
+
+@pytest.fixture
+def eight() -> Iterator[None]:
+    """torch set to eight threads by the user."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_idle_time_is_read_for_the_cpus_we_may_use() -> None:
+    assert idle_seconds(STAT, {0, 1, 2}, 100) == 50.7
+    assert idle_seconds(STAT, {1}, 100) == 10.2
+
+
+def test_available_is_what_is_idle_and_what_we_use() -> None:
+    machine = Machine(4)
+    cores = machine.view
+    cores.look()
+    assert cores.available == math.inf
+    for ours, others, wanted in ((3, 0, 4), (2.5, 1.5, 2.5), (0, 1, 3), (1, 3, 1)):
+        machine.run(ours, others)
+        cores.look()
+        assert cores.available == pytest.approx(wanted)
+
+
+def test_it_looks_once_an_interval() -> None:
+    machine = Machine(2)
+    cores = machine.view
+    for _ in range(100):
+        machine.run(2, 0, INTERVAL / 10)
+        cores.look()
+    assert machine.looks == pytest.approx(10, abs=1)
+
+
+def test_a_system_that_does_not_say_is_asked_once() -> None:
+    asked: list[int] = []
+    time = iter(range(100))
+    cores = Cores(lambda: asked.append(1), lambda: 0.0, lambda: float(next(time)))
+    for _ in range(5):
+        cores.look()
+    assert (cores.available, len(asked)) == (math.inf, 1)
+
+
+@pytest.mark.usefixtures("eight")
+def test_threads_go_down_when_cores_are_taken_and_up_again() -> None:
+    """A busy process shares the cores with our threads; when it ends, what we left idle is ours again."""
+    machine = Machine(8)
+    ours = Governor(machine.view)
+    found = []
+    loads = [(8, 0), (7.8, 0.2), (6.8, 1.2), (7, 1), (4, 4), (2, 6), (0.5, 7.5), (1, 5), (1, 0), (8, 0)]
+    for ours_busy, others_busy in loads:
+        with ours.step():
+            pass
+        machine.run(ours_busy, others_busy)
+        with ours.step():
+            found.append(torch.get_num_threads())
+    assert found == [8, 8, 7, 7, 4, 2, 1, 3, 8, 8]
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_tick_within_a_step_follows_too() -> None:
+    machine = Machine(8)
+    ours = Governor(machine.view)
+    with ours.step():
+        assert ours.tick() == 8
+        machine.run(3, 5)
+        assert ours.tick() == torch.get_num_threads() == 3
+        machine.run(3, 0)
+        assert ours.tick() == torch.get_num_threads() == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_the_users_number_is_the_most_and_is_there_again_afterwards() -> None:
+    machine = Machine(64)
+    ours = Governor(machine.view)
+    for cores in (64, 2):
+        machine.run(1, 64 - cores)
+        with ours.step():
+            assert ours.tick() == min(8, cores)
+            with ours.step():
+                assert ours.tick() == min(8, cores)
+        assert torch.get_num_threads() == ours.tick() == 8
+    with contextlib.suppress(ZeroDivisionError), ours.step():
+        assert ours.tick() == 2
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_fixed_number_is_left_alone() -> None:
+    machine = Machine(8)
+    ours = Governor(machine.view)
+    for _ in range(3):
+        machine.run(1, 7)
+        with ours.step(fixed=5):
+            assert ours.tick() == torch.get_num_threads() == 5
+    assert torch.get_num_threads() == 8
+    assert machine.looks == 0
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_job_beside_gets_half_and_all_while_it_is_waited_for() -> None:
+    ours = Governor(Machine(8).view)
+    meet = threading.Barrier(2, timeout=10)
+    found: list[int] = []
+
+    def job() -> None:
+        with ours.job(*wanted):
+            found.append(ours.tick())
+            meet.wait()
+            meet.wait()
+            found.append(ours.tick())
+            meet.wait()
+
+    with ours.step(fixed=7):
+        wanted = ours.wanted
+        thread = threading.Thread(target=job)
+        thread.start()
+        meet.wait()
+        assert ours.tick() == torch.get_num_threads() == 4
+    with ours.waiting():
+        meet.wait()
+        meet.wait()
+        thread.join()
+    assert found == [3, 7]
+    with ours.step():
+        assert ours.tick() == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_torchs_own_number_does_not_depend_on_the_moment_where_bits_depend_on_it() -> None:
+    """As on a CPU with AMX: only what `tick` returns, for the compiled kernels, follows the machine."""
+    machine = Machine(8)
+    ours = Governor(machine.view, steady=True)
+    found: list[tuple[int, int]] = []
+
+    def look() -> None:
+        found.append((ours.tick(), torch.get_num_threads()))
+
+    def job() -> None:
+        with ours.job(*wanted):
+            look()
+
+    for others in (0, 6):
+        machine.run(1, others)
+        with ours.step():
+            look()
+        with ours.step(beside=True):
+            look()
+            wanted = ours.wanted
+            with ours.job(*wanted):  # in the session's own thread
+                look()
+            look()
+        with ours.waiting():
+            thread = threading.Thread(target=job)
+            thread.start()
+            thread.join()
+    assert [torchs for _, torchs in found] == [8, 4, 4, 4, 4] * 2
+    assert [kernels for kernels, _ in found] == [8] * 5 + [2] * 5
+    with ours.step(fixed=5, beside=True):
+        assert torch.get_num_threads() == 3
+        with ours.job(*ours.wanted):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 8
+
+
+@pytest.mark.parametrize(
+    ("amx", "allowed", "depend"),
+    [
+        (True, None, True),
+        (True, "all", True),
+        (True, "AVX512_CORE_AMX", True),
+        (True, "AVX512_CORE_BF16", False),
+        (False, None, False),
+    ],
+)
+def test_bits_depend_on_threads_where_onednn_may_use_amx(
+    amx: bool, allowed: str | None, depend: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if allowed:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert bits_depend_on_threads() == depend
+
+
+def test_sessions_compute_within_steps(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass has the engine's number, and the caller has their own between events."""
+    engine.threads = 3
+    found: set[int] = set()
+    real = engine.model.hidden
+    monkeypatch.setattr(engine.model, "hidden", lambda *a: found.add(torch.get_num_threads()) or real(*a))
+    with engine.session(small()) as session:
+        session.score(text[:70])
+        for _ in session.stream(max_new_tokens=40, score=True):
+            assert torch.get_num_threads() == threads() == 1
+        session.close_chunk()
+    assert found == {3}
+    assert torch.get_num_threads() == 1
+
+
+def test_a_session_that_learns_beside_itself_says_so(
+    engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bits depend on threads, both its passes and its trainings keep their share."""
+    monkeypatch.setattr(governor, "_steady", True)
+    engine.threads = 5
+    found: dict[str, set[int]] = {}
+    real = engine.model.hidden
+
+    def hidden(*args: object) -> object:
+        found.setdefault(threading.current_thread().name.split("_")[0], set()).add(torch.get_num_threads())
+        return real(*args)
+
+    monkeypatch.setattr(engine.model, "hidden", hidden)
+    with engine.session(small(learning="parallel")) as session:
+        session.score(text[:200])
+        session.write(max_new_tokens=40)
+    assert found == {"MainThread": {3}, "templora-learn": {2}}
+    assert torch.get_num_threads() == 1
+
+
+def test_this_machine_has_at_most_its_cores() -> None:
+    """The real /proc/stat: whatever is going on, not more than there are, and not less than nothing."""
+    import os
+    import time
+
+    cores = Cores()
+    cores.look()
+    time.sleep(INTERVAL + 0.05)
+    cores.look()
+    assert 0 <= cores.available <= 1.2 * (os.cpu_count() or 1) or cores.available == math.inf
+    assert governor.wanted == (1, False)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "two", ""])
+def test_a_number_of_threads_that_is_none(threads: int | str) -> None:
+    with pytest.raises(OptionError, match="threads: must be auto or a number from 1"):
+        load(threads=threads)
