@@ -36,7 +36,7 @@ from templora.lora import bank
 from templora.models.causal import CausalModel
 from templora.reports.run_report import describe_device, source_commit
 from templora.runtime.metering import PHASES
-from templora.runtime.rss import peak_resident_bytes
+from templora.runtime.rss import peak_rss_bytes
 from templora.text import encode
 
 # What is clocked: (part, owner, its functions).
@@ -133,7 +133,7 @@ def main() -> None:
         clocks.phase = lambda: None
         memory["learnt"] = memory_now(cpu)
         session.write(max_new_tokens=16)
-    memory["peak"] = peak_resident_bytes()
+    memory["peak"] = peak_rss_bytes()
     rows: dict[str, Any] = {}
     for phase in ("score", "cache", "learn"):
         total = (spent[phase] - seconds[phase]) / a.chunks

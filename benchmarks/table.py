@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 _WRITE = """
 import json, sys, time
 import templora
-from templora.runtime.rss import peak_resident_bytes
+from templora.runtime.rss import peak_rss_bytes
 a = json.loads(sys.argv[1])
 engine = templora.load(a["model"], device="cpu", **a["loading"])
 sampling = templora.SamplingParams(temperature=0, repetition_penalty=1.0)
@@ -57,7 +57,7 @@ with engine.session(engine.config(**a["config"], max_repetition=1.0)) as session
     began = time.perf_counter()
     session.write(a["prompt"], max_new_tokens=a["tokens"], sampling=sampling)
     total = time.perf_counter() - began
-print(json.dumps(session.meter.seconds | {"total": total, "peak_memory_bytes": peak_resident_bytes()}))
+print(json.dumps(session.meter.seconds | {"total": total, "peak_memory_bytes": peak_rss_bytes()}))
 """
 # Not measured here: nothing in the table is held against them.
 _NO_CEILINGS = Ceilings(1.0, 1.0, 1.0)

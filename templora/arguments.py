@@ -14,8 +14,8 @@ from templora.errors import OptionError
 
 # What a generator of random numbers can begin from.
 SEEDS = (-(2**63), 2**64 - 1)
-_MOST_TOKENS = 2**63 - 1
-_MOST_NESTED, _MOST_CHARACTERS = 100, 1 << 24  # of a mark
+_MAX_TOKENS = 2**63 - 1
+_MAX_NESTED, _MAX_CHARACTERS = 100, 1 << 24  # of a mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Writing:
     score: bool = False
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)}
+        checked: dict[str, Any] = {"max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1, _MAX_TOKENS)}
         for f in fields(self)[1:]:
             checked[f.name] = yes(f.name, getattr(self, f.name))
         for name, value in checked.items():
@@ -78,8 +78,8 @@ def plain(option: str, data: Any) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(option, f"must be what JSON can hold: {error}") from error
-    if len(text) > _MOST_CHARACTERS or _nested(found) > _MOST_NESTED:
-        most = f"{_MOST_CHARACTERS:,} characters of JSON, nested {_MOST_NESTED} times"
+    if len(text) > _MAX_CHARACTERS or _nested(found) > _MAX_NESTED:
+        most = f"{_MAX_CHARACTERS:,} characters of JSON, nested {_MAX_NESTED} times"
         raise OptionError(option, f"is too large: at most {most}")
     return found
 

@@ -24,12 +24,12 @@ def _option(default: Any, help: str, check: Callable[[Any], bool], rule: str) ->
 
 
 # Longest text that may be a stop, in characters: so much is held back at most, and looked through at each token.
-_LONGEST_STOP = 100
-_STOP = f"must be a text, or several, of 1 to {_LONGEST_STOP} characters each"
+_MAX_STOP = 100
+_STOP = f"must be a text, or several, of 1 to {_MAX_STOP} characters each"
 
 
 def _is_stop(text: Any) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= _LONGEST_STOP and not any("\ud800" <= c <= "\udfff" for c in text)
+    return isinstance(text, str) and 0 < len(text) <= _MAX_STOP and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _texts(stop: Any) -> tuple[Any, ...]:

@@ -18,8 +18,8 @@ from templora.errors import TextError
 
 # Bytes of a text. A compressed one may hold 200 times its size, and a small one always 64 MiB: prose shrinks to a
 # fifth, the most repetitive of real texts to a fiftieth. What is beyond was made to fill the memory.
-MOST_BYTES = 1 << 30
-_MOST_TIMES, _ALWAYS = 200, 1 << 26
+MAX_BYTES = 1 << 30
+_MAX_TIMES, _ALWAYS = 200, 1 << 26
 _PIECE = 1 << 20
 
 
@@ -62,13 +62,13 @@ def read_bytes(name: str, label: str) -> bytes:
     """
     try:
         if name == "-":
-            return _read(sys.stdin.buffer, MOST_BYTES, label) if sys.stdin else b""
+            return _read(sys.stdin.buffer, MAX_BYTES, label) if sys.stdin else b""
         opener = _OPENERS.get(Path(name).suffix.lower())
         with Path(name).open("rb") as file:
             about = os.fstat(file.fileno())
-            if stat.S_ISREG(about.st_mode) and about.st_size > MOST_BYTES:
-                raise _too_large(label, MOST_BYTES)
-            raw = _read(file, MOST_BYTES, label)
+            if stat.S_ISREG(about.st_mode) and about.st_size > MAX_BYTES:
+                raise _too_large(label, MAX_BYTES)
+            raw = _read(file, MAX_BYTES, label)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return raw if opener is None else _unpacked(raw, opener, label)
@@ -86,7 +86,7 @@ def _read(file: Readable, most: int, label: str) -> bytes:
 
 def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], Readable], label: str) -> bytes:
     """What compressed bytes hold. They are measured before they are kept."""
-    most = min(MOST_BYTES, max(_ALWAYS, _MOST_TIMES * len(packed)))
+    most = min(MAX_BYTES, max(_ALWAYS, _MAX_TIMES * len(packed)))
     try:
         size, file = 0, opener(io.BytesIO(packed))
         while piece := file.read(_PIECE):

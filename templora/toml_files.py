@@ -14,14 +14,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MOST_BYTES = 1 << 16  # templates and plans have a few thousand
+_MAX_BYTES = 1 << 16  # templates and plans have a few thousand
 # A key of so many parts takes the square of their number to read.
 _LONG_KEY = re.compile(
     r"(?:^|[\[{,])[ \t]*(?:(?:[\w-]{1,80}|\"[^\"\n]{0,80}\"|'[^'\n]{0,80}')[ \t]{0,9}\.[ \t]{0,9}){40}", re.M
 )
 # Deeper than any of ours. What is made of a file is put into messages, which would not end otherwise.
 _DEEPEST = 8
-_LARGEST = 1 << 63  # as TOML says
+_MAX = 1 << 63  # as TOML says
 
 
 def read_toml(option: str, name: str, builtin: dict[str, str]) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def read_toml(option: str, name: str, builtin: dict[str, str]) -> dict[str, Any]
 
 def _text(name: str) -> str:
     with Path(name).open("rb") as file:
-        raw = file.read(_MOST_BYTES + 1)
-    if len(raw) > _MOST_BYTES:
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
         raise ValueError("larger than 64 KiB")
     return raw.decode("utf-8-sig")
 
@@ -65,7 +65,7 @@ def _check(values: Any) -> None:
         value, depth = left.pop()
         if depth > _DEEPEST:
             raise ValueError(f"tables or lists more than {_DEEPEST} deep")
-        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        if isinstance(value, int) and not -_MAX <= value < _MAX:
             raise ValueError("a whole number of more than 64 bits")
         held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         left += [(each, depth + 1) for each in held]

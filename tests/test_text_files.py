@@ -50,7 +50,7 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, ending: str, monkeyp
 
 
 def test_what_is_not_compressed_has_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(text_files, "MAX_BYTES", 1 << 20)
     path = tmp_path / "book.txt"
     with path.open("wb") as file:
         file.truncate((1 << 20) + 1)

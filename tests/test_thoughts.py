@@ -103,5 +103,5 @@ def test_tags_that_are_control_tokens_are_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("templora.sampling.Sampler.__call__", lambda *_: next(written))
     with engine.session(small()) as session:
         session.absorb("It was")
-        draft = session.draft(": ", max_new_tokens=20, sampling=SamplingParams(temperature=0))
+        draft = session.preview(": ", max_new_tokens=20, sampling=SamplingParams(temperature=0))
     assert (draft.text, draft.ended) == ("[THINK]how?[/THINK]Ja.", True)

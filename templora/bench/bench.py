@@ -28,7 +28,7 @@ import torch
 from templora.bench.ceilings import Ceilings
 from templora.bench.llama_cpp import LlamaCpp
 from templora.config import TempLoraConfig
-from templora.decoding.reader import Decoder
+from templora.decoding.reader import Reader
 from templora.engine.engine import Engine
 from templora.errors import ModelError
 from templora.events import ChunkLearned, ChunkScored, Event
@@ -246,7 +246,7 @@ class Bench:
         for name, peak in peaks.items():
             yield Figure(f"peak memory, decoding {name}: llama.cpp", "GB", (peak,))
 
-    def _decode(self, reader: Decoder, text: list[int], version: int) -> float:
+    def _decode(self, reader: Reader, text: list[int], version: int) -> float:
         """Tokens a second, greedily, from a window computed anew; the first token, which pays for set-up, left out."""
         device, tokens = self._engine.model.device, list(text)
         size = self._config.chunk_size
@@ -261,7 +261,7 @@ class Bench:
             tokens.append(int(reader.next_logits(tokens).argmax()))  # reading the token waits for the device
         return (self._decode_tokens - 1) / max(1e-9, time.perf_counter() - began)
 
-    def _token_bytes(self, session: Session, reader: Decoder, entries: int) -> float:
+    def _token_bytes(self, session: Session, reader: Reader, entries: int) -> float:
         """Bytes that one token must read: weights as they are stored, the adapter, keys and values."""
         route = reader.route
         adapter = 0 if route is None else sum(x.numel() * x.element_size() for pair in route.pairs for x in pair)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from templora.errors import ModelError, OptionError
-from templora.runtime.rss import peak_resident_bytes
+from templora.runtime.rss import peak_rss_bytes
 from templora.runtime.subprocesses import command
 
 INSTALL = "pip install xllamacpp"
@@ -147,7 +147,7 @@ def _serve(model: str, window: int, threads: int, lora: str | None) -> None:
         steps = (choice.get("logprobs") or {}).get("content") or []
         answer = {
             "seconds_per_token": said["timings"]["predicted_per_token_ms"] / 1000,
-            "peak_memory_bytes": peak_resident_bytes(),
+            "peak_memory_bytes": peak_rss_bytes(),
             "text": choice["text"],
             "logprobs": [{top["id"]: top["logprob"] for top in step["top_logprobs"]} for step in steps],
         }

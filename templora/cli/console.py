@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from templora.reports.run_report import TextReport
 
 # A terminal that is smaller has no room for a panel.
-_FEWEST_ROWS, _FEWEST_COLUMNS = 6, 10
+_MIN_ROWS, _MIN_COLUMNS = 6, 10
 
 
 class Console:
@@ -67,7 +67,7 @@ class Console:
             return
         self._measure()
         columns, rows = self._size
-        if rows < _FEWEST_ROWS or columns < _FEWEST_COLUMNS:
+        if rows < _MIN_ROWS or columns < _MIN_COLUMNS:
             self._close_panel()
             return
         if self._cursor.may_be_last or self._moved:

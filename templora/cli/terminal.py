@@ -12,7 +12,7 @@ from itertools import product
 from typing import NamedTuple
 
 # Of a line that is longer, nobody knows where it ends on a terminal that has become narrower or wider.
-_LONGEST = 10_000
+_MAX_LENGTH = 10_000
 _JOINER, _AS_EMOJI = "\u200d", "\ufe0f"
 _TAB = 8
 
@@ -68,7 +68,7 @@ class Cursor:
         if not rest:
             return
         before = self._line[-1:]
-        self._line = (self._line + rest)[-_LONGEST - 1 :]
+        self._line = (self._line + rest)[-_MAX_LENGTH - 1 :]
         if rest.isascii() and rest.isprintable():
             self._at = {(kind, _after(column, len(rest), self._columns)) for kind, column in self._at}
         elif any(unicodedata.category(c) == "Cc" and c not in "\t\r" for c in rest):
@@ -84,7 +84,7 @@ class Cursor:
             columns,
             {(kind, min(column, columns - less)) for kind, column in self._at for less in (0, 1)},
         )
-        if len(self._line) > _LONGEST:
+        if len(self._line) > _MAX_LENGTH:
             self._anywhere()
             return
         line, before = self._line, self._at

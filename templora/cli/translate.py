@@ -65,7 +65,7 @@ TARGETS = ("own", "reference")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
 # Of what is wrong with a document, in the receipt.
-_MOST_PROBLEMS = 8
+_MAX_PROBLEMS = 8
 
 
 @click.command(epilog=EPILOG)
@@ -321,9 +321,9 @@ class _Job:
         if self.output.moved:
             notes.append(f"markup put back or left out, as the model had lost it: {self.output.moved} pieces")
         problems = self.document.problems
-        notes += problems[:_MOST_PROBLEMS]
-        if len(problems) > _MOST_PROBLEMS:
-            notes.append(f"and {len(problems) - _MOST_PROBLEMS} more such things about the document; --report has all")
+        notes += problems[:_MAX_PROBLEMS]
+        if len(problems) > _MAX_PROBLEMS:
+            notes.append(f"and {len(problems) - _MAX_PROBLEMS} more such things about the document; --report has all")
         return {
             "command": "translate",
             "from": self.source.code,

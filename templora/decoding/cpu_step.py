@@ -1,7 +1,7 @@
-"""`DecodeStep`: one token through base, adapter and head on the CPU, without Python between the layers.
+"""`CpuStep`: one token through base, adapter and head on the CPU, without Python between the layers.
 
 transformers' modules are right for many tokens at once; for one token they spend their time on dispatch. For decoders
-built like Llama (`Anatomy`) the step is one compiled function that reads the same weights where they lie, in the
+built like Llama (`LlamaLayout`) the step is one compiled function that reads the same weights where they lie, in the
 format they are stored in, adds the adapter unmerged, and shares the window's cache with the modules. Adapters are read
 in place, so a commit needs nothing done here.
 """
@@ -23,7 +23,7 @@ from templora.kernels import decode, gemv, thread_team
 from templora.kvcache.window import WindowCache
 from templora.lora.bank import AdapterBank, Route
 from templora.models.causal import CausalModel
-from templora.models.llama_layout import ACTIVATIONS, Anatomy, UnknownAnatomy
+from templora.models.llama_layout import ACTIVATIONS, LlamaLayout, UnknownLayout
 
 _FORMATS = {torch.bfloat16: gemv.BFLOAT16, torch.float32: gemv.FLOAT32}
 # Rotary tables are worked out for so many positions at once, and so many tables are kept.
@@ -52,7 +52,7 @@ class _Entries:
     addresses: np.ndarray
 
 
-class DecodeStep:
+class CpuStep:
     """The compiled step of one model.
 
     Args:
@@ -61,40 +61,40 @@ class DecodeStep:
         workers: says how many of them to use for the next token.
 
     Raises:
-        UnknownAnatomy: it does not apply to this model.
+        UnknownLayout: it does not apply to this model.
     """
 
     def __init__(self, model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> None:
         if model.device.type != "cpu" or model.dtype not in _FORMATS:
-            raise UnknownAnatomy
+            raise UnknownLayout
         self._softcap = model.softcap
-        self._anatomy = anatomy = Anatomy(model)
+        self._layout = layout = LlamaLayout(model)
         self._format = _FORMATS[model.dtype]
         self._embed: nn.Module = model.module.get_input_embeddings()
         self._names = {name: id(m) for name, m in model.module.named_modules()}
         self._kept: list[torch.Tensor] = []  # what is read by address: weights, and biases in fp32
-        self._linears = [[self._segment(linear) for linear in layer.linears] for layer in anatomy.layers]
+        self._linears = [[self._segment(linear) for linear in layer.linears] for layer in layout.layers]
         self._head = self._segment(model.head)
-        self._norms = np.stack([_rows(layer.norms, anatomy.hidden) for layer in anatomy.layers])
-        self._has_norm = np.array([norm is not None for norm in anatomy.layers[0].norms])
-        self._final_norm = anatomy.final_norm.numpy()
-        self._head_norms = np.stack([_rows(layer.head_norms, anatomy.head_size) for layer in anatomy.layers])
-        self._sliding = np.array([layer.sliding for layer in anatomy.layers])
-        self._kinds = np.array([layer.kind for layer in anatomy.layers])
+        self._norms = np.stack([_rows(layer.norms, layout.hidden) for layer in layout.layers])
+        self._has_norm = np.array([norm is not None for norm in layout.layers[0].norms])
+        self._final_norm = layout.final_norm.numpy()
+        self._head_norms = np.stack([_rows(layer.head_norms, layout.head_size) for layer in layout.layers])
+        self._sliding = np.array([layer.sliding for layer in layout.layers])
+        self._kinds = np.array([layer.kind for layer in layout.layers])
         self._rotary: dict[int, np.ndarray] = {}
         self._plans: dict[int, _Plan] = {}
         self._checked: weakref.WeakKeyDictionary[WindowCache, _Entries] = weakref.WeakKeyDictionary()
         self._team = thread_team.Team(most)
         self._workers = workers
-        width = anatomy.heads * anatomy.head_size
-        self._x, self._y = np.zeros((2, anatomy.hidden), np.float32)
-        self._qkv = np.zeros(width + 2 * anatomy.groups * anatomy.head_size, np.float32)
+        width = layout.heads * layout.head_size
+        self._x, self._y = np.zeros((2, layout.hidden), np.float32)
+        self._qkv = np.zeros(width + 2 * layout.groups * layout.head_size, np.float32)
         self._att = np.zeros(width, np.float32)
-        self._gate_up, self._act = np.zeros(2 * anatomy.inner, np.float32), np.zeros(anatomy.inner, np.float32)
+        self._gate_up, self._act = np.zeros(2 * layout.inner, np.float32), np.zeros(layout.inner, np.float32)
         self._logits = np.zeros(model.head.out_features, np.float32)
-        widest = max(anatomy.hidden, anatomy.inner, width)
+        widest = max(layout.hidden, layout.inner, width)
         self._scratch_fixed = (
-            anatomy.hidden + widest // gemv.BLOCK + 1 + max(4 * anatomy.head_size, anatomy.hidden, anatomy.inner)
+            layout.hidden + widest // gemv.BLOCK + 1 + max(4 * layout.head_size, layout.hidden, layout.inner)
         )
         self._scratch = np.zeros((self._team.size, self._scratch_fixed), np.float32)
         self._t = np.zeros(1, np.float32)
@@ -158,7 +158,7 @@ class DecodeStep:
         tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         known = self._checked.get(cache)
         if known is None or len(known.tensors) != len(tensors) or not all(map(operator.is_, known.tensors, tensors)):
-            a = self._anatomy
+            a = self._layout
             shape = (1, a.groups, cache.capacity, a.head_size)
             for tensor in tensors:
                 fits = isinstance(tensor, torch.Tensor) and tensor.shape == shape and tensor.is_contiguous()
@@ -171,7 +171,7 @@ class DecodeStep:
         return known
 
     def _sizes(self, length: int, capacity: int) -> np.ndarray:
-        a = self._anatomy
+        a = self._layout
         sizes = [a.hidden, a.inner, a.heads, a.groups, a.head_size, len(a.layers), ACTIVATIONS.index(a.activation)]
         return np.array([*sizes, self._format, length, capacity])
 
@@ -181,7 +181,7 @@ class DecodeStep:
         if table not in self._rotary:
             if len(self._rotary) == _ROTARY_TABLES:
                 del self._rotary[next(iter(self._rotary))]
-            self._rotary[table] = self._anatomy.rotary(table * _ROTARY_ROWS, _ROTARY_ROWS).numpy()
+            self._rotary[table] = self._layout.rotary(table * _ROTARY_ROWS, _ROTARY_ROWS).numpy()
         found: np.ndarray = self._rotary[table][row]
         return found
 
@@ -206,7 +206,7 @@ class DecodeStep:
             return (kind, linear.codes.data_ptr(), linear.scale.data_ptr(), 0, *shape)
         weight = linear.weight
         if not isinstance(linear, nn.Linear) or _FORMATS.get(weight.dtype) is None or not weight.is_contiguous():
-            raise UnknownAnatomy
+            raise UnknownLayout
         self._kept.append(weight)
         return (_FORMATS[weight.dtype], weight.data_ptr(), 0, 0, *shape)
 
@@ -219,7 +219,7 @@ class DecodeStep:
         return plan
 
     def _planned(self, bank: AdapterBank, route: Route | None) -> _Plan:
-        a = self._anatomy
+        a = self._layout
         pairs = {}
         if route is not None:
             pairs = {self._names[t.name]: pair for t, pair in zip(bank.layout.targets, route.pairs, strict=True)}
@@ -267,17 +267,17 @@ class DecodeStep:
         return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scales, ranks)
 
 
-def decode_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> DecodeStep | None:
+def cpu_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> CpuStep | None:
     """The compiled step of `model`, or None where it does not apply, or does not predict what the model predicts."""
     try:
-        step = DecodeStep(model, most, workers)
-    except UnknownAnatomy:
+        step = CpuStep(model, most, workers)
+    except UnknownLayout:
         return None
     return step if _agrees(step, model) else None
 
 
 @torch.no_grad()
-def _agrees(step: DecodeStep, model: CausalModel) -> bool:
+def _agrees(step: CpuStep, model: CausalModel) -> bool:
     ids = [i % model.vocabulary for i in range(1, 41)]
     ours, theirs = (WindowCache(model.layers, len(ids)) for _ in range(2))
     for cache in (ours, theirs):

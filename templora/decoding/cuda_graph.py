@@ -1,4 +1,4 @@
-"""`CapturedStep`: the decode step on CUDA as one recorded graph.
+"""`CudaGraphStep`: the decode step on CUDA as one recorded graph.
 
 Read token by token, a model on a GPU waits for Python: hundreds of small kernels, each launched by hand. Here they are
 recorded once and replayed with one launch. What a graph reads stays where it was recorded:
@@ -41,7 +41,7 @@ def static_step(
     return model.logits(out.last_hidden_state[0])[0]
 
 
-class CapturedStep:
+class CudaGraphStep:
     """The decode step of one reader, recorded at its first token.
 
     Args:

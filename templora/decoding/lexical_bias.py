@@ -1,4 +1,4 @@
-"""`Wanted`: words that should occur in what is written, made likelier where they fit until they have.
+"""`LexicalBias`: words that should occur in what is written, made likelier where they fit until they have.
 
 A word's first token is lifted where it is among the likeliest ones, so that it is taken where it fits; once it is begun
 the rest is lifted anywhere, so that it is finished. Nothing is forced: where the model sees no place for a word it does
@@ -37,7 +37,7 @@ class _Way:
     blank: int
 
 
-class Wanted:
+class LexicalBias:
     """Words wanted in one piece of text.
 
     Args:

@@ -1,4 +1,4 @@
-"""`Drafter`: what a text would go on with, of which nothing stays.
+"""`Previewer`: what a text would go on with, of which nothing stays.
 
     window    first ──── context ──── chunk │ piece │ piece │ the rest, prompt included
     passes    [                             ][      ][      ][                        ]
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from templora.decoding.lexical_bias import Wanted
-from templora.decoding.reader import Decoder
+from templora.decoding.lexical_bias import LexicalBias
+from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
 from templora.events import TokenEvent
 from templora.kvcache.window import WindowCache
@@ -30,7 +30,7 @@ _PIECE = 64
 
 
 @dataclass(frozen=True)
-class Draft:
+class Preview:
     """What would be written.
 
     Args:
@@ -42,7 +42,7 @@ class Draft:
     ended: bool
 
 
-class Drafter:
+class Previewer:
     """Drafts through one reader.
 
     Args:
@@ -51,12 +51,12 @@ class Drafter:
         step: inside it, the model is the caller's alone.
     """
 
-    def __init__(self, reader: Decoder, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, reader: Reader, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
         self._reader, self._tokenizer, self._step = reader, tokenizer, step
         self._tags = tag_tokens(tokenizer)
         self._version, self._passes = 0, list[list[int]]()  # what was read, in passes, and under which version
 
-    def draft(
+    def preview(
         self,
         tokens: Sequence[int],
         chunk_start: int,
@@ -66,7 +66,7 @@ class Drafter:
         ends: Collection[int],
         wanted: Sequence[str] = (),
         each: Callable[[str], None] = lambda _: None,
-    ) -> Draft:
+    ) -> Preview:
         """What comes after `tokens`.
 
         Args:
@@ -90,7 +90,7 @@ class Drafter:
                     each(event.text)
                     said.append(event.text)
 
-        hoped = Wanted(wanted, self._tokenizer, len(begun)) if wanted else None
+        hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         cut, ended = None, False
         with self._step():
             self._read(begun, chunk_start, version)
@@ -121,7 +121,7 @@ class Drafter:
         text = "".join([*said, rest])
         if cut is None and self._tags.keys() & set(begun[len(tokens) :]):
             text = self._with_tags(begun[len(tokens) :])
-        return Draft(text, ended or cut is not None)
+        return Preview(text, ended or cut is not None)
 
     def _with_tags(self, ids: Sequence[int]) -> str:
         """The text of ids, with those control tokens that stand around thoughts."""

@@ -1,4 +1,4 @@
-"""`Decoder`: reads a session's tokens through one adapter (or none), with a KV cache of one window.
+"""`Reader`: reads a session's tokens through one adapter (or none), with a KV cache of one window.
 
     tokens    0 · · · · first ── context ──┬── open chunk ── n−1 │ n
     cache            [sinks][──────────────┴───────────────)
@@ -23,7 +23,7 @@ from templora.kvcache.window import WindowCache
 from templora.lora.bank import AdapterBank, Route
 from templora.models.causal import CausalModel
 from templora.runtime.metering import Meter
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 # (token, cache, bank, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
 Step: TypeAlias = Callable[[int, WindowCache, AdapterBank, Route | None], torch.Tensor]
@@ -49,7 +49,7 @@ class Adapter:
         return 0 if self.slot is None else self.bank.layout.weights
 
 
-class Decoder:
+class Reader:
     """One reader of one text.
 
     Args:
@@ -108,7 +108,7 @@ class Decoder:
             fits = cache.shift + (first - cache.first_token) + self.config.window <= self.model.max_positions
             reusable = cache.reused < self.config.cache_reuse and fits and first < cache.next_token - cache.sinks
             if reusable:
-                with uninterrupted():
+                with deferred():
                     cache.evict(first)
                     cache.reused += 1
                     cache.served_version = version

@@ -27,19 +27,19 @@ from typing import Any
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding.cuda_graph import CapturedStep
+from templora.decoding.cuda_graph import CudaGraphStep
 from templora.decoding.reader import Step
 from templora.errors import ConfigError, ModelError, OptionError
 from templora.learning.rates import learning_rate_for
 from templora.learning.updates import Updates, worker
 from templora.lora.bank import AdapterBank, Layout
 from templora.lora.targets import Target, choose_targets
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.models.arrangement import Arrangement, described, told_apart
 from templora.models.causal import CausalModel, Trace
 from templora.recipes import recipe
 from templora.runtime.allocator import give_freed_memory_back, keep_freed_memory
-from templora.runtime.signals import put_off
+from templora.runtime.signals import deferrable
 from templora.runtime.threads import governor, threads
 from templora.session.session import Lesson, Receipt, Session
 from templora.text import end_ids, tokenizer_fingerprint
@@ -107,7 +107,7 @@ class Stay:
     slot: int
     base: _Base
     method: Method
-    memory: Memory | None = None
+    memory: MethodState | None = None
     updates: Updates | None = None
     session: weakref.ref[Session] | None = None
 
@@ -175,14 +175,14 @@ class Engine:
         """How a new reader is to decode one token; None through the model's own modules."""
         if not self._compiled:
             return None
-        return CapturedStep(self.model) if CapturedStep.supports(self.model) else self._compiled_step
+        return CudaGraphStep(self.model) if CudaGraphStep.supports(self.model) else self._compiled_step
 
     @cached_property
     def _compiled_step(self) -> Step | None:
-        from templora.decoding.cpu_step import decode_step
+        from templora.decoding.cpu_step import cpu_step
 
         began = time.perf_counter()
-        made = decode_step(self.model, governor.wanted[0], threads)
+        made = cpu_step(self.model, governor.wanted[0], threads)
         self.prepare_seconds = time.perf_counter() - began
         return made
 
@@ -266,7 +266,7 @@ class Engine:
         Args:
             beside: whether the caller also trains in the background.
         """
-        with put_off(), self.lock, governor.step(self.threads, beside):
+        with deferrable(), self.lock, governor.step(self.threads, beside):
             yield
 
     def executor(self) -> Executor:
@@ -300,7 +300,7 @@ class Engine:
             weakref.finalize(session, self._abandon, stay).atexit = False
             return stay
 
-    def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> Memory:
+    def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> MethodState:
         """Begins the memory of a session's method, which may change the model from here on. Called by `Session`.
 
         Raises:

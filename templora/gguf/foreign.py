@@ -15,7 +15,7 @@ from templora.gguf.header import GgufHeader
 # What transformers calls a family, where it is not what GGUF calls it.
 _NAMES = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "minimax-m2": "minimax_m2"}
 # Its reader makes several objects of each entry; only a vocabulary has many.
-_MOST_ENTRIES = 10_000
+_MAX_ENTRIES = 10_000
 _VOCABULARY = ("tokens", "scores", "token_type", "merges")
 
 
@@ -31,7 +31,7 @@ def foreign_config(header: GgufHeader) -> Any:
 
     for key, value in header.fields.items():
         vocabulary = key.startswith("tokenizer.ggml.") and key.removeprefix("tokenizer.ggml.") in _VOCABULARY
-        if isinstance(value, list | np.ndarray) and len(value) > _MOST_ENTRIES and not vocabulary:
+        if isinstance(value, list | np.ndarray) and len(value) > _MAX_ENTRIES and not vocabulary:
             raise ModelError(f"{header.path}: {key[:80]} has {len(value):,} entries; a model has no use for so many")
     config = AutoConfig.from_pretrained(str(header.path.parent), gguf_file=header.path.name)
     keys = Keys(header)

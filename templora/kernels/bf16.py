@@ -15,7 +15,7 @@ LOOSE = {"reassoc", "contract", "nsz"}
 _WORD, _HALF = ir.IntType(32), ir.IntType(16)
 _f = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693359375), _f(-2.12194440e-4)
-_LEAST, _MOST, _ROUND = _f(-87.0), _f(88.0), _f(0.5)
+_MIN, _MAX, _ROUND = _f(-87.0), _f(88.0), _f(0.5)
 _C1, _C2, _C3, _C4, _C5, _C6 = _f(1), _f(0.5), _f(1 / 6), _f(1 / 24), _f(1 / 120), _f(1 / 720)
 
 
@@ -32,7 +32,7 @@ def bits_of(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
-def widened(typing: Any, half: Any) -> Any:
+def bf16_to_f32(typing: Any, half: Any) -> Any:
     """The float32 that a bf16's bits stand for: its upper half."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -50,7 +50,7 @@ def _nearest(builder: Any, number: Any) -> Any:
 
 
 @intrinsic
-def narrowed(typing: Any, number: Any) -> Any:
+def f32_to_bf16(typing: Any, number: Any) -> Any:
     """A float32 as the bits of the nearest bf16, ties to even as in torch."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -73,7 +73,7 @@ def rounded(typing: Any, number: Any) -> Any:
 @njit(fastmath=LOOSE, error_model="numpy", inline="always")
 def exp(x):
     """e^x to 2e-7, for |x| < 87 (beyond, as at the bound): 2^n times a polynomial."""
-    x = min(max(x, _LEAST), _MOST)
+    x = min(max(x, _MIN), _MAX)
     n = np.floor(x * _LOG2E + _ROUND)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     p = _C1 + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))

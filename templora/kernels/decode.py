@@ -18,15 +18,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from templora.kernels.bf16 import exp, narrowed
-from templora.kernels.gemv import BFLOAT16, FAST, PART, block_sums, float_rows_times, rows_times, weighted_rows
+from templora.kernels.bf16 import exp, f32_to_bf16
+from templora.kernels.gemv import BFLOAT16, FAST, PART, block_sums, float_gemv, gemv, gemv_transposed
 from templora.kernels.pointers import read_float32, write_float32, write_uint16
 from templora.kernels.thread_team import claim, finish, wait
 
 PHASES = 10  # a layer
 QKV, OUT, GATE_UP, DOWN, HEAD = range(5)  # products; the first four of each layer, then the head's
 
-# Columns of the tables that `DecodeStep` fills in.
+# Columns of the tables that `CpuStep` fills in.
 FORMAT, CODES, SCALE, MINIMUM, BIAS, COLUMNS, OUTPUT, INTO_T = range(8)  # of a segment: rows with the same input
 SEGMENT, FIRST, LAST = range(3)  # of a piece: some rows of a segment
 B_CODES, B_FIRST_T, B_RANK = range(3)  # of an adapter's B
@@ -62,7 +62,7 @@ def _product(phase, sync, pieces, first, last, segments, x, sums, out, t):
         lo, hi = pieces[first + piece, FIRST], pieces[first + piece, LAST]
         target = t if s[INTO_T] else out
         at = s[OUTPUT] + lo
-        rows_times(s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, s[COLUMNS], x, sums, target, at)
+        gemv(s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, s[COLUMNS], x, sums, target, at)
         if s[BIAS]:
             for row in range(lo, hi):
                 target[s[OUTPUT] + row] += read_float32(s[BIAS], row)
@@ -78,7 +78,7 @@ def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
         for i in range(hi - lo):
             out[i] = y[at + i]
         return
-    float_rows_times(format, b[B_CODES], lo, hi, rank, t[b[B_FIRST_T] :], spare, _NONE)
+    float_gemv(format, b[B_CODES], lo, hi, rank, t[b[B_FIRST_T] :], spare, _NONE)
     for i in range(hi - lo):
         out[i] = y[at + i] + scaling * spare[i]
 
@@ -98,7 +98,7 @@ def _store(address, at, x, d, format):
     """Writes x [d] to a cache row, rounded to nearest even."""
     for i in range(d):
         if format == BFLOAT16:
-            write_uint16(address, at + i, narrowed(x[i]))
+            write_uint16(address, at + i, f32_to_bf16(x[i]))
         else:
             write_float32(address, at + i, x[i])
 
@@ -133,7 +133,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
     _store(values, (base + length) * d, v, d, format)
 
     count = length + 1 - first
-    float_rows_times(format, keys, base + first, base + length + 1, d, q, p, _NONE)
+    float_gemv(format, keys, base + first, base + length + 1, d, q, p, _NONE)
     most = p[0]
     for j in range(count):
         most = max(most, p[j])
@@ -143,7 +143,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
         p[j] = e
         total += e
     out = att[head * d : (head + 1) * d]
-    weighted_rows(format, values, base + first, count, d, p, out)
+    gemv_transposed(format, values, base + first, count, d, p, out)
     for i in range(d):
         out[i] /= total
 

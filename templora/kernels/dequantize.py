@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import cfunc, types
 from numba.extending import intrinsic
 
-from templora.kernels.bf16 import narrowed
+from templora.kernels.bf16 import f32_to_bf16
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
 
 _KERNEL = types.void(types.voidptr)
@@ -120,7 +120,7 @@ def eight_bit(data):
         for group in range(first, end):
             s = scale[group]
             for j in range(group * width, group * width + width):
-                out[j] = narrowed(s * np.float32(codes[j]))
+                out[j] = f32_to_bf16(s * np.float32(codes[j]))
     else:
         numbers = floats(a[3])
         for group in range(first, end):

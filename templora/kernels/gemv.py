@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from templora.kernels.bf16 import LOOSE, widened
+from templora.kernels.bf16 import LOOSE, bf16_to_f32
 from templora.kernels.pointers import read_float32, read_int8, read_uint16
 
 FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
@@ -120,7 +120,7 @@ def _halves(builder: Any, format: int, codes: Any, block: Any) -> list[Any]:
     return [b.sitofp(b.sext(_lanes(b, codes, _I8, at, 1), _vector(_I32)), _vector(_F32)) for at in starts]
 
 
-def _rows_times(format: int, rows: int) -> Callable[..., None]:
+def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
     """A procedure that writes `rows` rows of a matrix in `format`, from row `row` on, times x to y[at], y[at + 1], ...
 
     Written in LLVM's own terms: numba leaves vectorising to loops that it recognises, and a loop over lanes inside one
@@ -128,7 +128,7 @@ def _rows_times(format: int, rows: int) -> Callable[..., None]:
     """
 
     @intrinsic
-    def rows_times(
+    def gemv(
         typing: Any, codes: Any, scale: Any, minimum: Any, row: Any, blocks: Any, x: Any, sums: Any, y: Any, at: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -194,14 +194,14 @@ def _rows_times(format: int, rows: int) -> Callable[..., None]:
         i = types.int64
         return types.void(i, i, i, i, i, _FLOATS, _FLOATS, _FLOATS, i), generate
 
-    return rows_times
+    return gemv
 
 
-_FOUR_FLOAT32, _ONE_FLOAT32 = _rows_times(FLOAT32, 4), _rows_times(FLOAT32, 1)
-_FOUR_BFLOAT16, _ONE_BFLOAT16 = _rows_times(BFLOAT16, 4), _rows_times(BFLOAT16, 1)
-_FOUR_INT8_ROWS, _ONE_INT8_ROWS = _rows_times(INT8_ROWS, 4), _rows_times(INT8_ROWS, 1)
-_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS = _rows_times(INT8_BLOCKS, 4), _rows_times(INT8_BLOCKS, 1)
-_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS = _rows_times(INT4_BLOCKS, 4), _rows_times(INT4_BLOCKS, 1)
+_FOUR_FLOAT32, _ONE_FLOAT32 = _rows_gemv(FLOAT32, 4), _rows_gemv(FLOAT32, 1)
+_FOUR_BFLOAT16, _ONE_BFLOAT16 = _rows_gemv(BFLOAT16, 4), _rows_gemv(BFLOAT16, 1)
+_FOUR_INT8_ROWS, _ONE_INT8_ROWS = _rows_gemv(INT8_ROWS, 4), _rows_gemv(INT8_ROWS, 1)
+_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS = _rows_gemv(INT8_BLOCKS, 4), _rows_gemv(INT8_BLOCKS, 1)
+_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS = _rows_gemv(INT4_BLOCKS, 4), _rows_gemv(INT4_BLOCKS, 1)
 
 
 def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[..., None]:
@@ -232,7 +232,7 @@ def _odd_rows(format, codes, scale, first, last, n, x, y, at):
         total = np.float32(0)
         for i in range(n):
             if format == BFLOAT16:
-                code = widened(read_uint16(codes, row * n + i))
+                code = bf16_to_f32(read_uint16(codes, row * n + i))
             elif format == FLOAT32:
                 code = read_float32(codes, row * n + i)
             else:
@@ -242,8 +242,8 @@ def _odd_rows(format, codes, scale, first, last, n, x, y, at):
 
 
 @njit(**PART)
-def float_rows_times(format, codes, first, last, n, x, y, at):
-    """`rows_times` for the two formats of floats."""
+def float_gemv(format, codes, first, last, n, x, y, at):
+    """`gemv` for the two formats of floats."""
     if n % BLOCK:
         _odd_rows(format, codes, _NONE, first, last, n, x, y, at)
     elif format == BFLOAT16:
@@ -253,7 +253,7 @@ def float_rows_times(format, codes, first, last, n, x, y, at):
 
 
 @njit(**PART)
-def rows_times(format, codes, scale, minimum, first, last, n, x, sums, y, at):
+def gemv(format, codes, scale, minimum, first, last, n, x, sums, y, at):
     """y[at:] = rows [first, last) of a matrix of `n` columns times x [n], in float32.
 
     `codes`, `scale` and `minimum` are addresses; `sums` [n / 32] holds the sums of x's blocks (INT4_BLOCKS only).
@@ -267,7 +267,7 @@ def rows_times(format, codes, scale, minimum, first, last, n, x, sums, y, at):
     elif format == INT8_ROWS:
         _odd_rows(format, codes, scale, first, last, n, x, y, at)
     else:
-        float_rows_times(format, codes, first, last, n, x, y, at)
+        float_gemv(format, codes, first, last, n, x, y, at)
 
 
 def _strip(format: int, width: int) -> Callable[..., None]:
@@ -306,7 +306,7 @@ _wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
 
 
 @njit(**PART)
-def weighted_rows(format, codes, first, rows, n, p, y):
+def gemv_transposed(format, codes, first, rows, n, p, y):
     """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns."""
     done = 0
     while done + 4 * _LANES <= n:
@@ -320,7 +320,7 @@ def weighted_rows(format, codes, first, rows, n, p, y):
         for j in range(rows):
             at = (first + j) * n + i
             if format == BFLOAT16:
-                total += p[j] * widened(read_uint16(codes, at))
+                total += p[j] * bf16_to_f32(read_uint16(codes, at))
             else:
                 total += p[j] * read_float32(codes, at)
         y[i] = total

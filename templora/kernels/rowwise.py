@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import cfunc, njit, types
 
-from templora.kernels.bf16 import LOOSE, bits_of, exp, float_of, narrowed, rounded, widened
+from templora.kernels.bf16 import LOOSE, bf16_to_f32, bits_of, exp, f32_to_bf16, float_of, rounded
 from templora.kernels.openmp import doubles, floats, halves, integers, longs, share
 
 _KERNEL = types.void(types.voidptr)
@@ -24,7 +24,7 @@ _GELU_3B = _f(3 * 0.044715)
 @njit(inline="always")
 def _load(pointer, index):
     """The bf16 number at pointer[index], as float32."""
-    return widened(pointer[index])
+    return bf16_to_f32(pointer[index])
 
 
 @njit(fastmath=LOOSE, error_model="numpy", inline="always")
@@ -78,7 +78,7 @@ def softmax(data):
         for j in range(begin):
             coarse[at + j] = np.uint16(0)
         for j in range(begin, end):
-            coarse[at + j] = narrowed(exponents[j] * share_of_one)
+            coarse[at + j] = f32_to_bf16(exponents[j] * share_of_one)
         for j in range(end, columns):
             coarse[at + j] = np.uint16(0)
     scratch[0] = _ZERO  # a use of the array, which would be freed after its last one
@@ -104,7 +104,7 @@ def softmax_gradient(data):
         for j in range(at, at + columns):
             mean += _load(p, j) * _load(d, j)
         for j in range(at, at + columns):
-            d[j] = narrowed(_load(p, j) * (_load(d, j) - mean) * scale)
+            d[j] = f32_to_bf16(_load(p, j) * (_load(d, j) - mean) * scale)
         if cut:
             to = r * (columns - cut)
             for j in range(columns - cut):
@@ -154,12 +154,12 @@ def cross_entropy(data):
                 at_target = (exp(goal - norm) - _ONE) * slope * weight
                 for j in range(at, at + columns):
                     t = _tanh(_load(x, j) / cap)
-                    x[j] = narrowed(exp(cap * t - norm) * (_ONE - t * t) * weight)
+                    x[j] = f32_to_bf16(exp(cap * t - norm) * (_ONE - t * t) * weight)
             else:
                 at_target = (exp(goal - norm) - _ONE) * weight
                 for j in range(at, at + columns):
-                    x[j] = narrowed(exp(_load(x, j) - norm) * weight)
-            x[target] = narrowed(at_target)
+                    x[j] = f32_to_bf16(exp(_load(x, j) - norm) * weight)
+            x[target] = f32_to_bf16(at_target)
 
 
 @cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
@@ -186,10 +186,10 @@ def rms_norm(data):
         scales[r] = scale
         if plus_one:
             for j in range(columns):
-                y[at + j] = narrowed(_load(x, at + j) * scale * (_ONE + _load(w, j)))
+                y[at + j] = f32_to_bf16(_load(x, at + j) * scale * (_ONE + _load(w, j)))
         else:
             for j in range(columns):
-                y[at + j] = narrowed(rounded(_load(x, at + j) * scale) * _load(w, j))
+                y[at + j] = f32_to_bf16(rounded(_load(x, at + j) * scale) * _load(w, j))
 
 
 @cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
@@ -215,7 +215,7 @@ def rms_norm_gradient(data):
         inner *= scale * scale / np.float32(columns)
         for j in range(columns):
             g = _load(d, at + j) * (extra + _load(w, j))
-            out[at + j] = narrowed(scale * (g - _load(x, at + j) * inner))
+            out[at + j] = f32_to_bf16(scale * (g - _load(x, at + j) * inner))
 
 
 @njit(fastmath=LOOSE, error_model="numpy", inline="always")
@@ -236,12 +236,12 @@ def gated(data):
     if kind == 0:
         for j in range(first, end):
             g = _load(gate, j)
-            y[j] = narrowed(rounded(g * _logistic(g)) * _load(up, j))
+            y[j] = f32_to_bf16(rounded(g * _logistic(g)) * _load(up, j))
     else:
         for j in range(first, end):
             g = _load(gate, j)
             t = _tanh(_GELU_A * (g + _GELU_B * g * g * g))
-            y[j] = narrowed(rounded(_HALF * g * (_ONE + t)) * _load(up, j))
+            y[j] = f32_to_bf16(rounded(_HALF * g * (_ONE + t)) * _load(up, j))
 
 
 @cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
@@ -267,12 +267,12 @@ def gated_gradient(data):
         for j in range(first, end):
             g, u, dy = _load(gate, j), _load(up, j), _load(d, j)
             s = _logistic(g)
-            dup[j] = narrowed(dy * g * s)
-            dgate[j] = narrowed(dy * u * s * (_ONE + g * (_ONE - s)))
+            dup[j] = f32_to_bf16(dy * g * s)
+            dgate[j] = f32_to_bf16(dy * u * s * (_ONE + g * (_ONE - s)))
     else:
         for j in range(first, end):
             g, u, dy = _load(gate, j), _load(up, j), _load(d, j)
             t = _tanh(_GELU_A * (g + _GELU_B * g * g * g))
             slope = _HALF * (_ONE + t) + _HALF * g * (_ONE - t * t) * _GELU_A * (_ONE + _GELU_3B * g * g)
-            dup[j] = narrowed(dy * _HALF * g * (_ONE + t))
-            dgate[j] = narrowed(dy * u * slope)
+            dup[j] = f32_to_bf16(dy * _HALF * g * (_ONE + t))
+            dgate[j] = f32_to_bf16(dy * u * slope)

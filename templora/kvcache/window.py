@@ -16,7 +16,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from templora.errors import ModelError
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 
 class _Span:
@@ -184,7 +184,7 @@ class WindowCache(Cache):  # type: ignore[misc]
         if drop <= 0:
             return
         s, length, kept, shift, reused = self.sinks, self.length, self.versions, self.shift, self.reused
-        with uninterrupted():
+        with deferred():
             # One that fails half-way, without memory, leaves an empty cache, not a wrong one.
             self.clear(self.first_token)
             for layer in self.layers:

@@ -39,7 +39,7 @@ class FusedPasses:
         self._forwards = [(m, f) for m in modules for f in [_fused(m)] if f is not None]
         if dtype == torch.bfloat16 and upcast.worthwhile():
             linear = [m for m in model.modules() if isinstance(m, nn.Linear | QuantLinear) and _is_plain(m)]
-            self._forwards += [(m, upcast.widened(m)) for m in linear]
+            self._forwards += [(m, upcast.upcast_forward(m)) for m in linear]
         self._lock = threading.Lock()
         self._inside = 0
         self._before: str | None = None

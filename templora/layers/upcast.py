@@ -17,7 +17,7 @@ from templora.layers.quantized import QuantLinear
 from templora.runtime.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
-_FEWEST_ROWS = 8
+_MIN_ROWS = 8
 # Weights widened at once: 16 MB, which a large vocabulary's head does not fit. As many as `quantized` unpacks at
 # once, or the gradients of a quantised layer and of its unpacked weights would be summed from other pieces.
 _PIECE = 1 << 22
@@ -33,7 +33,7 @@ def worthwhile() -> bool:
 
 def applies(x: torch.Tensor) -> bool:
     """Whether a product of x [..., in] should be widened."""
-    enough = x.numel() >= _FEWEST_ROWS * x.shape[-1]
+    enough = x.numel() >= _MIN_ROWS * x.shape[-1]
     return enough and x.dtype == torch.bfloat16 and x.device.type == "cpu" and worthwhile()
 
 
@@ -67,7 +67,7 @@ def _left_alone(x: torch.Tensor) -> bool:
     return not applies(x) or (x.requires_grad and torch.is_grad_enabled())
 
 
-def widened(layer: nn.Linear | QuantLinear) -> Callable[[torch.Tensor], torch.Tensor]:
+def upcast_forward(layer: nn.Linear | QuantLinear) -> Callable[[torch.Tensor], torch.Tensor]:
     """A `forward` for a linear layer with frozen weights, in bf16 or unpacked to it."""
     own = layer.forward
 

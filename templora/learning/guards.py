@@ -12,7 +12,7 @@ from templora.config import TempLoraConfig
 from templora.metrics import repeated
 
 # Fewer written tokens than this say nothing about repetition.
-_FEWEST_TO_JUDGE = 16
+_MIN_TO_JUDGE = 16
 # Of the 4-grams of any chunk: in one word or phrase over and over there is nothing to learn but that, whoever wrote it.
 _DEGENERATE = 0.95
 
@@ -67,10 +67,10 @@ class Brake:
         """
         own = [tokens[i] for first, end in written.spans for i in range(first, end)]
         for ids, most in ((own, config.max_repetition), (lesson, max(_DEGENERATE, config.max_repetition))):
-            share = repeated(ids) if len(ids) >= _FEWEST_TO_JUDGE else 0.0
+            share = repeated(ids) if len(ids) >= _MIN_TO_JUDGE else 0.0
             if share > most:
                 return f"repetitive: {share:.0%} of its 4-grams repeat, and at most {most:.0%} may (max_repetition)"
-        if self.tokens and len(own) >= _FEWEST_TO_JUDGE:
+        if self.tokens and len(own) >= _MIN_TO_JUDGE:
             now, usual = written.entropy / len(own), self.entropy / self.tokens
             if now < config.min_entropy * usual:
                 return (

@@ -28,7 +28,7 @@ from templora.learning.probe import Probe
 from templora.lora.bank import AdapterBank, AdapterState, Route
 from templora.models.causal import CausalModel
 from templora.runtime.metering import Cost, Meter
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 from templora.runtime.threads import governor
 
 
@@ -151,7 +151,7 @@ class Learner:
         """
         before = self._bank.state(self._slot)
         staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
-        with uninterrupted():
+        with deferred():
             if staged is not None:
                 staged.commit(self._bank, self._slot)
             report(update)

@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 
 from templora.config import TempLoraConfig
 from templora.lora.bank import AdapterBank, AdapterState
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 # Weights worked on together: on a CPU what fits its cache, on a GPU what is worth starting a kernel for.
 _BLOCK = {"cpu": 1 << 18}
@@ -84,7 +84,7 @@ class Staged:
 
         Doing it again changes nothing.
         """
-        with uninterrupted():
+        with deferred():
             if self._committed:
                 return
             old = self.state

@@ -20,7 +20,7 @@ from templora.runtime.files import written_whole
 
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_LARGEST_CONFIG = 1 << 20
+_MAX_CONFIG = 1 << 20
 # A scale that a user copied from what is printed (six digits), or rounded a little.
 _SAME_SCALE = 1e-3
 # First weights that leave the base as it was; the others (PiSSA, OLoRA, CorDA, LoftQ) go with another base.
@@ -168,9 +168,9 @@ def _settings(folder: Path) -> tuple[int, float]:
         if not path.is_file():
             raise ModelError(f"{folder}: no PEFT adapter can be read here: there is no {_CONFIG}")
         with path.open("rb") as file:
-            text = file.read(_LARGEST_CONFIG + 1)
-        if len(text) > _LARGEST_CONFIG:
-            raise ModelError(f"{path}: no adapter has a config of more than {_LARGEST_CONFIG:,} bytes")
+            text = file.read(_MAX_CONFIG + 1)
+        if len(text) > _MAX_CONFIG:
+            raise ModelError(f"{path}: no adapter has a config of more than {_MAX_CONFIG:,} bytes")
         config = json.loads(text)
     except OSError as error:
         raise ModelError(f"{folder}: no PEFT adapter can be read here: {error.strerror or error}") from error

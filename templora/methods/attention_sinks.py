@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding.reader import Decoder
+from templora.decoding.reader import Reader
 from templora.kvcache.window import WindowCache
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.models.causal import CausalModel
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class AttentionSinks(Method):
             return "its rotary embedding changes with length, so keys cannot be moved"
         return None if _turns(model) else "its keys do not turn with their position as those of Llama do"
 
-    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         return _Sinks(model)
 
 
-class _Sinks(Memory):
+class _Sinks(MethodState):
     rereads = False
 
     def __init__(self, model: CausalModel) -> None:
         self._model = model
 
-    def prepare(self, reader: Decoder, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+    def prepare(self, reader: Reader, tokens: Sequence[int], chunk_start: int, version: int) -> None:
         cache, first = reader.cache, reader.window_start(chunk_start)
         if cache.length and first > cache.first_token:
             dropped = first - cache.first_token
             if first >= cache.next_token - cache.sinks:  # nothing of it is left, after a long given text, say
                 cache.clear(first)
             else:
-                with uninterrupted():
+                with deferred():
                     cache.evict(first)
                     try:
                         turn_back(self._model, cache, cache.sinks, dropped)

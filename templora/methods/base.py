@@ -1,6 +1,6 @@
 """`Method`: how the text before a chunk is kept and seen. The base class is the plain way, a sliding window.
 
-A method is a frozen dataclass of options; what belongs to one text is in the `Memory` that it begins. The loop
+A method is a frozen dataclass of options; what belongs to one text is in the `MethodState` that it begins. The loop
 (`Session`) knows these two and no concrete method.
 """
 
@@ -16,12 +16,12 @@ from templora.config import TempLoraConfig
 if TYPE_CHECKING:
     import torch
 
-    from templora.decoding.reader import Decoder
+    from templora.decoding.reader import Reader
     from templora.models.causal import CausalModel
     from templora.runtime.metering import Meter
 
 
-class Memory:
+class MethodState:
     """What a method holds while one text is read.
 
     Attributes:
@@ -33,7 +33,7 @@ class Memory:
     version: int = 0
     rereads: bool = True
 
-    def prepare(self, reader: Decoder, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+    def prepare(self, reader: Reader, tokens: Sequence[int], chunk_start: int, version: int) -> None:
         """Makes the reader's cache hold what the next token may see, up to the newest token exclusively."""
         reader.prepare(tokens, chunk_start, version)
 
@@ -77,8 +77,8 @@ class Method:
 
     @property
     def changes_model(self) -> bool:
-        """Whether the model computes something else from `begin` on, or in some of its passes, until `Memory.end`: so
-        no other session may be beside it."""
+        """Whether the model computes something else from `begin` on, or in some of its passes, until `MethodState.end`:
+        so no other session may be beside it."""
         return False
 
     @property
@@ -102,7 +102,7 @@ class Method:
         """Most tokens that may be attended to at once."""
         return model.max_positions
 
-    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         """What is held of one text, whose first `opening` tokens stay in every window; may change the model until
-        `Memory.end`."""
-        return Memory()
+        `MethodState.end`."""
+        return MethodState()

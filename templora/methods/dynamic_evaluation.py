@@ -19,10 +19,10 @@ from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.errors import OptionError
 from templora.lora.targets import linear_layers
-from templora.methods.base import Memory, Method, alike
+from templora.methods.base import Method, MethodState, alike
 from templora.models.causal import CausalModel
 from templora.runtime.metering import Meter
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 _ROWS = 128  # of logits at a time
 # A longer gradient is shortened to this, as in the recipes.
@@ -58,7 +58,7 @@ class DynamicEvaluation(Method):
             return "its weights are quantised, so they cannot be trained; use --weights bf16"
         return super().problem(model, config)
 
-    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         return _Trained(model, self, opening)
 
 
@@ -67,7 +67,7 @@ def _matrices(model: CausalModel) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.module.named_parameters() if p.dim() > 1 and p.dtype.is_floating_point}
 
 
-class _Trained(Memory):
+class _Trained(MethodState):
     def __init__(self, model: CausalModel, method: DynamicEvaluation, opening: int) -> None:
         self._model, self._method, self._opening = model, method, opening
         self._parameters = _matrices(model)
@@ -104,7 +104,7 @@ class _Trained(Memory):
                 parameter.requires_grad_(False)
                 parameter.grad = None
         nn.utils.clip_grad_norm_(list(self._masters.values()), _MAX_GRAD_NORM)
-        with uninterrupted():
+        with deferred():
             self._optimizer.step()
             self._optimizer.zero_grad()
             self._serve()

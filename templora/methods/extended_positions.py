@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
-from templora.decoding.reader import Decoder
+from templora.decoding.reader import Reader
 from templora.errors import OptionError, nearest
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.models.causal import CausalModel
 from templora.runtime.metering import Meter
 
@@ -64,12 +64,12 @@ class ExtendedPositions(Method):
             return f"its positions are scaled already ({', '.join(sorted(set(kinds)))})"
         return super().problem(model, config)
 
-    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         scaled = _Dynamic if self.scaling == "dynamic" else _Scaled
         return scaled(model, config, self)
 
 
-class _Scaled(Memory):
+class _Scaled(MethodState):
     """Another rotary embedding in the model, until the end."""
 
     def __init__(self, model: CausalModel, config: TempLoraConfig, method: ExtendedPositions) -> None:
@@ -109,7 +109,7 @@ class _Dynamic(_Scaled):
         else:
             rotary.rope_type = "default"
 
-    def prepare(self, reader: Decoder, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+    def prepare(self, reader: Reader, tokens: Sequence[int], chunk_start: int, version: int) -> None:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         kind = {"layer_type": self._kind} if self._kind else {}

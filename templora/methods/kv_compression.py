@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding.reader import Decoder
+from templora.decoding.reader import Reader
 from templora.errors import ModelError, OptionError
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.models.causal import CausalModel
 
 
@@ -69,17 +69,17 @@ class KvCompression(Method):
             return f"a context of {needed:,} tokens is beyond this model's {self.positions(model):,} positions"
         return super().problem(model, config)
 
-    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> Memory:
+    def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         return _Compressed(self, model, opening)
 
 
-class _Compressed(Memory):
+class _Compressed(MethodState):
     def __init__(self, method: KvCompression, model: CausalModel, opening: int) -> None:
         self._make_press: Callable[..., Any] = getattr(importlib.import_module("kvpress"), method.press)
         self._method, self._model, self._opening = method, model, opening
         self._held: dict[int, tuple[int, int]] = {}  # what each reader's cache was made for: chunk, version
 
-    def prepare(self, reader: Decoder, tokens: Sequence[int], chunk_start: int, version: int) -> None:
+    def prepare(self, reader: Reader, tokens: Sequence[int], chunk_start: int, version: int) -> None:
         room = reader.config.context - 1  # the token before the chunk is fed with it
         end = min(len(tokens), max(1, chunk_start)) - 1
         start = max(0, chunk_start - int(self._method.factor * reader.config.context))
@@ -96,7 +96,7 @@ class _Compressed(Memory):
         reader.fill(tokens, version)
 
     @torch.no_grad()
-    def _compress(self, reader: Decoder, ids: list[int], room: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _compress(self, reader: Reader, ids: list[int], room: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Reads `ids` and keeps `room` entries of each layer."""
         from transformers import DynamicCache
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Most rows of logits computed at once, and most logits: 13 MB in bf16. A large vocabulary's take more, Gemma's 50 MB:
 # with fewer rows reading the head takes longer than the product.
-_LOGIT_ROWS, _FEWEST_LOGIT_ROWS = 256, 96
+_LOGIT_ROWS, _MIN_LOGIT_ROWS = 256, 96
 _LOGITS = 128 * 49152
 _EVIDENCE = 1024  # values of each tensor
 
@@ -197,7 +197,7 @@ class CausalModel:
 
     def _blocks(self, hidden: torch.Tensor, targets: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`hidden` and `targets` in blocks of rows whose logits may exist at one time."""
-        rows = min(_LOGIT_ROWS, max(_FEWEST_LOGIT_ROWS, _LOGITS // self.vocabulary))
+        rows = min(_LOGIT_ROWS, max(_MIN_LOGIT_ROWS, _LOGITS // self.vocabulary))
         wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
         return zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
 

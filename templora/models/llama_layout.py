@@ -1,4 +1,4 @@
-"""`Anatomy`: the parts of a decoder built like Llama, by what they do rather than by family.
+"""`LlamaLayout`: the parts of a decoder built like Llama, by what they do rather than by family.
 
     x += after_attention(o(attention(rotary(head norms(q, k, v of before_attention(x))))))
     x += after_mlp(down(activation(gate(h)) · up(h))),  h = before_mlp(x)
@@ -21,7 +21,7 @@ from templora.models.causal import CausalModel
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 
 
-class UnknownAnatomy(Exception):
+class UnknownLayout(Exception):
     """This model is not built that way."""
 
 
@@ -34,7 +34,7 @@ class Layer:
         norms: before and after attention, before and after the MLP: weights [hidden], fp32; None where there is none.
         head_norms: of queries and keys: weights [head size], fp32; none, or two.
         sliding: entries that attention sees, the newest included; 0 = all.
-        kind: which rotary table; an index into `Anatomy.rotary_kinds`.
+        kind: which rotary table; an index into `LlamaLayout.rotary_kinds`.
     """
 
     linears: tuple[nn.Module, ...]
@@ -44,11 +44,11 @@ class Layer:
     kind: int
 
 
-class Anatomy:
+class LlamaLayout:
     """The parts of `model`.
 
     Raises:
-        UnknownAnatomy: they are not all found, or there are others.
+        UnknownLayout: they are not all found, or there are others.
     """
 
     def __init__(self, model: CausalModel) -> None:
@@ -58,9 +58,9 @@ class Anatomy:
         kinds = getattr(config, "layer_types", None)
         soft = getattr(config, "attn_logit_softcapping", None)
         if self._rotary is None or activation not in ACTIVATIONS or soft:
-            raise UnknownAnatomy
+            raise UnknownLayout
         if set(kinds or []) - {"full_attention", "sliding_attention"} or _changes_with_length(self._rotary):
-            raise UnknownAnatomy
+            raise UnknownLayout
         self.activation: str = activation
         # A rotary module with layer types has a table for each.
         self.rotary_kinds: list[str | None] = (
@@ -76,7 +76,7 @@ class Anatomy:
             self.epsilon = float(getattr(norm, "variance_epsilon", None) or norm.eps)
             self.head_size, self.attention_scale = int(first.self_attn.head_dim), float(first.self_attn.scaling)
         except AttributeError as error:
-            raise UnknownAnatomy from error
+            raise UnknownLayout from error
         self.heads, self.groups = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.hidden, self.inner = int(config.hidden_size), int(config.intermediate_size)
 
@@ -91,7 +91,7 @@ class Anatomy:
         found = {id(m) for m in (*linears, *norms, *head_norms)}
         # A block that holds weights in anything else does something more.
         if any(id(m) not in found for m in block.modules() if [*m.parameters(False), *m.buffers(False)]):
-            raise UnknownAnatomy
+            raise UnknownLayout
         sliding = getattr(attention, "sliding_window", None)
         if config.model_type == "mistral":  # has it in its config alone
             sliding = config.sliding_window
@@ -106,7 +106,7 @@ class Anatomy:
 
     def _norm_weight(self, norm: Any) -> torch.Tensor:
         if getattr(norm, "bias", None) is not None:
-            raise UnknownAnatomy
+            raise UnknownLayout
         weight: torch.Tensor = norm.weight.detach().float() + self._norm_offset
         return weight
 

@@ -14,7 +14,7 @@ import sys
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-_LARGEST_INT = 2**31 - 1
+_MAX_INT = 2**31 - 1
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
     adapter's vector), and the heap's free end stays.
     """
     libc = _libc()
-    return bool(libc and libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    return bool(libc and libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _MAX_INT))
 
 
 def give_freed_memory_back() -> None:

@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 
-from templora.runtime.rss import peak_resident_bytes
+from templora.runtime.rss import peak_rss_bytes
 
 Phase = Literal["decode", "score", "learn", "cache"]
 PHASES: tuple[Phase, ...] = ("decode", "score", "learn", "cache")
@@ -130,4 +130,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory this process has held: on the GPU for CUDA, else resident in RAM. In bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return peak_resident_bytes()
+    return peak_rss_bytes()

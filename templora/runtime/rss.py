@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def peak_resident_bytes() -> int:
+def peak_rss_bytes() -> int:
     """Peak resident memory since this program began, in bytes.
 
     Linux's `getrusage` would not do: its figure outlives `exec`, so a small program started by a large one would be

@@ -22,12 +22,12 @@ _ALWAYS = (signal.SIGINT, signal.SIGTERM)  # also where nobody handles them, so 
 class _State:
     """Of the main thread, the only one in which Python handles signals."""
 
-    whole = 0  # `uninterrupted` blocks that it is in
-    waiting: list[Callable[[], object]] | None = None  # signals that came in a `put_off` block; None outside of one
+    whole = 0  # `deferred` blocks that it is in
+    waiting: list[Callable[[], object]] | None = None  # signals that came in a `deferrable` block; None outside of one
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Signals that come inside are handled, as they would have been, when the work is done. Nests.
 
     For short work that must be done whole or not at all.
@@ -48,7 +48,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
+def deferrable() -> Iterator[None]:
     """Signals that come inside are handled when the work is done, or at the next `safe_point`; one that comes again, at
     once. Inside another such block nothing changes.
 
@@ -79,7 +79,7 @@ def put_off() -> Iterator[None]:
 
 
 def safe_point() -> None:
-    """Handles the signals that were put off, in a `put_off` block and in no `uninterrupted` one within it.
+    """Handles the signals that were put off, in a `deferrable` block and in no `deferred` one within it.
 
     For places that long work passes often, and at which an exception does no harm. Takes less than a microsecond.
     """

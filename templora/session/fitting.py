@@ -21,7 +21,7 @@ from templora.runtime.metering import PHASES
 from templora.session.mixture import EXPERTS
 from templora.session.snapshot import NUMBERS, STATE, Snapshot
 
-_MOST = 2**53  # of a count
+_MAX = 2**53  # of a count
 _ROUNDED = 1e-6  # by which weights that sum to 1 may miss it
 _META_BYTES = 1 << 24
 # Of torch's CPU generator: its bytes; where it says how many numbers are left, whether it was seeded, which is next.
@@ -200,14 +200,14 @@ def _list(name: str, said: Any, length: int | None = None) -> Sequence[Any]:
     return said
 
 
-def _whole(name: str, said: Any, most: int = _MOST) -> int:
+def _whole(name: str, said: Any, most: int = _MAX) -> int:
     if type(said) is not int or not 0 <= said <= most:
         raise _Unfit(f"{name} is no whole number from 0 to {most}")
     return said
 
 
 def _number(name: str, said: Any) -> float:
-    if type(said) not in (int, float) or not -(_MOST**4) < said < _MOST**4 or not math.isfinite(said):
+    if type(said) not in (int, float) or not -(_MAX**4) < said < _MAX**4 or not math.isfinite(said):
         raise _Unfit(f"{name} is no number")
     return float(said)
 

@@ -24,8 +24,8 @@ import torch
 from templora.arguments import SEEDS, Writing, shown, whole, yes
 from templora.chunks import Chunk, spans
 from templora.config import TempLoraConfig
-from templora.decoding.preview import Draft, Drafter
-from templora.decoding.reader import Adapter, Decoder
+from templora.decoding.preview import Preview, Previewer
+from templora.decoding.reader import Adapter, Reader
 from templora.decoding.stopping import Held
 from templora.errors import ModelError, OptionError, SessionClosed, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
@@ -39,10 +39,10 @@ from templora.lora.bank import AdapterState
 from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
 from templora.lora.peft import load_adapter, save_adapter
 from templora.lora.targets import first_weights
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.metrics import Likelihood, perplexity
 from templora.runtime.metering import Meter
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 from templora.sampling import Sampler, SamplingParams, entropy_of
 from templora.session.fitting import Like, check, check_weights, most_bytes
 from templora.session.mixture import Mixture
@@ -149,7 +149,7 @@ class Session:
             raise
         self._adapted = self._reader(Adapter(self._bank, self._slot, config.scaling))
         self._base = self._reader(Adapter(self._bank, None, config.scaling))
-        self._drafters: dict[bool, Drafter] = {}  # whether the base drafts -> with what
+        self._previewers: dict[bool, Previewer] = {}  # whether the base drafts -> with what
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter, probe)
         self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
@@ -208,7 +208,7 @@ class Session:
         return self._released
 
     @property
-    def readers(self) -> tuple[Decoder, Decoder]:
+    def readers(self) -> tuple[Reader, Reader]:
         """What reads this text: through the adapter, and as the bare base does."""
         self._alive()
         return self._adapted, self._base
@@ -453,7 +453,7 @@ class Session:
         if full:
             yield from self._end_chunk()
 
-    def draft(
+    def preview(
         self,
         prompt: str = "",
         *,
@@ -463,7 +463,7 @@ class Session:
         wanted: Sequence[str] = (),
         base: bool = False,
         each: Callable[[str], None] = lambda _: None,
-    ) -> Draft:
+    ) -> Preview:
         """What it would write after `prompt`. Nothing of that stays: text, adapter and random numbers are as they were.
 
         Args:
@@ -483,15 +483,15 @@ class Session:
         tokens, ends = [*self.tokens, *self.encode(prompt)], self._engine.end_ids
         if not tokens:
             raise TextError("there is nothing to go on from: give a prompt")
-        if base not in self._drafters:
+        if base not in self._previewers:
             reader = self._reader(self._base.adapter if base else self._adapted.adapter)
-            self._drafters[base] = Drafter(reader, self._tokenizer, self._step)
+            self._previewers[base] = Previewer(reader, self._tokenizer, self._step)
         generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(tokens)) % 2**63)
         sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
         size = self.config.chunk_size
         start = self._chunk_start + (len(tokens) - self._chunk_start) // size * size  # of the chunk that it would be in
         version = self._memory.version if base else self._served
-        return self._drafters[base].draft(tokens, start, version, max_new_tokens, sampler, ends, wanted, each)
+        return self._previewers[base].preview(tokens, start, version, max_new_tokens, sampler, ends, wanted, each)
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:
         """How well the bare base predicts `text` right after `prompt`, with nothing of this session before it.
@@ -699,7 +699,7 @@ class Session:
             self._written, self._brake, self._patience = guards.from_json(meta["guards"])
             self._masked = spans(meta.get("masked", ()))
             self._scored_to, self._reading = meta["scored_to"], None
-            self._drafters = {}  # whose versions are another adapter's
+            self._previewers = {}  # whose versions are another adapter's
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
@@ -737,14 +737,14 @@ class Session:
         Returns:
             Whether the base is bit for bit what it was, and whether nothing of the adapter is left on it.
         """
-        with uninterrupted(), self._engine.lock:
+        with deferred(), self._engine.lock:
             if not self._released:
                 try:
                     if self._updates:
                         self._updates.drop()
                 finally:
                     self._released, self._updates = True, None
-                    del self._adapted, self._base, self._drafters, self._learner, self._reading, self._memory
+                    del self._adapted, self._base, self._previewers, self._learner, self._reading, self._memory
                     self._engine.release(self._stay)
             if self.receipt is None:
                 self.receipt = self._engine.receipt(self._stay)
@@ -794,11 +794,11 @@ class Session:
         with self._step(), self.meter.phase("learn"):
             return Probe.draw(model, self.tokens, passage, self.meter)
 
-    def _reader(self, adapter: Adapter) -> Decoder:
+    def _reader(self, adapter: Adapter) -> Reader:
         engine = self._engine
-        return Decoder(engine.model, adapter, self.config, self._opening, self.meter, engine.new_step)
+        return Reader(engine.model, adapter, self.config, self._opening, self.meter, engine.new_step)
 
-    def _prepare(self, *decoders: Decoder) -> None:
+    def _prepare(self, *decoders: Reader) -> None:
         for decoder in decoders:
             self._memory.prepare(decoder, self.tokens, self._chunk_start, self._served)
 
@@ -826,7 +826,7 @@ class Session:
 
     def _take_back(self, end: int) -> None:
         """Makes the text end at token `end` again, with all else as it was then: nobody has seen what came after it."""
-        with uninterrupted():
+        with deferred():
             crossed = next((c for c in self._crossed if c[0] > end), None)
             if crossed:
                 self._restore(self.tokens[: crossed[0]], crossed[1])
@@ -855,7 +855,7 @@ class Session:
         if self._sure is not None:
             self._take_back(self._sure)
             self._sure = None
-        with uninterrupted():
+        with deferred():
             self._undraw()
             self._cut_caches()
             end = len(self.tokens)
@@ -928,7 +928,7 @@ class Session:
             self._open_next(chunk, reading)
         else:
             context = self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
-            with uninterrupted():  # from here on the context is needed as it is
+            with deferred():  # from here on the context is needed as it is
                 self._settle()
                 self._open_next(chunk, None, context)
         self._remember()
@@ -952,7 +952,7 @@ class Session:
             learnt = [lesson[i] for i in range(chunk.middle, chunk.end) if chunk.learns(i)]
             reason = self._patience.problem or self._brake.problem(self.config, self.tokens, written, learnt)
             if reason:
-                with uninterrupted():
+                with deferred():
                     self._patience = self._patience.skipped()
                     skipped = ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self.version, reason)
                     self._learned.append(skipped)
@@ -990,7 +990,7 @@ class Session:
 
     def _settle(self) -> None:
         """Commits what was learnt beside the chunk that ends now, or rolls it back."""
-        with uninterrupted():  # what is committed is reported
+        with deferred():  # what is committed is reported
             done = self._updates.settle() if self._updates else None
             if done:
                 self._report(*done)
@@ -1023,8 +1023,8 @@ class Session:
         read = cache.next_token >= chunk.first_target - 1 and cache.served_version == self._served
         if self.config.context_gradients or read:
             return cache
-        drafter = self._drafters.get(False)  # may have read it, in the very pass that would read it now
-        if drafter and type(self._memory) is Memory and not self.config.cache_reuse:
+        drafter = self._previewers.get(False)  # may have read it, in the very pass that would read it now
+        if drafter and type(self._memory) is MethodState and not self.config.cache_reuse:
             held = drafter.context(self.tokens, chunk.middle, self._served)
             if held is not None:
                 return held

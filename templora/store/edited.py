@@ -20,7 +20,7 @@ Reading = Literal["draft", "more", "unclear"]
 
 # Of a session's sentences so many are in a draft of it, and in no text that goes on from it, as shares of characters.
 _DRAFT, _MORE = 0.75, 0.4
-_FEWEST, _SHORTEST = 200, 40  # characters; of less, likeness says nothing, nor does the same beginning
+_MIN, _SHORTEST = 200, 40  # characters; of less, likeness says nothing, nor does the same beginning
 _SENTENCE = re.compile(r"[^\n.!?…。！？]+")
 
 
@@ -51,12 +51,12 @@ def reading(history: History, text: str) -> Reading:
     same, first = _same(held, text), _characters(history)[0].get(1, len(held))
     if same >= min(len(held), max(first, _SHORTEST)):
         return "draft"
-    if len(text) >= _FEWEST and text.strip() in held:  # a part of it, and not the first
+    if len(text) >= _MIN and text.strip() in held:  # a part of it, and not the first
         return "unclear"
     known = set(_sentences(text))
     said = _sentences(held)
     there, total = (sum(map(len, found)) for found in ([s for s in said if s in known], said))
-    share = there / total if total >= _FEWEST else 0.0
+    share = there / total if total >= _MIN else 0.0
     return "draft" if share >= _DRAFT else "unclear" if share >= _MORE else "more"
 
 

@@ -29,20 +29,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 from templora.errors import StoreError
 from templora.runtime.files import sync_folder
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 from templora.store.places import check_log
 from templora.store.salvage import rows
 
 FORMAT = 1
 # Of what was added without need to be on the disk at once, a loss of power takes so many tokens at most.
-MOST_IDS, MOST_SECONDS = 64, 1.0
+MAX_IDS, MAX_SECONDS = 64, 1.0
 _APPLICATION = 0x74706C72  # "tplr", in the file's header
 _TABLE = (
     "CREATE TABLE records (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ids BLOB NOT NULL, data TEXT NOT NULL, "
     '"check" BLOB NOT NULL)'
 )
 _INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
-_MOST_BYTES = 1 << 28  # of one value: no text that a session is given at once is as long
+_MAX_BYTES = 1 << 28  # of one value: no text that a session is given at once is as long
 _CHECK_BYTES = 8
 _LIMIT_LENGTH, _LIMIT_ATTACHED = 0, 7  # SQLite's numbers
 
@@ -158,7 +158,7 @@ class Log:
             last = _check(last, row)
             records.append(Record(seq, kind, tuple(ids), data))
             rows.append((*row, last))
-        with uninterrupted(), _told(self.path):
+        with deferred(), _told(self.path):
             if len(rows) == 1:  # a token, as a rule: a transaction by itself
                 self._connection.execute(_INSERT, rows[0])
             else:
@@ -173,14 +173,14 @@ class Log:
         """Forces to disk what was added: a commit by itself is handed to the system, which outlives us, no more.
 
         Args:
-            due: only if it is time: `MOST_IDS` tokens or `MOST_SECONDS` after the last time.
+            due: only if it is time: `MAX_IDS` tokens or `MAX_SECONDS` after the last time.
 
         Raises:
             StoreError: it could not be, or the log is not there any more.
         """
         if not self._unsynced or (due and not self._is_due):
             return
-        with uninterrupted(), _told(self.path):
+        with deferred(), _told(self.path):
             if not self.is_there:
                 raise StoreError(
                     f"{self.path}: was deleted or replaced while it was used; of this text no more is kept"
@@ -196,7 +196,7 @@ class Log:
 
     @property
     def _is_due(self) -> bool:
-        return self._unsynced >= MOST_IDS or time.monotonic() - self._synced >= MOST_SECONDS
+        return self._unsynced >= MAX_IDS or time.monotonic() - self._synced >= MAX_SECONDS
 
     @property
     def is_there(self) -> bool:
@@ -238,7 +238,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         limit: Any = getattr(connection, "setlimit", None)  # Python 3.11
         if limit:
-            limit(_LIMIT_LENGTH, _MOST_BYTES)
+            limit(_LIMIT_LENGTH, _MAX_BYTES)
             limit(_LIMIT_ATTACHED, 0)
     except BaseException:
         connection.close()

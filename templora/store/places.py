@@ -33,22 +33,22 @@ NEW, GONE = ".new-", ".gone-"  # begin the names of folders that are being made,
 _OURS = (LOG, f"{LOG}-wal", f"{LOG}-shm", f"{LOG}-journal", LOCK)
 _FILE = re.compile(r"(adapter-)?[0-9]{8,20}\.safetensors")
 _UNFINISHED = re.compile(r"\.templora-\w+|\.tmp[0-9A-Za-z]{6}")
-_LONGEST = 100
-_MOST_NAME_BYTES = 255  # of one name on all usual file systems
-_MOST_PATH_BYTES = 500  # SQLite reads no path above 512, and adds to it
+_MAX_LENGTH = 100
+_MAX_NAME_BYTES = 255  # of one name on all usual file systems
+_MAX_PATH_BYTES = 500  # SQLite reads no path above 512, and adds to it
 
 
 def is_name(name: str) -> bool:
     """Whether a session can have this name."""
-    letters = bool(name) and len(name) <= _LONGEST and (name[0].isalnum() or name[0] == "_")
+    letters = bool(name) and len(name) <= _MAX_LENGTH and (name[0].isalnum() or name[0] == "_")
     letters = letters and all(c.isalnum() or c in "_.-" or unicodedata.category(c)[0] == "M" for c in name)
-    return letters and len(name.encode()) <= _MOST_NAME_BYTES
+    return letters and len(name.encode()) <= _MAX_NAME_BYTES
 
 
 def check_path(path: Path) -> None:
     """Raises StoreError if a new session cannot be there."""
-    if len(os.fsencode((path / LOG).absolute())) > _MOST_PATH_BYTES:
-        raise StoreError(f"{path}: the path is too long for a session: at most {_MOST_PATH_BYTES} bytes with its log's")
+    if len(os.fsencode((path / LOG).absolute())) > _MAX_PATH_BYTES:
+        raise StoreError(f"{path}: the path is too long for a session: at most {_MAX_PATH_BYTES} bytes with its log's")
 
 
 def is_file(name: str) -> bool:

@@ -19,7 +19,7 @@ _WAL_HEADER, _FRAME_HEADER = 32, 24
 _SIZES = [1 << power for power in range(9, 17)]
 _USUAL_SIZE = 4096
 # Bytes put together, of each byte of the file: pages that are linked in a circle end there.
-_MOST = 4
+_MAX = 4
 
 Row: TypeAlias = tuple[int, str, bytes, str, bytes]  # seq, kind, ids, data, check
 
@@ -41,7 +41,7 @@ def rows(path: Path) -> dict[int, list[Row]]:
         pages[int.from_bytes(wal[at : at + 4], "big")] = image
         images.append(image)
     found: dict[int, list[Row]] = {}
-    left = _MOST * (len(raw) + len(wal))
+    left = _MAX * (len(raw) + len(wal))
     for image in images:
         for cell in _cells(image):
             row, used = _row(image, cell, pages, size, left)

@@ -30,12 +30,12 @@ from templora.store.retention import to_drop
 from templora.text import text_pieces
 
 if TYPE_CHECKING:  # what is in the store is listed without torch
-    from templora.decoding.preview import Draft
+    from templora.decoding.preview import Preview
     from templora.engine.engine import Engine
     from templora.session.session import Session
     from templora.session.snapshot import Snapshot
 
-MOST_KEPT = 2**31  # snapshots of a session
+MAX_KEPT = 2**31  # snapshots of a session
 # Most of the time that snapshots may take.
 _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
@@ -75,7 +75,7 @@ class SavedSession:
 
         self.name, self.folder = name, folder
         self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
-        self._log, self._engine, self._keep = log, engine, whole("keep", keep, 1, MOST_KEPT)
+        self._log, self._engine, self._keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
         self.history = history
         begin = history.begin
         if unlike := engine.unlike(begin["model"]):
@@ -157,11 +157,11 @@ class SavedSession:
         for ids, learn in given:
             yield from self.session.absorb_ids(ids, learn=learn)
 
-    def draft(self, prompt: str = "", **how: Any) -> Draft:
-        """As `Session.draft`."""
+    def preview(self, prompt: str = "", **how: Any) -> Preview:
+        """As `Session.preview`."""
         self._alive()
         self._catch_up()
-        return self.session.draft(prompt, **how)
+        return self.session.preview(prompt, **how)
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:
         """As `Session.likelihood`."""

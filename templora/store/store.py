@@ -50,7 +50,7 @@ from templora.store.places import (
     taken,
 )
 from templora.store.report import account
-from templora.store.saved import MOST_KEPT, Progress, SavedSession
+from templora.store.saved import MAX_KEPT, Progress, SavedSession
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig
@@ -207,7 +207,7 @@ class SessionStore:
             keep: most snapshots to keep.
         """
         self._free(name)
-        keep = whole("keep", keep, 1, MOST_KEPT)
+        keep = whole("keep", keep, 1, MAX_KEPT)
         with engine.session(config) as session:  # finds out whether it can be one
             opening, settings = list(session.tokens), session.config
         model = {"name": engine.name, **engine.identity(), **(source or {})}

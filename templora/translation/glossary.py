@@ -17,7 +17,7 @@ from templora.translation.inline.marks import TAG
 
 # A character of a word, in a script with spaces between words.
 _IN_WORD = f"[^\\W{UNSPACED.pattern[1:-1]}]"
-_MOST_SHOWN = 10  # of a cycle
+_MAX_SHOWN = 10  # of a cycle
 # Hebrew and Arabic write articles and prepositions on to the word behind them.
 _PREFIXED = re.compile("[\u0590-\u08ff]")
 
@@ -148,5 +148,5 @@ def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
         cycle = min(cycles, key=lambda cycle: min(found[term][1] for term in cycle))
         first = min(range(len(cycle)), key=lambda i: found[cycle[i]][1])
         way = [*cycle[first:], *cycle[:first]]
-        shown = [*way[:_MOST_SHOWN], *(["…"] if len(way) > _MOST_SHOWN else []), way[0]]
+        shown = [*way[:_MAX_SHOWN], *(["…"] if len(way) > _MAX_SHOWN else []), way[0]]
         raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}")

@@ -34,7 +34,7 @@ tl fil ceb bcl ilo war hil pag pam | xh zu ss nr nd | st tn nso | rw rn | sn ny 
 _GROUPS = [frozenset(group.split()) for line in _NEAR.splitlines() for group in line.split("|")]
 # A text is surely in another language from so many words on that are no names, of so many letters together; by this
 # share of the probability, if the wanted one and those near it have less than that.
-_FEWEST_WORDS, _FEWEST_LETTERS, _FEWEST_SIGNS, _OTHER, _WANTED = 3, 15, 10, 0.8, 0.05
+_MIN_WORDS, _MIN_LETTERS, _MIN_SIGNS, _OTHER, _WANTED = 3, 15, 10, 0.8, 0.05
 # A text's language is told from so many passages of it, of so many characters; and by what share of their votes.
 _PASSAGES, _PASSAGE, _SURE = 16, 400, 0.4
 
@@ -94,7 +94,7 @@ def surely_other(text: str, wanted: Language) -> Language | None:
     Short texts are in none, nor are names: words with a capital do not count.
     """
     common = [word for word in _WORD.findall(text) if not word[0].isupper()]
-    fewest = (_FEWEST_WORDS, _FEWEST_LETTERS) if wanted.spaces else (1, _FEWEST_SIGNS)
+    fewest = (_MIN_WORDS, _MIN_LETTERS) if wanted.spaces else (1, _MIN_SIGNS)
     if len(common) < fewest[0] or sum(map(len, common)) < fewest[1]:
         return None
     near = _near(langcodes.Language.get(wanted.code).language or "")

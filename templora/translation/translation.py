@@ -23,7 +23,7 @@ from templora.store.store import SessionStore
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
-from templora.translation.translator import KEPT, LONGEST_SOURCE, Translated, Translator
+from templora.translation.translator import KEPT, MAX_SOURCE, Translated, Translator
 from templora.translation.units import units
 
 
@@ -136,7 +136,7 @@ class Translation:
             return len(session.encode(text))
 
         size = session.config.chunk_size
-        self._units = units(sources, lambda text: count(text) <= size * LONGEST_SOURCE, known)
+        self._units = units(sources, lambda text: count(text) <= size * MAX_SOURCE, known)
         self._translator = Translator(
             saved, template, target, count, size, sampling, terms=terms, known=known, ask=ask,
             learns=session.config.learning != "off", each=each,

@@ -29,12 +29,12 @@ from templora.translation.template import Template
 from templora.translation.units import Unit
 
 if TYPE_CHECKING:
-    from templora.decoding.preview import Draft
+    from templora.decoding.preview import Preview
 
 # A paragraph is split where its source alone takes more than this share of a chunk.
-LONGEST_SOURCE = 1 / 3
+MAX_SOURCE = 1 / 3
 # A translation ends at the latest after this many tokens for each token of the source, and these besides.
-_MOST_FOR_EACH, _MOST_BESIDES = 3, 32
+_MAX_FOR_EACH, _MAX_BESIDES = 3, 32
 # With at least this penalty a doubtful one is asked for again: what stands in the source, and an end, are less likely.
 _PENALTY = 1.3
 # If of so many paragraphs in a row the bare base does so many better than the adapter, learning stops.
@@ -55,7 +55,7 @@ class Text(Protocol):
     @property
     def open_tokens(self) -> int: ...
 
-    def draft(self, prompt: str = "", **how: Any) -> Draft: ...
+    def preview(self, prompt: str = "", **how: Any) -> Preview: ...
 
     def likelihood(self, prompt: str, text: str) -> Likelihood: ...
 
@@ -174,9 +174,9 @@ class Translator:
         sampling = self._sampling
         if penalty > sampling.repetition_penalty:
             sampling = replace(sampling, repetition_penalty=penalty)
-        draft = self._text.draft(
+        draft = self._text.preview(
             self._prompt(unit),
-            max_new_tokens=_MOST_FOR_EACH * self._count(unit.source) + _MOST_BESIDES,
+            max_new_tokens=_MAX_FOR_EACH * self._count(unit.source) + _MAX_BESIDES,
             sampling=sampling,
             wanted=list(dict.fromkeys(self._terms(unit.source).values())),
             base=base,

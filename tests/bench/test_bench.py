@@ -144,11 +144,11 @@ def test_what_took_no_time_has_no_ratio() -> None:
 
 def test_decoding_ends_where_the_window_is_full(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
-    from templora.decoding.reader import Decoder
+    from templora.decoding.reader import Reader
 
-    real = Decoder.next_logits
+    real = Reader.next_logits
     monkeypatch.setattr(
-        Decoder, "next_logits", lambda self, tokens: (lengths.append(self.cache.length), real(self, tokens))[1]
+        Reader, "next_logits", lambda self, tokens: (lengths.append(self.cache.length), real(self, tokens))[1]
     )
     list(Bench(engine, small(), CEILINGS, runs=1, decode_tokens=6).figures())
     # Two rounds, two readers; the newest token is not in the cache yet.

@@ -84,7 +84,7 @@ def test_a_method_of_ones_own(place: Path, tmp_path: Path, monkeypatch: pytest.M
 
 OWN = """
 from dataclasses import dataclass
-from templora.methods.base import Memory, Method
+from templora.methods.base import MethodState, Method
 print('{"at": 5}')
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding.cpu_step import DecodeStep, decode_step
+from templora.decoding.cpu_step import CpuStep, cpu_step
 from templora.engine.engine import Engine
 from templora.kvcache.window import WindowCache
 from templora.lora.bank import AdapterBank, Layout
 from templora.lora.targets import choose_targets
 from templora.models.causal import CausalModel
-from templora.models.llama_layout import UnknownAnatomy
+from templora.models.llama_layout import UnknownLayout
 from templora.sampling import SamplingParams
 from templora.testing import byte_tokenizer, tiny_model
 
@@ -69,7 +69,7 @@ def test_equals_the_modules(family: str, adapted: bool, evict: int) -> None:
     model = CausalModel(tiny_model(family))
     bank, slot = bank_on(model)
     (found, wanted), (keys, own_keys, values, own_values) = both_ways(
-        model, DecodeStep(model), bank, slot if adapted else None, evict
+        model, CpuStep(model), bank, slot if adapted else None, evict
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(keys, own_keys, rtol=1e-3, atol=1e-4)
@@ -84,8 +84,8 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_modules(family: str) -> None:
     """
     exact, rounded = CausalModel(tiny_model(family)), CausalModel(tiny_model(family, torch.bfloat16))
     exact.module.load_state_dict({n: t.float() for n, t in rounded.module.state_dict().items()})
-    (_, truth), _ = both_ways(exact, DecodeStep(exact), *bank_on(exact))
-    (found, wanted), _ = both_ways(rounded, DecodeStep(rounded), *bank_on(rounded))
+    (_, truth), _ = both_ways(exact, CpuStep(exact), *bank_on(exact))
+    (found, wanted), _ = both_ways(rounded, CpuStep(rounded), *bank_on(rounded))
     assert (found - truth).norm() <= 1.2 * (wanted - truth).norm()
     assert (found - truth).norm() < 0.06 * truth.norm()
 
@@ -97,7 +97,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_modules(family: str) -> None:
 def test_any_adapter(options: dict[str, Any]) -> None:
     model = CausalModel(tiny_model("llama"))
     bank, slot = bank_on(model, **options)
-    (found, wanted), _ = both_ways(model, DecodeStep(model), bank, slot)
+    (found, wanted), _ = both_ways(model, CpuStep(model), bank, slot)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_a_fresh_adapter_is_the_base(dtype: torch.dtype) -> None:
     model = CausalModel(tiny_model("qwen3", dtype))
     config = TempLoraConfig(rank=4)
     bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), 4), dtype)
-    slot, step = bank.allocate(0), DecodeStep(model)
+    slot, step = bank.allocate(0), CpuStep(model)
     (fresh, _), _ = both_ways(model, step, bank, slot)
     (base, _), _ = both_ways(model, step, bank, None)
     assert torch.equal(fresh, base)
@@ -116,7 +116,7 @@ def test_commits_and_new_slots_take_effect() -> None:
     """The adapter is read in place: the same step follows every commit, also after the bank has moved to grow."""
     model = CausalModel(tiny_model("llama"))
     bank, slot = bank_on(model)
-    step = DecodeStep(model)
+    step = CpuStep(model)
     seen = []
     for change in range(3):
         (found, wanted), _ = both_ways(model, step, bank, slot)
@@ -133,7 +133,7 @@ def test_nothing_holds_an_adapter_that_is_gone() -> None:
     """What the step keeps for a route are addresses; they go when the adapter's memory does."""
     model = CausalModel(tiny_model("llama"))
     bank, slot = bank_on(model)
-    step = DecodeStep(model)
+    step = CpuStep(model)
     both_ways(model, step, bank, slot)
     memory = weakref.ref(bank.serving(slot, 1.5))
     assert len(step._plans) == 1
@@ -146,24 +146,24 @@ def test_nothing_holds_an_adapter_that_is_gone() -> None:
 def test_the_number_of_workers_changes_no_bit() -> None:
     model = CausalModel(tiny_model("gemma3", torch.bfloat16))
     bank, slot = bank_on(model)
-    results = [both_ways(model, DecodeStep(model, 4, lambda n=n: n), bank, slot)[0][0] for n in (1, 2, 4)]
+    results = [both_ways(model, CpuStep(model, 4, lambda n=n: n), bank, slot)[0][0] for n in (1, 2, 4)]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
 
 def test_does_not_apply_everywhere() -> None:
     for family in ("phi", "gpt2"):
-        assert decode_step(CausalModel(tiny_model(family))) is None
-    with pytest.raises(UnknownAnatomy):
-        DecodeStep(CausalModel(tiny_model("llama", torch.float16)))
+        assert cpu_step(CausalModel(tiny_model(family))) is None
+    with pytest.raises(UnknownLayout):
+        CpuStep(CausalModel(tiny_model("llama", torch.float16)))
 
 
 def test_a_step_that_disagrees_with_the_model_is_not_used() -> None:
     module = tiny_model("llama")
-    assert decode_step(CausalModel(module)) is not None
+    assert cpu_step(CausalModel(module)) is not None
     plain = module.model.layers[1].mlp.forward
     module.model.layers[1].mlp.forward = lambda x: 3 * plain(x)  # something that the parts do not show
-    assert decode_step(CausalModel(module)) is None
+    assert cpu_step(CausalModel(module)) is None
 
 
 @pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)

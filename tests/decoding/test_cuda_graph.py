@@ -13,8 +13,8 @@ from conftest import small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from templora import SamplingParams
-from templora.decoding.cuda_graph import CapturedStep, can_be_static, static_step
-from templora.decoding.reader import Decoder
+from templora.decoding.cuda_graph import CudaGraphStep, can_be_static, static_step
+from templora.decoding.reader import Reader
 from templora.kvcache.window import StaticView, WindowCache
 from templora.lora.bank import AdapterBank, Layout
 from templora.session.session import Session
@@ -23,7 +23,7 @@ from templora.testing import FAMILIES, tiny_engine
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
 
 
-def recorded(decoder: Decoder, records: list[int] | None = None) -> None:
+def recorded(decoder: Reader, records: list[int] | None = None) -> None:
     """Makes a decoder take the recorded step; where there is no CUDA a replay runs the very step to be recorded.
 
     `records` gets an item for each recording.
@@ -34,14 +34,14 @@ def recorded(decoder: Decoder, records: list[int] | None = None) -> None:
             records.append(1)
         return step
 
-    decoder._step = CapturedStep(decoder.model, record)
+    decoder._step = CudaGraphStep(decoder.model, record)
 
 
 def both_ways(session: Session, plain: Session, text: str, tokens: int) -> None:
     """Writes the same tokens on both sessions and compares the logits of each step."""
     seen: list[list[torch.Tensor]] = [[], []]
     for s, kept in zip((session, plain), seen, strict=True):
-        real = partial(Decoder.next_logits, s._adapted)
+        real = partial(Reader.next_logits, s._adapted)
 
         def keep(
             ids: list[int],
@@ -125,6 +125,6 @@ def test_what_cannot_be_recorded() -> None:
     """No CUDA, or a rotary embedding that chooses its frequencies by the positions it is given."""
     model = tiny_engine().model
     assert can_be_static(model)
-    assert not CapturedStep.supports(model)
+    assert not CudaGraphStep.supports(model)
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     assert not can_be_static(model)

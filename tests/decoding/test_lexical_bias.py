@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import small
 
-from templora.decoding.lexical_bias import FIRST, NEXT, Wanted
+from templora.decoding.lexical_bias import FIRST, NEXT, LexicalBias
 from templora.engine.engine import Engine
 from templora.sampling import SamplingParams
 from templora.testing import byte_tokenizer
@@ -19,7 +19,7 @@ def lifts(words: list[str], said: str, before: str = "kernel: ") -> dict[str, fl
     tokenizer = byte_tokenizer()
     tokens = tokenizer(before + said)["input_ids"]
     logits = torch.zeros(len(tokenizer))
-    found = Wanted(words, tokenizer, len(tokenizer(before)["input_ids"])).lift(logits, tokens)
+    found = LexicalBias(words, tokenizer, len(tokenizer(before)["input_ids"])).lift(logits, tokens)
     assert not logits.any()
     return {tokenizer.decode([i]): float(found[i]) for i in found.nonzero()[:, 0].tolist()}
 
@@ -48,12 +48,12 @@ def test_only_what_is_likely_is_begun() -> None:
     logits = torch.linspace(0, 1, len(tokenizer))
     unlikely = tokenizer("b")["input_ids"][0]
     likely = int(logits.argmax())
-    wanted = Wanted(["b"], tokenizer, 0)
+    wanted = LexicalBias(["b"], tokenizer, 0)
     assert torch.equal(wanted.lift(logits, []), logits)
     logits[unlikely], logits[likely] = 1.0, 0.0
     assert wanted.lift(logits, [])[unlikely] == 1.0 + FIRST
     logits[unlikely] = 0.0
-    assert Wanted(["ab"], tokenizer, 0).lift(logits, tokenizer("a")["input_ids"])[unlikely] == NEXT
+    assert LexicalBias(["ab"], tokenizer, 0).lift(logits, tokenizer("a")["input_ids"])[unlikely] == NEXT
 
 
 def test_words_one_after_another() -> None:
@@ -66,7 +66,7 @@ def test_words_one_after_another() -> None:
 
 def test_it_changes_what_is_drafted(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
-        plain = session.draft(text[:50], max_new_tokens=20, sampling=COLD).text
+        plain = session.preview(text[:50], max_new_tokens=20, sampling=COLD).text
         words = [letter + "zz" for letter in "abcdefghijklmnopqrstuvwxy"]
-        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=words).text != plain
-        assert session.draft(text[:50], max_new_tokens=20, sampling=COLD, wanted=[" "]).text == plain
+        assert session.preview(text[:50], max_new_tokens=20, sampling=COLD, wanted=words).text != plain
+        assert session.preview(text[:50], max_new_tokens=20, sampling=COLD, wanted=[" "]).text == plain

@@ -122,11 +122,11 @@ def test_nothing_is_shown_that_may_be_a_stop_text(pieces: Engine) -> None:
 
 def test_drafts_stop_there_too(pieces: Engine) -> None:
     with pieces.session(config()) as session:
-        free = session.draft(PROMPT, max_new_tokens=60, sampling=hot()).text
+        free = session.preview(PROMPT, max_new_tokens=60, sampling=hot()).text
         for at in range(3, 40, 6):
             told: list[str] = []
             stop = free[at : at + 5]
-            draft = session.draft(PROMPT, max_new_tokens=60, sampling=hot(stop), each=told.append)
+            draft = session.preview(PROMPT, max_new_tokens=60, sampling=hot(stop), each=told.append)
             assert draft.text == "".join(told) == free[: free.index(stop)]
             assert draft.ended
 

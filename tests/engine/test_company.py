@@ -16,7 +16,7 @@ from conftest import small
 
 from templora.engine.engine import Engine
 from templora.errors import ModelError, OptionError, TextError
-from templora.methods.base import Memory, Method
+from templora.methods.base import Method, MethodState
 from templora.methods.dynamic_evaluation import DynamicEvaluation
 from templora.methods.extended_positions import SCALINGS, ExtendedPositions
 from templora.methods.kv_compression import KvCompression
@@ -70,12 +70,12 @@ class Silent(Method):
 
     name: ClassVar[str] = "silent"
 
-    def begin(self, model: Any, config: Any, opening: int = 0) -> Memory:
+    def begin(self, model: Any, config: Any, opening: int = 0) -> MethodState:
         model.decoder.norm.variance_epsilon = 1.0
         return _PutBack(model)
 
 
-class _PutBack(Memory):
+class _PutBack(MethodState):
     def __init__(self, model: Any) -> None:
         self._model = model
 
@@ -113,7 +113,7 @@ def test_a_session_that_nobody_holds_is_gone(learning: str, engine: Engine, text
     other = engine.session(small())
     session = engine.session(small(learning=learning))
     session.absorb(text[:96])
-    session.draft("It", max_new_tokens=2)
+    session.preview("It", max_new_tokens=2)
     session.stream("It", max_new_tokens=5)
     ref = weakref.ref(session)
     del session

@@ -99,7 +99,7 @@ def test_the_reference_is_scored_before_it_is_learnt(model: Path, file: Path, tm
                 size = len(session.encode(prompt + answer))
                 if i == 3 or session.open_tokens + size > 96:  # a chapter begins, or the chunk is full
                     session.close_chunk()
-                said = session.draft(prompt, max_new_tokens=3 * len(de) + 32, sampling=GREEDY, base=adapter == "none")
+                said = session.preview(prompt, max_new_tokens=3 * len(de) + 32, sampling=GREEDY, base=adapter == "none")
                 assert row["own"] == one_line(said.text).strip()
                 session.absorb(prompt, learn=False)
                 score = session.score(answer)

@@ -59,14 +59,14 @@ CASES += [(format, n) for format in (gemv.FLOAT32, gemv.BFLOAT16, gemv.INT8_ROWS
 
 
 @pytest.mark.parametrize(("format", "n"), CASES)
-def test_rows_times_a_vector(format: int, n: int) -> None:
+def test_gemv(format: int, n: int) -> None:
     """Rows in fours and the rest, from any first row, into any place of the result, and nothing beside it."""
     (codes, scale, least), values = matrix(format, 11, n)
     x = np.random.default_rng(0).standard_normal(n).astype(np.float32)
     sums = np.zeros(n // gemv.BLOCK + 1, np.float32)
     gemv.block_sums(x, n, sums)
     y = np.full(12, 7, np.float32)
-    gemv.rows_times(format, codes.ctypes.data, scale.ctypes.data, least.ctypes.data, 2, 9, n, x, sums, y, 3)
+    gemv.gemv(format, codes.ctypes.data, scale.ctypes.data, least.ctypes.data, 2, 9, n, x, sums, y, 3)
     np.testing.assert_allclose(y[3:10], values[2:9] @ x, rtol=2e-5, atol=2e-5 * np.abs(values @ x).max())
     assert (y[:3] == 7).all()
     assert (y[10:] == 7).all()
@@ -79,7 +79,7 @@ def test_weighted_rows(format: int, n: int, count: int) -> None:
     (codes, _, _), values = matrix(format, 9, n)
     p = np.random.default_rng(1).standard_normal(count).astype(np.float32)
     y = np.zeros(n, np.float32)
-    gemv.weighted_rows(format, codes.ctypes.data, 2, count, n, p, y)
+    gemv.gemv_transposed(format, codes.ctypes.data, 2, count, n, p, y)
     np.testing.assert_allclose(y, p @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
 
 

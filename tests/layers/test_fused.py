@@ -180,12 +180,12 @@ def test_a_widened_product_is_the_product(rows: int, bias: bool, monkeypatch: py
     x, gradient = numbers(2, rows, 16).requires_grad_(), numbers(2, rows, 24, seed=1)
     exact = layer.float()(x.detach().float())
     layer.bfloat16()
-    y = upcast.widened(layer)(x)
+    y = upcast.upcast_forward(layer)(x)
     assert y.dtype == torch.bfloat16
     assert torch.allclose(y.float(), exact, rtol=2**-8, atol=2**-8)
     (found,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
     with other_threads():
-        assert torch.equal(upcast.widened(layer)(x), y)
+        assert torch.equal(upcast.upcast_forward(layer)(x), y)
         assert torch.equal(torch.autograd.grad(y, x, gradient)[0], found)
     assert torch.allclose(found.float(), gradient.float() @ layer.weight.float(), rtol=2**-7, atol=2**-7)
 
@@ -205,7 +205,7 @@ def test_a_quantised_layer_is_widened_like_its_unpacked_weights(
     with torch.no_grad():
         plain.weight.copy_(packed.weight)
     x, gradient = numbers(2, 40, 64).requires_grad_(), numbers(2, 40, 24, seed=1)
-    found = [upcast.widened(layer)(x) for layer in (plain, packed)]
+    found = [upcast.upcast_forward(layer)(x) for layer in (plain, packed)]
     assert torch.equal(*found)
     assert torch.equal(*(torch.autograd.grad(y, x, gradient)[0] for y in found))
     model = nn.Sequential(packed)

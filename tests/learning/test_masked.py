@@ -13,8 +13,8 @@ import torch
 from conftest import small
 
 from templora.chunks import Chunk
-from templora.decoding.preview import Draft
-from templora.decoding.reader import Decoder
+from templora.decoding.preview import Preview
+from templora.decoding.reader import Reader
 from templora.engine.engine import Engine
 from templora.errors import TextError
 from templora.events import ChunkLearned, ChunkScored, Finished, TokenEvent
@@ -34,14 +34,14 @@ def weights(session: Session) -> torch.Tensor:
 def counted() -> Iterator[list[int]]:
     """How many tokens each pass inside reads into a cache."""
     read: list[int] = []
-    real = Decoder.feed
+    real = Reader.feed
 
-    def feed(reader: Decoder, ids: list[int], **how: Any) -> torch.Tensor:
+    def feed(reader: Reader, ids: list[int], **how: Any) -> torch.Tensor:
         read.append(len(ids))
         return real(reader, ids, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "feed", feed)
+        patch.setattr(Reader, "feed", feed)
         yield read
 
 
@@ -143,12 +143,12 @@ def test_a_draft_leaves_no_trace(text: str, options: dict[str, Any], sampling: S
         with engine.session(small(**options)) as session:
             session.absorb(text[:70])
             if drafts:
-                said = [session.draft("so", max_new_tokens=9, sampling=sampling) for _ in range(2)]
-                assert said[0] == said[1] != Draft("", True)
-                session.draft(max_new_tokens=5, sampling=sampling, base=True)
+                said = [session.preview("so", max_new_tokens=9, sampling=sampling) for _ in range(2)]
+                assert said[0] == said[1] != Preview("", True)
+                session.preview(max_new_tokens=5, sampling=sampling, base=True)
             session.score(text[70:90])
             if drafts:
-                session.draft(max_new_tokens=200, sampling=sampling)
+                session.preview(max_new_tokens=200, sampling=sampling)
             session.write(max_new_tokens=40, sampling=SamplingParams(temperature=1.0))
             found.append((session.tokens, weights(session)))
     assert found[0][0] == found[1][0]
@@ -160,10 +160,10 @@ def test_a_greedy_draft_is_what_is_written(engine: Engine, text: str) -> None:
     cold: dict[str, Any] = {"max_new_tokens": 12, "sampling": SamplingParams(temperature=0)}
     with engine.session(small()) as session:
         session.absorb(text[:70])
-        said = session.draft(text[70:75], stop_at_end=False, **cold)
-        base = session.draft(text[70:75], stop_at_end=False, base=True, **cold)
+        said = session.preview(text[70:75], stop_at_end=False, **cold)
+        base = session.preview(text[70:75], stop_at_end=False, base=True, **cold)
         session.absorb(text[70:75])
-        assert session.draft(stop_at_end=False, **cold) == said
+        assert session.preview(stop_at_end=False, **cold) == said
         assert session.write(**cold) == said.text != base.text
         assert not said.ended
 
@@ -182,8 +182,8 @@ def test_a_draft_is_the_same_whatever_was_drafted_before(dtype: torch.dtype, tex
         text[50:140]: 20,
     }  # and how many tokens of it
 
-    def draft(session: Session, prompt: str) -> Draft:
-        return session.draft(prompt, max_new_tokens=prompts[prompt], sampling=cold, stop_at_end=False)
+    def preview(session: Session, prompt: str) -> Preview:
+        return session.preview(prompt, max_new_tokens=prompts[prompt], sampling=cold, stop_at_end=False)
 
     with engine.session(config) as session:
         states, wanted = [], []
@@ -194,13 +194,13 @@ def test_a_draft_is_the_same_whatever_was_drafted_before(dtype: torch.dtype, tex
             for prompt in prompts:
                 with engine.session(config) as fresh:
                     fresh.restore(*states[-1])
-                    wanted[-1].append(draft(fresh, prompt))
+                    wanted[-1].append(preview(fresh, prompt))
         for n in (0, 1, 2, 3, 1, 0):
             session.restore(*states[n])
-            assert [draft(session, prompt) for prompt in prompts] == wanted[n]
-        draft(session, text[50:140])
+            assert [preview(session, prompt) for prompt in prompts] == wanted[n]
+        preview(session, text[50:140])
         with counted() as read:
-            assert draft(session, text[50:140]) == wanted[0][5]
+            assert preview(session, text[50:140]) == wanted[0][5]
         assert sum(read) < 64
         other = torch.randn(len(weights(session)), generator=torch.Generator().manual_seed(0)) / 20
         tokens, held = states[0]
@@ -208,11 +208,11 @@ def test_a_draft_is_the_same_whatever_was_drafted_before(dtype: torch.dtype, tex
             lambda: session.use_adapter(other),
             lambda: session.restore(tokens, replace(held, tensors=held.tensors | {"weights": other})),
         ):
-            draft(session, text[50:140])
+            preview(session, text[50:140])
             change()
             with engine.session(config) as fresh:
                 fresh.restore(session.tokens, session.snapshot())
-                assert draft(session, text[50:140]) == draft(fresh, text[50:140])
+                assert preview(session, text[50:140]) == preview(fresh, text[50:140])
             session.restore(tokens, held)
 
 
@@ -226,7 +226,7 @@ def test_what_a_draft_has_read_of_the_context_is_not_read_again(text: str, optio
             for n in range(4):
                 session.absorb(text[60 * n : 60 * n + 20])
                 if drafts:
-                    session.draft("so", max_new_tokens=2, sampling=cold)
+                    session.preview("so", max_new_tokens=2, sampling=cold)
                 with counted() as read:
                     session.absorb(text[60 * n + 20 : 60 * n + 60])
                     session.close_chunk()
@@ -242,7 +242,7 @@ def test_a_draft_goes_on_when_the_window_is_full(engine: Engine, text: str) -> N
     cold: dict[str, Any] = {"max_new_tokens": 150, "sampling": SamplingParams(temperature=0)}
     with engine.session(small(learning="off")) as session:
         session.absorb(text[:64])
-        said = session.draft(text[64:128], stop_at_end=False, **cold).text
+        said = session.preview(text[64:128], stop_at_end=False, **cold).text
         session.absorb(text[64:128])
         assert session.write(**cold) == said
 
@@ -266,15 +266,15 @@ def test_a_likelihood_is_the_bases_and_leaves_nothing(engine: Engine, text: str)
 
 def test_a_draft_needs_something_to_go_on_from(engine: Engine) -> None:
     with engine.session(small()) as session, pytest.raises(TextError, match="nothing to go on from"):
-        session.draft()
+        session.preview()
 
 
 def test_a_draft_ends_where_it_is_told_to(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
-        free = session.draft(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0)).text
+        free = session.preview(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0)).text
         stop = free[7]
-        said = session.draft(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop))
-        assert said == Draft(free[: free.index(stop)], True)
+        said = session.preview(text[:50], max_new_tokens=40, sampling=SamplingParams(temperature=0, stop=stop))
+        assert said == Preview(free[: free.index(stop)], True)
 
 
 def test_writing_stops_before_a_text(engine: Engine, text: str) -> None:
@@ -342,7 +342,7 @@ def test_a_session_on_disk_goes_on_with_masks_marks_and_stops(tmp_path: Path) ->
                     for _ in saved.stream("and: ", max_new_tokens=30, sampling=stop, learn_prompt=False):
                         pass
                 else:
-                    assert saved.draft(max_new_tokens=5, sampling=cold).text
+                    assert saved.preview(max_new_tokens=5, sampling=cold).text
                     saved.mark({"n": round})
                     for _ in saved.absorb_parts([("more\n", False), ("\n", True)], mark={"end": round}):
                         pass

@@ -19,7 +19,7 @@ from conftest import TEXT, small
 
 from templora import ChunkLearned, ChunkScored, ConfigError, Session, TokenEvent
 from templora.chunks import Chunk
-from templora.decoding.reader import Adapter, Decoder
+from templora.decoding.reader import Adapter, Reader
 from templora.engine.engine import Engine
 from templora.kvcache.window import WindowCache
 from templora.learning.learner import Learner
@@ -117,7 +117,7 @@ def test_the_delay_is_one_chunk(text: str) -> None:
     with engine.session(config) as session:
         bank, slot = session._bank, session._slot
         learner = Learner(engine.model, bank, slot, config, Meter())
-        reader = Decoder(engine.model, Adapter(bank, slot, config.scaling), config, 0, Meter())
+        reader = Reader(engine.model, Adapter(bank, slot, config.scaling), config, 0, Meter())
         expected, staged = [], None
         for index, start in enumerate(range(0, len(ids), config.chunk_size)):
             chunk = Chunk(index, max(0, start - config.context), start, start + config.chunk_size)

@@ -22,7 +22,7 @@ from templora.methods.own import GROUP
 HEAD = """
 import abc
 from dataclasses import dataclass
-from templora.methods.base import Memory, Method
+from templora.methods.base import MethodState, Method
 """
 MINE = (
     HEAD
@@ -96,7 +96,7 @@ def test_a_class_is_found_by_its_place(write: Any) -> None:
         ("own_b:Mein", {}, "no 'Mein' in .*own_b.py; did you mean 'Mine'"),
         ("own_b:Box.Outer", {}, "no 'Outer'"),
         ("own_b:function", {}, "is a function; it must be derived from templora.methods.base.Method"),
-        ("own_b:Memory", {}, "is a class of another kind"),
+        ("own_b:MethodState", {}, "is a class of another kind"),
         ("own_b:Abstract", {}, "is abstract: it lacks how"),
         ("own_b:Mine", {"kept": 1}, "no option 'kept'; did you mean 'keep'"),
         ("own_b:Mine", {"keep": "x"}, "keep: must be of type int"),

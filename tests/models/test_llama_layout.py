@@ -7,46 +7,46 @@ import torch
 from torch import nn
 
 from templora.models.causal import CausalModel
-from templora.models.llama_layout import Anatomy, UnknownAnatomy
+from templora.models.llama_layout import LlamaLayout, UnknownLayout
 from templora.testing import tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3"])
 def test_finds_the_parts(family: str) -> None:
     model = CausalModel(tiny_model(family))
-    anatomy = Anatomy(model)
-    assert len(anatomy.layers) == 2
+    layout = LlamaLayout(model)
+    assert len(layout.layers) == 2
     kinds = [name for name, m in model.decoder.named_modules() if isinstance(m, nn.Linear)]
-    assert sum(len(layer.linears) for layer in anatomy.layers) == len(kinds)
-    assert (anatomy.heads, anatomy.groups, anatomy.head_size) == (4, 2, 128 if family == "qwen3" else 8)
-    assert (anatomy.hidden, anatomy.inner) == (32, 48)
-    layer = anatomy.layers[0]
+    assert sum(len(layer.linears) for layer in layout.layers) == len(kinds)
+    assert (layout.heads, layout.groups, layout.head_size) == (4, 2, 128 if family == "qwen3" else 8)
+    assert (layout.hidden, layout.inner) == (32, 48)
+    layer = layout.layers[0]
     assert [norm is not None for norm in layer.norms] == [True, family == "gemma3", True, family == "gemma3"]
     assert len(layer.head_norms) == (2 if family in ("qwen3", "gemma3") else 0)
-    assert [found.sliding for found in anatomy.layers] == {"mistral": [24, 24], "gemma3": [24, 0]}.get(family, [0, 0])
-    assert len(anatomy.rotary_kinds) == (2 if family == "gemma3" else 1)
+    assert [found.sliding for found in layout.layers] == {"mistral": [24, 24], "gemma3": [24, 0]}.get(family, [0, 0])
+    assert len(layout.rotary_kinds) == (2 if family == "gemma3" else 1)
 
 
 def test_norms_are_what_the_family_multiplies_with() -> None:
     """Gemma stores them less one."""
     for family, expected in (("llama", 1.0), ("gemma3", 1.0)):
-        anatomy = Anatomy(CausalModel(tiny_model(family)))
-        assert (anatomy.final_norm == expected).all()
+        layout = LlamaLayout(CausalModel(tiny_model(family)))
+        assert (layout.final_norm == expected).all()
 
 
 def test_rotary_rows_follow_the_positions() -> None:
-    anatomy = Anatomy(CausalModel(tiny_model("gemma3")))
-    table = anatomy.rotary(0, 20)
+    layout = LlamaLayout(CausalModel(tiny_model("gemma3")))
+    table = layout.rotary(0, 20)
     assert table.shape == (20, 2, 16)
     assert (table[0, :, :8] == 1).all()
-    assert torch.equal(anatomy.rotary(15, 2), table[15:17])
+    assert torch.equal(layout.rotary(15, 2), table[15:17])
     assert not torch.equal(table[:, 0], table[:, 1])  # sliding layers turn faster
 
 
 @pytest.mark.parametrize("family", ["phi", "gpt2"])
 def test_refuses_other_families(family: str) -> None:
-    with pytest.raises(UnknownAnatomy):
-        Anatomy(CausalModel(tiny_model(family)))
+    with pytest.raises(UnknownLayout):
+        LlamaLayout(CausalModel(tiny_model(family)))
 
 
 def more_weights(model: Any) -> None:
@@ -73,5 +73,5 @@ def norm_with_bias(model: Any) -> None:
 def test_refuses_what_it_does_not_know(change: Any) -> None:
     module = tiny_model("llama")
     change(module)
-    with pytest.raises(UnknownAnatomy):
-        Anatomy(CausalModel(module))
+    with pytest.raises(UnknownLayout):
+        LlamaLayout(CausalModel(module))

@@ -119,7 +119,7 @@ from templora.models.unpacked import UnpackedModel
 from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL
 import transformers.models.llama.modeling_llama, templora.engine.engine, numba
 from templora.models import memory_estimate
-from templora.runtime.rss import peak_resident_bytes as peak
+from templora.runtime.rss import peak_rss_bytes as peak
 weights, plan = sys.argv[1], templora.TempLoraConfig(chunk_size=256, window=512, learning=sys.argv[2])
 sizes = memory_estimate.Sizes.of(UnpackedModel(BUILTIN_MODELS[DEFAULT_MODEL]).config)
 before = peak()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from templora.runtime.signals import uninterrupted
+from templora.runtime.signals import deferred
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -17,7 +17,7 @@ def test_a_signal_is_handled_when_the_work_is_done(number: signal.Signals) -> No
     done: list[Any] = []
     before = signal.signal(number, lambda *_: done.append("handled"))
     try:
-        with uninterrupted():
+        with deferred():
             os.kill(os.getpid(), number)
             done.append("worked")
         assert done == ["worked", "handled"]
@@ -28,9 +28,9 @@ def test_a_signal_is_handled_when_the_work_is_done(number: signal.Signals) -> No
 
 
 def test_a_signal_that_nobody_handles_ends_the_program_afterwards() -> None:
-    program = "import os, signal\nfrom templora.runtime.signals import uninterrupted\n"
+    program = "import os, signal\nfrom templora.runtime.signals import deferred\n"
     program += (
-        "with uninterrupted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('worked', flush=True)\nprint('on')"
+        "with deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('worked', flush=True)\nprint('on')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "worked\n")
@@ -42,7 +42,7 @@ def test_other_threads_are_left_alone() -> None:
 
     def work() -> None:
         try:
-            with uninterrupted():
+            with deferred():
                 pass
         except BaseException as error:
             errors.append(error)
@@ -62,7 +62,7 @@ def test_every_signal_is_handled_and_every_handler_put_back() -> None:
         raise KeyboardInterrupt
 
     def both_at_once() -> None:
-        with uninterrupted(), uninterrupted():
+        with deferred(), deferred():
             for number in numbers:
                 os.kill(os.getpid(), number)
 

@@ -18,7 +18,7 @@ from templora import Finished, ModelError, SamplingParams, Session
 from templora.engine.engine import Engine
 from templora.kernels.thread_team import Team
 from templora.kvcache.window import WindowCache
-from templora.runtime.signals import _State, put_off, safe_point, uninterrupted
+from templora.runtime.signals import _State, deferrable, deferred, safe_point
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
 
 HOT = SamplingParams(temperature=1.5)
@@ -39,7 +39,7 @@ def lines(code: str, which: Callable[[], bool]) -> Any:
 
     def begin(frame: Any, *_: Any) -> Any:
         name = frame.f_code.co_filename
-        return local if code in name and not name.endswith("uninterrupted.py") else None
+        return local if code in name and not name.endswith("deferred.py") else None
 
     return begin
 
@@ -59,7 +59,7 @@ def played(engine: Engine, text: str, which: Callable[[], bool], **options: Any)
 
         for upto, verb in (
             (40, lambda upto: list(session.absorb_ids(ids[len(session.tokens) : upto], learn=False))),
-            (40, lambda upto: drafts.append(session.draft(max_new_tokens=9, sampling=HOT))),
+            (40, lambda upto: drafts.append(session.preview(max_new_tokens=9, sampling=HOT))),
             (70, write),
             (110, lambda upto: list(session.score_ids(ids[-rest(upto) :]))),
             (140, lambda upto: write(upto, "\0\1\2\3")),
@@ -231,16 +231,16 @@ def test_a_signal_waits_for_a_safe_point_or_the_end() -> None:
     done: list[str] = []
     before = signal.signal(signal.SIGINT, lambda *_: done.append("handled"))
     try:
-        with put_off():
+        with deferrable():
             os.kill(os.getpid(), signal.SIGINT)
-            with uninterrupted():
+            with deferred():
                 safe_point()
             assert done == []
             safe_point()
             assert done == ["handled"]
             os.kill(os.getpid(), signal.SIGINT)  # again: at once
             assert done == ["handled"] * 2
-        with put_off(), put_off():
+        with deferrable(), deferrable():
             os.kill(os.getpid(), signal.SIGINT)
             assert len(done) == 2
         assert len(done) == 3

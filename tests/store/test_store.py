@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "sessions")
 
 
-def uninterrupted(settings: TempLoraConfig, **how: Any) -> tuple[list[int], Any]:
+def deferred(settings: TempLoraConfig, **how: Any) -> tuple[list[int], Any]:
     with tiny_engine().session(settings) as session:
         session.absorb(TEXT)
         list(session.stream("And so", max_new_tokens=100, sampling=HOT, **how))
@@ -57,7 +57,7 @@ def tell(saved: SavedSession, **how: Any) -> None:
 @pytest.mark.parametrize("how", [{}, {"score": True}], ids=["plain", "scored"])
 @pytest.mark.parametrize("options", MODES, ids=str)
 def test_an_undisturbed_session_is_any_other(store: SessionStore, options: dict[str, Any], how: dict[str, Any]) -> None:
-    tokens, weights = uninterrupted(config(**options), **how)
+    tokens, weights = deferred(config(**options), **how)
     with store.create("novel", tiny_engine(), config(**options)) as saved:
         tell(saved, **how)
         assert saved.tokens == tokens
@@ -80,7 +80,7 @@ def test_what_was_killed_goes_on_to_the_same_tokens(
     store: SessionStore, options: dict[str, Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed each time the log has been written to so often, and snapshots at some of the chunks."""
-    tokens, weights = uninterrupted(config(**options), **how)
+    tokens, weights = deferred(config(**options), **how)
     every = 17
     left = every
 
@@ -435,7 +435,7 @@ def test_what_cannot_be_asked_leaves_no_trace(store: SessionStore) -> None:
 
 @pytest.mark.parametrize("options", MODES, ids=str)
 def test_what_is_left_and_gone_on_with_in_one_process_is_the_same(store: SessionStore, options: dict[str, Any]) -> None:
-    tokens, weights = uninterrupted(config(**options), score=True)
+    tokens, weights = deferred(config(**options), score=True)
     with store.create("novel", tiny_engine(), config(**options)) as saved:
         saved.absorb(TEXT)
         for prompt, n in (("And so", 100), ("Then", 50)):

@@ -217,7 +217,7 @@ def test_nothing_can_be_asked_of_a_closed_session(store: SessionStore, engine: E
         lambda: list(saved.resume()),
         lambda: saved.load_adapter(tmp_path),
         lambda: saved.save_adapter(tmp_path / "adapter"),
-        lambda: saved.draft("x"),
+        lambda: saved.preview("x"),
         lambda: saved.likelihood("x", "y"),
         lambda: next(running),
     ]

@@ -15,7 +15,7 @@ from templora.engine.engine import Engine
 from templora.errors import OptionError, StoreError
 from templora.events import TokenEvent
 from templora.store import log as log_module
-from templora.store.log import MOST_IDS, MOST_SECONDS
+from templora.store.log import MAX_IDS, MAX_SECONDS
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
@@ -74,7 +74,7 @@ def test_at_most_so_many_tokens_are_not_on_the_disk(
                 shown = 0
             synced = len(done)
             most = max(most, shown)
-        assert 20 < most <= MOST_IDS
+        assert 20 < most <= MAX_IDS
         assert not saved._log._unsynced
 
 
@@ -87,7 +87,7 @@ def test_nor_what_is_older_than_so_many_seconds(
         for event in saved.stream(TEXT, max_new_tokens=20):
             if isinstance(event, TokenEvent):
                 before = len(done)
-                now += MOST_SECONDS / 2 if event.index % 2 else MOST_SECONDS
+                now += MAX_SECONDS / 2 if event.index % 2 else MAX_SECONDS
                 assert event.index % 2 or "sync log.sqlite-wal" not in done[before:]
         assert done.count("sync log.sqlite-wal") >= 10
 

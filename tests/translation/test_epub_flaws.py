@@ -294,7 +294,7 @@ def test_members_that_share_their_bytes() -> None:
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_a_bomb_is_unpacked_no_further_than_a_text_is_long(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the archive says that it is small; and one that is no text is not unpacked at all."""
-    monkeypatch.setattr(archive_module, "LONGEST", 1 << 22)
+    monkeypatch.setattr(archive_module, "MAX_LENGTH", 1 << 22)
     target = io.BytesIO(book({ONE_PATH: None}))
     with zipfile.ZipFile(target, "a", kind) as archive:
         for name in (ONE_PATH, "OEBPS/bomb.png"):
@@ -330,12 +330,12 @@ def test_the_others_stay_packed_as_they_are() -> None:
 
 
 def test_texts_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "_MOST_TEXT", sum(map(len, FILES.values())) - len(FILES["OEBPS/toc.ncx"]))
+    monkeypatch.setattr(archive_module, "_MAX_TEXT", sum(map(len, FILES.values())) - len(FILES["OEBPS/toc.ncx"]))
     document = Epub("b", book())
     assert document.problems == (
         "OEBPS/toc.ncx: more than 0 MiB of text up to here; no book has so much; left as it is",
     )
-    monkeypatch.setattr(package_module, "_MOST_ELEMENTS_IN_ALL", 40)
+    monkeypatch.setattr(package_module, "_MAX_ELEMENTS_IN_ALL", 40)
     problems = Epub("b", book()).problems
     assert re.fullmatch(rf"{ONE_PATH}: more than \d+ elements; no text has so many; left as it is", problems[0])
 
@@ -350,6 +350,6 @@ def test_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
         return book({"OEBPS/book.opf": package, **{f"OEBPS/x/{i}.xhtml": "<p>a</p>" for i in range(many)}})
 
     assert_linear(made, lambda raw: Epub("b", raw).render(["X"], GERMAN), 40)
-    monkeypatch.setattr(archive_module, "_MOST_MEMBERS", 8)
+    monkeypatch.setattr(archive_module, "_MAX_MEMBERS", 8)
     with pytest.raises(TextError, match="more than 8 members; no book has so many"):
         Epub("b", book())

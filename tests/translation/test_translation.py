@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import small
 
-from templora.decoding.preview import Draft
+from templora.decoding.preview import Preview
 from templora.errors import OptionError, StoreError
 from templora.events import ChunkLearned
 from templora.metrics import Likelihood
@@ -137,12 +137,12 @@ def test_learning_stops_where_the_base_does_better(store: SessionStore, monkeypa
     asked: list[bool] = []
     plain = SavedSession.draft
 
-    def draft(self: SavedSession, prompt: str = "", **how: Any) -> Draft:
+    def preview(self: SavedSession, prompt: str = "", **how: Any) -> Preview:
         asked.append(how["base"])
         made = plain(self, prompt, **how)
-        return Draft(("+" if how["base"] else "-") + made.text, True)
+        return Preview(("+" if how["base"] else "-") + made.text, True)
 
-    monkeypatch.setattr(SavedSession, "draft", draft)
+    monkeypatch.setattr(SavedSession, "preview", preview)
     monkeypatch.setattr(Doubts, "about", lambda _, source, target, whole: "odd" if target[0] == "-" else "")
     begin(store)
     sources = [f"{i}." for i in range(9)]
@@ -172,16 +172,16 @@ def test_now_and_then_the_base_translates_too(
     asked: list[bool] = []
     plain = SavedSession.draft
 
-    def draft(self: SavedSession, prompt: str = "", **how: Any) -> Draft:
+    def preview(self: SavedSession, prompt: str = "", **how: Any) -> Preview:
         asked.append(how["base"])
-        return Draft(("+" if how["base"] else "-") + plain(self, prompt, **how).text[:8], True)
+        return Preview(("+" if how["base"] else "-") + plain(self, prompt, **how).text[:8], True)
 
     def likelihood(self: SavedSession, prompt: str, text: str) -> Likelihood:
         target, source = prompt.split("Translation: ")[1].split("\nSource:")[0], text
         assert source in [f" {i}." for i in range(99)]
         return Likelihood((1.0 if (target[0] == "+") == (better == "base") else 3.0) * 2, 2)
 
-    monkeypatch.setattr(SavedSession, "draft", draft)
+    monkeypatch.setattr(SavedSession, "preview", preview)
     monkeypatch.setattr(SavedSession, "likelihood", likelihood)
     monkeypatch.setattr(Doubts, "about", lambda *_: "")
     monkeypatch.setattr(control, "EVERY", 2)

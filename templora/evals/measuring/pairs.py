@@ -27,11 +27,11 @@ from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
 from templora.translation.sentences import join
 from templora.translation.template import read_template
-from templora.translation.translator import LONGEST_SOURCE, Translated, Translator
+from templora.translation.translator import MAX_SOURCE, Translated, Translator
 from templora.translation.units import Unit, units
 
 if TYPE_CHECKING:
-    from templora.decoding.preview import Draft
+    from templora.decoding.preview import Preview
     from templora.session.session import Session
 
 ENDINGS = (".jsonl", ".json")
@@ -118,8 +118,8 @@ class _Text:
     def open_tokens(self) -> int:
         return self._session.open_tokens
 
-    def draft(self, prompt: str = "", *, base: bool = False, **how: Any) -> Draft:
-        return self._session.draft(prompt, base=base or not self._adapted, **how)
+    def preview(self, prompt: str = "", *, base: bool = False, **how: Any) -> Preview:
+        return self._session.preview(prompt, base=base or not self._adapted, **how)
 
     def absorb_parts(
         self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
@@ -178,7 +178,7 @@ def translate(
     )
     parts: dict[int, list[Unit]] = {}
     sources = [pair.source for pair in (*before, *pairs)]
-    for unit in units(sources, lambda part: count(part) <= size * LONGEST_SOURCE, known):
+    for unit in units(sources, lambda part: count(part) <= size * MAX_SOURCE, known):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])
     done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]

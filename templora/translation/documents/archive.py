@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 from templora.errors import TextError
-from templora.translation.documents.xhtml import LONGEST
+from templora.translation.documents.xhtml import MAX_LENGTH
 
 # Members of a book; bytes of all that is unpacked of it, which are its texts; bytes that unpacking may take.
-_MOST_MEMBERS, _MOST_TEXT, _MOST_MEMORY = 20_000, 1 << 28, 1 << 27
+_MAX_MEMBERS, _MAX_TEXT, _MAX_MEMORY = 20_000, 1 << 28, 1 << 27
 _LOCAL, _ENTRY, _END = "<4s5H3I2H", "<4s6H3I5H2I", "<4s4H2IH"
 _ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, MemoryError)
@@ -46,7 +46,7 @@ class Archive:
     """
 
     def __init__(self, label: str, raw: bytes) -> None:
-        self._label, self._raw, self._left = label, raw, _MOST_TEXT
+        self._label, self._raw, self._left = label, raw, _MAX_TEXT
         self.members: dict[str, zipfile.ZipInfo] = {}
         self.problems: list[str] = []
         self._starts: dict[str, int] = {}  # of what is packed
@@ -55,8 +55,8 @@ class Archive:
                 infos, self._comment = archive.infolist(), archive.comment
         except _UNREADABLE as error:
             raise TextError(f"{label}: the archive: no zip archive, so no EPUB") from error
-        if len(infos) > _MOST_MEMBERS:
-            raise TextError(f"{label}: the archive: more than {_MOST_MEMBERS:,} members; no book has so many")
+        if len(infos) > _MAX_MEMBERS:
+            raise TextError(f"{label}: the archive: more than {_MAX_MEMBERS:,} members; no book has so many")
         for info in infos:
             self._take(_name(info), info)
         self._check_apart()
@@ -108,7 +108,7 @@ class Archive:
             raise TextError(f"{self._label}: {name}: missing")
         if info.flag_bits & _ENCRYPTED:
             raise TextError(f"{self._label}: {name}: encrypted; it cannot be read")
-        most = min(LONGEST, self._left)
+        most = min(MAX_LENGTH, self._left)
         start = self._starts[name]
         try:
             raw = _unpacked(info, self._raw[start : start + info.compress_size], most + 1)
@@ -116,9 +116,9 @@ class Archive:
             raise TextError(f"{self._label}: {name}: damaged: {error}") from error
         self._left -= min(len(raw), most)
         if len(raw) > most:
-            what = f"larger than {LONGEST >> 20} MiB; no text is"
-            if most < LONGEST:
-                what = f"more than {_MOST_TEXT >> 20} MiB of text up to here; no book has so much"
+            what = f"larger than {MAX_LENGTH >> 20} MiB; no text is"
+            if most < MAX_LENGTH:
+                what = f"more than {_MAX_TEXT >> 20} MiB of text up to here; no book has so much"
             raise TextError(f"{self._label}: {name}: {what}")
         if len(raw) != info.file_size or zlib.crc32(raw) != info.CRC:
             raise TextError(f"{self._label}: {name}: damaged: not what was packed")
@@ -200,7 +200,7 @@ def _unpacked(info: zipfile.ZipInfo, packed: bytes, most: int) -> bytes:
     elif info.compress_type == zipfile.ZIP_LZMA:
         (long,) = struct.unpack_from("<H", packed, 2)
         size = b"\xff" * 8 if info.flag_bits & 2 else struct.pack("<Q", info.file_size)
-        alone = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_MEMORY)
+        alone = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MAX_MEMORY)
         found, whole = alone.decompress(packed[4 : 4 + long] + size + packed[4 + long :], most), alone.eof
     else:
         raise ValueError(f"packed in a way that is not known here ({info.compress_type})")

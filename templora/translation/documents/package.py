@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from templora.errors import TextError
 from templora.translation.documents.archive import Archive
-from templora.translation.documents.xhtml import MOST_ELEMENTS, Element, Page, parse
+from templora.translation.documents.xhtml import MAX_ELEMENTS, Element, Page, parse
 
 _CONTAINER, _ENCRYPTION, _MIMETYPE = "META-INF/container.xml", "META-INF/encryption.xml", "mimetype"
 _KIND = b"application/epub+zip"
@@ -17,7 +17,7 @@ _TEXT_TYPES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-docu
 _OTHER_TYPES = ("image/", "font/", "audio/", "video/", "text/css", "text/javascript", "application/javascript")
 _TEXT_ENDINGS = (".xhtml", ".html", ".htm", ".xht")
 # Elements of all texts: each takes memory.
-_MOST_ELEMENTS_IN_ALL = MOST_ELEMENTS
+_MAX_ELEMENTS_IN_ALL = MAX_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Package:
         self._label = label
         self._archive = Archive(label, raw)
         self.problems = self._archive.problems
-        self._elements = _MOST_ELEMENTS_IN_ALL
+        self._elements = _MAX_ELEMENTS_IN_ALL
         self._encrypted: Mapping[str, str] = {}
         self._encrypted = self._references(_ENCRYPTION, "CipherReference", "URI")
         self._check_kind()

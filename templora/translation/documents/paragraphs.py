@@ -46,7 +46,7 @@ _CODE = frozenset({"code", "kbd", "samp", "tt", "var"})
 _READINGS = frozenset({"rp", "rt", "rtc"})
 # What refers to a note: a number or a sign, raised or in brackets.
 _REFERENCE = re.compile(r"\s*[(\[]?\s*[\d*†‡§¶#]{1,4}\s*[)\]]?\s*")
-_LONGEST_REFERENCE = 2000  # bytes, tags included
+_MAX_REFERENCE = 2000  # bytes, tags included
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _inside(page: Page, node: Element) -> Iterator[Inline]:
 
 def _refers(node: Element) -> bool:
     """Whether it is a reference to a note."""
-    if node.end - node.start > _LONGEST_REFERENCE:
+    if node.end - node.start > _MAX_REFERENCE:
         return False
     if "noteref" in node.attributes.get("epub:type", "").split() or node.attributes.get("role") == "doc-noteref":
         return not has_letter(node.text)

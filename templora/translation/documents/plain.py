@@ -37,9 +37,9 @@ _OPENERS = "\"'“‘„«‹「『("
 _INDENT = "\u3000"  # with which a paragraph in Chinese or Japanese begins
 
 _NARROWEST = 25  # page, in columns
-_FEWEST = 3  # breaks that tell something by how they look
+_MIN = 3  # breaks that tell something by how they look
 _ROOM = 0.85  # of the width that a ragged line fills
-_MOST = 0.75  # of the width that a line has which ends early in a sentence
+_MAX = 0.75  # of the width that a line has which ends early in a sentence
 _OVER = 0.03  # of the lines may be longer than the page
 
 
@@ -231,7 +231,7 @@ def _page(blocks: Sequence[Sequence[_Line]], narrowest: int = _NARROWEST) -> _Pa
         return None if _verse(exact) else _Page(width, width if early <= 0.05 * len(exact) else _ROOM * width)
     width = widths[bisect_left(widths, widths[int(0.97 * (len(widths) - 1))])]
     ragged = [(a, b) for a, b in breaks if _Page(width, _ROOM * width).full(a, b)]
-    if len(ragged) >= max(_FEWEST + 1, 0.75 * len(breaks)) and not _verse(ragged, 0.4, 0.6):
+    if len(ragged) >= max(_MIN + 1, 0.75 * len(breaks)) and not _verse(ragged, 0.4, 0.6):
         return _Page(width, _ROOM * width)
     return None
 
@@ -241,7 +241,7 @@ def _verse(breaks: Sequence[tuple[_Line, _Line]], most: float = 0.6, capitals: f
     if len(breaks) == 1:  # a comma alone tells nothing
         return any(a.ended or (a.pauses and b.capital) for a, b in breaks)
     pauses = sum(a.pauses for a, _ in breaks) >= most * len(breaks)
-    return pauses or (len(breaks) > _FEWEST and sum(b.capital for _, b in breaks) >= capitals * len(breaks))
+    return pauses or (len(breaks) > _MIN and sum(b.capital for _, b in breaks) >= capitals * len(breaks))
 
 
 def _timed(block: Sequence[_Line]) -> bool:
@@ -251,9 +251,9 @@ def _timed(block: Sequence[_Line]) -> bool:
 def _paragraphs(block: Sequence[_Line], page: _Page | None) -> Iterator[list[_Line]]:
     """The lines of a block, those together that are one paragraph."""
     breaks = list(itertools.pairwise(block))
-    if _timed(block) or (len(breaks) >= _FEWEST and _verse(breaks, 0.75, 1.1)):
+    if _timed(block) or (len(breaks) >= _MIN and _verse(breaks, 0.75, 1.1)):
         page = None
-    elif len(breaks) >= _FEWEST:
+    elif len(breaks) >= _MIN:
         # A quotation may be narrower than the page; a licence wrapped, in a book that is not.
         own = _page([block], 30 if page else 45)
         page = own if own and (page is None or own.width < page.width) else page
@@ -281,7 +281,7 @@ def _parted(block: Sequence[_Line], at: int, index: int, page: _Page, lowest: in
         return True
     if not page.full(before, line):
         runs_on = before.text[-1].isalpha() and line.text[0].islower()  # as where a word was taken out later
-        return not (runs_on and before.width >= _MOST * page.width)
+        return not (runs_on and before.width >= _MAX * page.width)
     begun = block[at], block[0]
     if line.bullet or _SPEAKER.match(line.text):
         return before.ended or any(other.bullet if line.bullet else _SPEAKER.match(other.text) for other in begun)

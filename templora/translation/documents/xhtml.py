@@ -17,9 +17,9 @@ from templora.errors import TextError
 
 # Bytes of a file of text; elements in it, and in one another; attributes that it declares; characters that an entity of
 # its own stands for. What is beyond was made to harm.
-LONGEST = 1 << 25
-MOST_ELEMENTS = 1 << 20
-_DEEPEST, _MOST_DECLARED, _LONGEST_ENTITY = 200, 100, 100
+MAX_LENGTH = 1 << 25
+MAX_ELEMENTS = 1 << 20
+_DEEPEST, _MAX_DECLARED, _MAX_ENTITY = 200, 100, 100
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 _BLANK = " \t\r\n"
@@ -129,7 +129,7 @@ class Page:
         return raw if self.codec == "utf-8" else raw.decode().encode(self.codec, "xmlcharrefreplace")
 
 
-def parse(label: str, raw: bytes, *, most: int = MOST_ELEMENTS) -> Page:
+def parse(label: str, raw: bytes, *, most: int = MAX_ELEMENTS) -> Page:
     """A file of XML, in which the characters that HTML has names for may have them.
 
     What readers put up with is no error: a declaration that names another encoding, one behind white space, an `&` that
@@ -143,8 +143,8 @@ def parse(label: str, raw: bytes, *, most: int = MOST_ELEMENTS) -> Page:
     Raises:
         TextError: it is empty, not well-formed, or made to do harm; names `label`.
     """
-    if len(raw) > LONGEST:
-        raise TextError(f"{label}: larger than {LONGEST >> 20} MiB; no text is")
+    if len(raw) > MAX_LENGTH:
+        raise TextError(f"{label}: larger than {MAX_LENGTH >> 20} MiB; no text is")
     if not raw.strip(b"\0 \t\r\n"):
         raise TextError(f"{label}: empty")
     text, codec, spelling = _decoded(raw)
@@ -258,7 +258,7 @@ class _Builder:
     """
 
     def __init__(self, label: str, source: bytes, most: int, *, mended: bool) -> None:
-        self.elements, self._most = 0, min(most, MOST_ELEMENTS)
+        self.elements, self._most = 0, min(most, MAX_ELEMENTS)
         self.top: Element | None = None
         self._label, self._source, self._mended = label, source, mended
         self._entities: dict[str, str | None] = {}
@@ -372,7 +372,7 @@ class _Builder:
         self._here()
         if parameter or value is None:
             self._entities.setdefault(name, None)
-        elif len(value) > _LONGEST_ENTITY or _NAMED.search(value):  # in attributes the parser does expand them
+        elif len(value) > _MAX_ENTITY or _NAMED.search(value):  # in attributes the parser does expand them
             raise TextError(f"{self._label}: declares the entity {name!r}, which could be made to fill the memory")
         else:
             self._entities.setdefault(name, None if "<" in value else html.unescape(value))
@@ -380,8 +380,8 @@ class _Builder:
     def _count_declared(self, *_: Any) -> None:
         self._here()
         self._declared += 1
-        if self._declared > _MOST_DECLARED:  # each is looked at in each element
-            raise TextError(f"{self._label}: declares more than {_MOST_DECLARED} attributes")
+        if self._declared > _MAX_DECLARED:  # each is looked at in each element
+            raise TextError(f"{self._label}: declares more than {_MAX_DECLARED} attributes")
 
 
 def escape(text: str) -> str:

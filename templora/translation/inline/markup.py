@@ -20,7 +20,7 @@ from templora.translation.inline.marks import TAG, Mark, Part, Place, visible
 from templora.translation.inline.placing import misplaced, place
 
 # A model may translate what is in a code span, but not write a sentence there: then its tags are wrong.
-_MOST_TIMES, _MOST_BESIDES = 3, 10
+_MAX_TIMES, _MAX_BESIDES = 3, 10
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _kept(tokens: Sequence[_Token], start: int, mark: Mark) -> int | None:
         if isinstance(token, str):
             text += token
         elif token.mark is mark and token.sort:
-            return at + 1 - start if len(text) <= _MOST_TIMES * len(mark.shown) + _MOST_BESIDES else None
+            return at + 1 - start if len(text) <= _MAX_TIMES * len(mark.shown) + _MAX_BESIDES else None
         else:
             return None
     return None

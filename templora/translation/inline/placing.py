@@ -16,10 +16,10 @@ _QUOTES = "\"'“”„‘’‚«»‹›「」『』《》〈〉【】"  # whi
 _OPENERS = f"{_QUOTES}([{{¿¡（"
 _CLOSERS = f"{_QUOTES}.,;:!?…)]}}）。，、；：！？؟،؛۔।"
 # Of what a mark wraps: the same two letters in another language are often another word.
-_FEWEST = 3
+_MIN = 3
 # Marks of a paragraph that are placed with care, each of which is looked for in all of it: a model that lost more than
 # these has not kept the paragraph. Characters from where a mark was to a word that it goes around.
-_MOST, _FAR = 100, 20
+_MAX, _FAR = 100, 20
 # A raised or lowered text of so few characters gets no longer by more than this in another language.
 _SHORT, _MORE = 4, 2
 _WORD_BEFORE, _WORD_BEHIND = re.compile(r"\S+\Z"), re.compile(r"\S+")
@@ -42,7 +42,7 @@ def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]
     left, careful = [], 0
     for mark in missing:
         spot = None
-        if (mark.wraps or mark.shown) and careful < _MOST:
+        if (mark.wraps or mark.shown) and careful < _MAX:
             careful += 1
             spot = _own_text(found, mark, source, placed)
         if spot is None:
@@ -59,8 +59,8 @@ def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]
             units.append(_Unit(start, (Place(mark, "whole"),), bool(mark.shown), mark.link))
             continue
         wrapped = None
-        if not _fixed(mark, text) and careful <= _MOST:
-            careful += careful == _MOST
+        if not _fixed(mark, text) and careful <= _MAX:
+            careful += careful == _MAX
             wrapped = _around(found, mark, start * scale, end * scale, source, placed)
         if wrapped is not None:
             found = wrapped
@@ -174,7 +174,7 @@ def _own_text(parts: list[Part], mark: Mark, source: _Source, placed: Set[int]) 
     """Where a mark's text stands as it is: the part, and characters of it; if more than once, the nearest."""
     text = source.of(mark)
     fixed = mark.wraps and _fixed(mark, text)
-    if not text or (len(text) < _FEWEST and mark.wraps and not fixed):
+    if not text or (len(text) < _MIN and mark.wraps and not fixed):
         return None
     free = _free(parts, mark, source, placed)
     joined = "".join(visible(part) for part in parts)

@@ -28,8 +28,8 @@ from templora.translation.quality.wording import GAP, Gram, tokens
 
 # Renderings: at most so many words, or characters. The ratio is far beyond the usual 10.83 (p = 0.001), for thousands
 # of n-grams are tried: of 1,718 segments in the wrong order, 10.83 finds a rendering in 5 %, 15 in 1 %, 20 in none.
-_LONGEST_WORDS, _LONGEST_CHARACTERS = 4, 6
-_LEAST_RATIO, _LEAST_DICE = 20.0, 0.1
+_MAX_WORDS, _MAX_CHARACTERS = 4, 6
+_MIN_RATIO, _MIN_DICE = 20.0, 0.1
 # A rendering is part of longer ones that take this share of it, by words that are this much commoner there.
 _PART, _BOUND = 0.8, 2.5
 
@@ -165,7 +165,7 @@ class _Pair:
         folded = wording.folded([tokens(source) for source in sources])
         self._terms = sought(dict.fromkeys(terms), folded)
         self._targets, self._repeated = _unrepeated(folded, wording.folded([tokens(target) for target in targets]))
-        self._longest = _LONGEST_CHARACTERS if wording.unspaced(self._targets) else _LONGEST_WORDS
+        self._longest = _MAX_CHARACTERS if wording.unspaced(self._targets) else _MAX_WORDS
         self._taken: dict[int, set[Gram]] = {}
         self._mine: dict[str, Gram] = {}
         self._copies = [
@@ -239,7 +239,7 @@ class _Pair:
     def _measurable(self, term: str) -> bool:
         """Whether a rendering that stands in all its segments and nowhere else would be seen to go with it."""
         own, outside = len(self._own[term]), len(self._targets) - len(self._at[term])
-        return own > 1 and _ratio(own, own, 0, outside) >= _LEAST_RATIO
+        return own > 1 and _ratio(own, own, 0, outside) >= _MIN_RATIO
 
     def _use(self, term: str, cover: Sequence[tuple[Gram, int]]) -> TermUse:
         found = [Rendering(wording.spelled(wording.joined(gram)), many) for gram, many in cover]
@@ -273,12 +273,12 @@ class _Pair:
 
     def _best(self, here: Counter[Gram], there: Mapping[Gram, int], inside: int, outside: int) -> tuple[Gram, float]:
         """The n-gram that goes best with the segments inside; the longest one of equals."""
-        best: tuple[float, int, Gram] = (_LEAST_DICE, 0, ())
+        best: tuple[float, int, Gram] = (_MIN_DICE, 0, ())
         for gram, elsewhere in there.items():
             many = here[gram]
             if many > 1:
                 rank = (2 * many / (inside + many + elsewhere), len(gram), gram)
-                if rank > best and _ratio(many, inside, elsewhere, outside) >= _LEAST_RATIO:
+                if rank > best and _ratio(many, inside, elsewhere, outside) >= _MIN_RATIO:
                     best = rank
         return best[2], best[0]
 

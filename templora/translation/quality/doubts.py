@@ -12,15 +12,15 @@ from templora.translation.quality.wording import GAP
 from templora.translation.scripts import foreign
 
 # From so many words on, of either, that a translation stands elsewhere too is no chance.
-_FEWEST = 4
+_MIN = 4
 # Of sources of so many words, a translation has at least this share of their number, and at most this multiple. (Words;
 # of scripts without spaces, characters: English has 0.6 words for one of Chinese, which has 1.7 for one of English.)
-_FEWEST_TO_COMPARE, _SHORTEST, _LONGEST = 8, 0.25, 5
+_MIN_TO_COMPARE, _SHORTEST, _MAX_LENGTH = 8, 0.25, 5
 # Of its runs of so many words, at most this share may stand in the source; of its 4-grams, this share may repeat; and
 # less than this share of its words may be in a script that the language is not written in.
 _RUN, _COPIED, _REPEATED, _FOREIGN = 3, 0.5, 0.5, 0.5
 # Fewer words say nothing about repetition.
-_FEWEST_TO_REPEAT = 12
+_MIN_TO_REPEAT = 12
 
 
 class Doubts:
@@ -55,16 +55,16 @@ class Doubts:
             return "it was cut off at its longest"
         if _is_copy(words, asked):
             return "it is a copy of its source"
-        if max(len(words), len(asked)) >= _FEWEST and self._sources.get(words, asked) != asked:
+        if max(len(words), len(asked)) >= _MIN and self._sources.get(words, asked) != asked:
             return "another paragraph was translated to the same"
         if foreign(words, self._language) >= _FOREIGN:
             return f"it is not in the script of {self._language.name}"
         if other := surely_other(target, self._language):
             return f"it is in {other.name}, not in {self._language.name}"
-        if len(asked) >= _FEWEST_TO_COMPARE and not _SHORTEST <= len(words) / len(asked) <= _LONGEST:
+        if len(asked) >= _MIN_TO_COMPARE and not _SHORTEST <= len(words) / len(asked) <= _MAX_LENGTH:
             return f"it is much {'shorter' if len(words) < len(asked) else 'longer'} than its source"
         ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
-        if len(words) >= _FEWEST_TO_REPEAT and repeated([ids[word] for word in words]) > _REPEATED:
+        if len(words) >= _MIN_TO_REPEAT and repeated([ids[word] for word in words]) > _REPEATED:
             return "it repeats itself"
         return ""
 
