@@ -63,7 +63,7 @@ class TempLoraConfig:
 
     learning: Literal["cascaded", "parallel", "off"] = option(
         "cascaded",
-        "learn each chunk before going on (cascaded), while the next one is read or written (parallel), or never (off)",
+        "learn each chunk before going on (cascaded), one chunk later (parallel), or never (off)",
         _learning_mode,
     )
     rank: int = option(64, "rank of the adapter", at_least(1))

@@ -199,9 +199,7 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         else:
             learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
     phases = ("decode", "score", "learn", "cache")
-    beside = f"; {seconds['overlapped']:.1f} s of learning beside the rest" if seconds["overlapped"] else ""
-    if "again" in seconds:
-        beside = f", doing again what it was {seconds['again']:.1f} s{beside}"
+    again = f", doing again what it was {seconds['again']:.1f} s" if "again" in seconds else ""
     left = ("adapter discarded", _yes(report["discarded"]))
     if kept := report.get("session"):
         gone = "nothing of it is left on the model" if report["discarded"] else "SOMETHING OF IT IS LEFT ON THE MODEL"
@@ -212,7 +210,7 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         ("chunks", learnt),
         (
             "time",
-            f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])}{beside})",
+            f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])}{again})",
         ),
         (
             "compute",

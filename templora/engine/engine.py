@@ -2,7 +2,6 @@
 
 Sessions with adapters of one shape share a bank; the first session of a shape hangs its hooks on the model and the
 last one takes them off. One lock makes each step of each session whole, so sessions may be used from several threads.
-Only parallel learning goes through the model without the lock, along a route of its own thread.
 
 A session that changes the model itself is alone on it. What was worked out of the model once (the compiled step,
 learning rates, fused passes) is of the model as it was then: it is dropped when the model is found to be another.
@@ -18,7 +17,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +29,6 @@ from templora.decoding.cuda_graph import CudaGraphStep
 from templora.decoding.reader import Step
 from templora.errors import ConfigError, ModelError, OptionError
 from templora.learning.rates import learning_rate_for
-from templora.learning.updates import Updates, worker
 from templora.lora.bank import AdapterBank, Layout
 from templora.lora.targets import Target, choose_targets
 from templora.methods.base import Method, MethodState
@@ -99,7 +96,6 @@ class Stay:
         base: the model as the session found it.
         method: of the session.
         memory: its method's, once it has begun.
-        updates: what it learns in parallel.
         session: whose stay it is.
     """
 
@@ -108,7 +104,6 @@ class Stay:
     base: _Base
     method: Method
     memory: MethodState | None = None
-    updates: Updates | None = None
     session: weakref.ref[Session] | None = None
 
 
@@ -129,8 +124,6 @@ class Engine:
         threads: how many threads to compute with on a CPU; None: as many as torch is set to, fewer while other
             programs use the cores.
     """
-
-    new_executor: Callable[[], Executor] = staticmethod(worker)  # where parallel learning trains
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
         keep_freed_memory()
@@ -153,7 +146,6 @@ class Engine:
         self._moving: list[tuple[Any, str, Any]] = []
         self._known: _Base | None = None
         self._stale = False  # the model was changed while sessions were alive
-        self._executor: Executor | None = None
 
     @property
     def model(self) -> CausalModel:
@@ -182,7 +174,7 @@ class Engine:
         from templora.decoding.cpu_step import cpu_step
 
         began = time.perf_counter()
-        made = cpu_step(self.model, governor.wanted[0], threads)
+        made = cpu_step(self.model, governor.wanted, threads)
         self.prepare_seconds = time.perf_counter() - began
         return made
 
@@ -259,22 +251,11 @@ class Engine:
         return self._rates[targets]
 
     @contextmanager
-    def step(self, beside: bool = False) -> Iterator[None]:
+    def step(self) -> Iterator[None]:
         """Inside, the model is the caller's alone, and so are the cores there are. Ctrl-C waits for its end, or for the
-        next layer of a long pass.
-
-        Args:
-            beside: whether the caller also trains in the background.
-        """
-        with deferrable(), self.lock, governor.step(self.threads, beside):
+        next layer of a long pass."""
+        with deferrable(), self.lock, governor.step(self.threads):
             yield
-
-    def executor(self) -> Executor:
-        """Where sessions with parallel learning train; gone with the last session."""
-        with self.lock:
-            if self._executor is None:
-                self._executor = self.new_executor()
-            return self._executor
 
     def admit(self, session: Session, config: TempLoraConfig, method: Method) -> Stay:
         """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
@@ -318,26 +299,19 @@ class Engine:
                 )
             return stay.memory
 
-    def release(self, stay: Stay, wait: bool = True) -> None:
-        """Ends a session's stay; the last one leaves the model as the first one found it.
-
-        Args:
-            stay: to end.
-            wait: for the worker's thread, with the last one; which must not be the caller's.
-        """
+    def release(self, stay: Stay) -> None:
+        """Ends a session's stay; the last one leaves the model as the first one found it."""
         if stay not in self._stays:
             return
-        memory, updates, stay.memory, stay.updates = stay.memory, stay.updates, None, None
+        memory, stay.memory = stay.memory, None
         with contextlib.ExitStack() as always:
-            always.callback(self._tidy, wait)
+            always.callback(self._tidy)
             always.callback(self._stays.remove, stay)
             always.callback(stay.bank.release, stay.slot)
             if stay.method.changes_model:
                 always.callback(self._forget)
             if memory is not None:
                 always.callback(memory.end)
-            if updates is not None:
-                updates.drop()
 
     def _abandon(self, stay: Stay) -> None:
         """Called when a session is collected, at any moment, in any thread: it waits for nothing and raises nothing."""
@@ -350,13 +324,8 @@ class Engine:
         while self._abandoned and self.lock.enter_if_free():
             try:
                 stay = self._abandoned.popleft()
-                training = stay.updates.stop() if stay.updates else None
-                if training is not None:  # which this very thread may be in
-                    self._abandoned.append(stay)
-                    training.add_done_callback(lambda _: self._collect())
-                    return
                 with contextlib.suppress(Exception):  # of somebody's method: there is nobody to tell
-                    self.release(stay, wait=False)
+                    self.release(stay)
             finally:
                 self.lock.leave()
 
@@ -404,16 +373,13 @@ class Engine:
         said = f"{type(self._model.module).__name__}, {kind} on {self._model.device}"
         return f"<Engine {self.name}: {said}, {self.sessions} session{'s' * (self.sessions != 1)} open>"
 
-    def _tidy(self, wait: bool = True) -> None:
+    def _tidy(self) -> None:
         for layout, bank in list(self._banks.items()):
             if not bank.used:
                 bank.detach()
                 del self._banks[layout]
         if self._stays:
             return
-        if self._executor is not None:
-            self._executor.shutdown(wait)
-            self._executor = None
         if self._trace is not None:
             self._trace.restore(self.model.module)
         for module, name, value in self._moving:

@@ -11,9 +11,7 @@ in one of two ways:
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -108,7 +106,7 @@ class Learner:
         self._bank = bank
         self._slot = slot
         self._config = config
-        self._meter = meter
+        self.meter = meter
         self._probe = probe
 
     @property
@@ -129,7 +127,7 @@ class Learner:
         with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
-        self._meter.count(cost.forward)
+        self.meter.count(cost.forward)
         return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward)
 
     def learn(
@@ -163,38 +161,26 @@ class Learner:
         tokens: Sequence[int],
         chunk: Chunk,
         cache: WindowCache,
-        stop: threading.Event | None = None,
         reading: Reading | None = None,
     ) -> tuple[Staged | None, Update]:
         """Trains on `chunk` from `before`, the slot's state, and judges what comes of it; touches nothing.
 
-        It may run in any thread beside other passes through the model, if nobody writes to `cache` meanwhile.
-
         Returns:
             What is to be committed, None if it is not sound, and the update as it will be then.
-
-        Raises:
-            CancelledError: `stop` was set.
         """
         config = self._config
-
-        def check() -> None:
-            if stop is not None and stop.is_set():
-                raise CancelledError
-            governor.tick()
-
         copy = reading.copy if reading else _TrainingCopy(self._bank, self._slot)
         steps: list[Step] = []
         staged = Staged(before, steps, config)
         loss = math.nan
         for epoch in range(config.epochs):
             if epoch == 0 and reading:
-                self._meter.count(reading.cost)
+                self.meter.count(reading.cost)
                 step_loss = reading.backward()
             else:
                 if epoch > 0:
                     copy.take(staged)
-                route = copy.route(config, _seed(config, before.version, epoch), check)
+                route = copy.route(config, _seed(config, before.version, epoch), governor.tick)
                 with self._bank.through(route):
                     step_loss = self._backward(tokens, chunk, cache)
             step = Step.clipped(copy.take_gradient(), config.max_grad_norm)
@@ -204,7 +190,7 @@ class Learner:
             if not math.isfinite(step.norm):
                 return None, Update(False, f"the gradient is not finite ({step.norm})", loss, step.norm, 0.0)
             steps.append(step)
-        update = self._judged(Update(True, "", loss, step.norm, 0.0), staged, copy, tokens[: chunk.middle], check)
+        update = self._judged(Update(True, "", loss, step.norm, 0.0), staged, copy, tokens[: chunk.middle])
         return staged if update.committed else None, update
 
     def _judged(
@@ -213,7 +199,6 @@ class Learner:
         staged: Staged,
         copy: _TrainingCopy,
         before: Sequence[int],
-        check: Callable[[], object],
     ) -> Update:
         """`update` with what is found when it is tried, `before` being the text before the chunk."""
         config, probe = self._config, self._probe
@@ -227,8 +212,8 @@ class Learner:
             return update
 
         def read(weights: torch.Tensor) -> tuple[float, float]:
-            with self._bank.through(Route(self._bank.layout.views(weights), config.scaling, check=check)):
-                return probe.read(before[-len(probe.drawn) :], self._bank.layout.weights, self._meter)
+            with self._bank.through(Route(self._bank.layout.views(weights), config.scaling, check=governor.tick)):
+                return probe.read(before[-len(probe.drawn) :], self._bank.layout.weights, self.meter)
 
         was, now = read(self._bank.serving_weights(self._slot)), read(copy.weights)
         drift, forgetting = now[0] - was[0], now[1] - was[1]
@@ -248,7 +233,7 @@ class Learner:
         with ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, during)
             again = replace(cost, logits=0).forward if self._config.checkpointing else 0.0
-            self._meter.count(cost.forward + cost.backward + again)
+            self.meter.count(cost.forward + cost.backward + again)
             return self._model.nll_backward(hidden, targets)
 
     def _forward(

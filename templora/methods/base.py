@@ -83,7 +83,7 @@ class Method:
 
     @property
     def changes_passes(self) -> bool:
-        """Whether it changes the model while passes run, so that learning in parallel would meet that."""
+        """Whether it changes the model while passes run, so that learning one chunk later would meet that."""
         return self.changes_model
 
     def missing(self) -> str | None:
@@ -95,7 +95,7 @@ class Method:
         if config.window > self.positions(model):
             return f"the window of {config.window:,} is beyond this model's {self.positions(model):,} positions"
         if self.changes_passes and config.learning == "parallel":
-            return "it changes the model that parallel learning goes through meanwhile; use --learning cascaded"
+            return "it changes the model that learning one chunk later goes through; use --learning cascaded"
         return None
 
     def positions(self, model: CausalModel) -> int:

@@ -120,9 +120,8 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
     """The JSON document of a run over one or several texts, whose figures are pooled at the top.
 
     NLLs are in nats, seconds in seconds, memory in bytes; `flops` are counted as `runtime.metering` says. `prepare` is
-    the making of the compiled decode step, compilation included. Of the
-    seconds of learning, `overlapped` ran beside other phases (parallel learning): the phases less these are within the
-    total. All of it is of this run alone: `again` are the seconds in which a session on disk became what it was.
+    the making of the compiled decode step, compilation included. All of it is of this run alone: `again` are the
+    seconds in which a session on disk became what it was.
     """
     from templora.layers.quantized import count_weights
     from templora.runtime.metering import PHASES, peak_memory_bytes
@@ -139,7 +138,6 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
     words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
     meters = [t.session.meter.since(t.before) for t in texts if t.session is not None]
     seconds: dict[str, float] = {p: sum(m.seconds[p] for m in meters) for p in PHASES}
-    overlapped = sum(m.overlapped for m in meters)
     flops: dict[str, float] = {p: sum(m.flops[p] for m in meters) for p in PHASES}
     model = engine.model
     return {
@@ -166,7 +164,6 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
             "load": engine.load_seconds,
             "prepare": engine.prepare_seconds,
             **seconds,
-            "overlapped": overlapped,
             **({"again": again} if (again := sum(t.again for t in texts)) else {}),
             "total": total_seconds,
         },

@@ -81,7 +81,6 @@ class Meter:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     flops: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    overlapped: float = 0.0  # seconds of learning that ran beside other phases
     _phases: list[Phase] = field(default_factory=list)
     _since: float = 0.0
 
@@ -97,8 +96,8 @@ class Meter:
 
     def _switch(self) -> None:
         if self.device.type == "cuda" and self._phases and self._phases[-1] != "decode":
-            # Decoding synchronises by itself when it reads the token. Only our stream: learning may run in another.
-            torch.cuda.current_stream(self.device).synchronize()
+            # Decoding synchronises by itself when it reads the token.
+            torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         if self._phases:
             self.seconds[self._phases[-1]] += now - self._since
@@ -111,19 +110,11 @@ class Meter:
 
     def since(self, before: Meter | None) -> Meter:
         """What was spent since a copy of it was taken; without one, a copy."""
-        seconds, flops, overlapped = dict(self.seconds), dict(self.flops), self.overlapped
+        seconds, flops = dict(self.seconds), dict(self.flops)
         if before:
             seconds = {phase: spent - before.seconds[phase] for phase, spent in seconds.items()}
             flops = {phase: spent - before.flops[phase] for phase, spent in flops.items()}
-            overlapped -= before.overlapped
-        return Meter(self.device, seconds, flops, overlapped)
-
-    def take(self, other: Meter) -> None:
-        """Moves over what another meter has measured in the meantime."""
-        for phase in PHASES:
-            self.seconds[phase] += other.seconds[phase]
-            self.flops[phase] += other.flops[phase]
-            other.seconds[phase] = other.flops[phase] = 0.0
+        return Meter(self.device, seconds, flops)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -10,8 +10,8 @@ and use that many threads. What we leave idle counts as available, so the number
 ends. On Linux, from /proc/stat; elsewhere the user's number is used as it is.
 
 On a CPU with AMX the bits of torch's bf16 matrix products depend on the number of threads (docs/log.md), and what a
-session writes must not depend on the moment. There torch's own threads keep their number, whatever else is going on:
-all, or half beside a job in the background; only the compiled kernels, with the same bits for any number, follow.
+session writes must not depend on the moment. There torch's own threads keep their number, whatever else is going on;
+only the compiled kernels, with the same bits for any number, follow.
 
 How many threads torch uses is a setting of each calling thread. A thread has ours while it is inside `Governor.step`
 and its own again outside, so the user's code between two steps sees what the user set.
@@ -117,15 +117,11 @@ class _Here(threading.local):
 
     wanted = 0  # 0 outside
     fixed = False
-    background = False
-    steady = 0  # torch's threads, where their number must not depend on the moment; 0: it may
     applied = 0
 
 
 class Governor:
-    """Divides the cores there are between the threads that compute.
-
-    A job in the background (parallel learning) gets half of them, and all while its session waits for it.
+    """Gives the cores there are to the thread that computes.
 
     Args:
         cores: what there is.
@@ -136,53 +132,28 @@ class Governor:
         self._cores = cores or Cores()
         self._steady = bits_depend_on_threads() if steady is None else steady
         self._here = _Here()
-        # Sets, not numbers under a lock: an interrupt on the line that leaves a lock would keep it for ever.
-        self._jobs: set[object] = set()
-        self._waiting: set[object] = set()
 
     @contextmanager
-    def step(self, fixed: int | None = None, beside: bool = False) -> Iterator[None]:
-        """Inside, the calling thread computes with `fixed` threads, or with as many as there are cores for.
-
-        Args:
-            fixed: how many.
-            beside: whether jobs of this session may run at the same time.
-        """
-        if self._here.wanted:  # a step within a step
+    def step(self, fixed: int | None = None) -> Iterator[None]:
+        """Inside, the calling thread computes with `fixed` threads, or with as many as there are cores for."""
+        here = self._here
+        if here.wanted:  # a step within a step
             yield
             return
         before = torch.get_num_threads()
-        wanted = fixed or before
-        with self._inside(wanted, fixed is not None, False, before, _part(wanted, False) if beside else wanted):
-            yield
-
-    @contextmanager
-    def job(self, wanted: int, fixed: bool) -> Iterator[None]:
-        """`step` for a job that runs beside its session's steps, in a thread of its own.
-
-        Args:
-            wanted, fixed: what `wanted` said in the session's thread.
-        """
-        steady = _part(wanted, True)
-        if self._here.wanted:  # it runs in the session's thread after all
-            with self._kept(steady):
-                yield
+        here.wanted, here.fixed, here.applied = fixed or before, fixed is not None, 0
+        try:
             self.tick()
-            return
-        torch.get_num_threads()  # a new thread takes torch's number over at its first look, which must not come later
-        with self._counted(self._jobs), self._inside(wanted, fixed, True, wanted, steady):
             yield
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Inside, the calling thread computes nothing and waits for a job."""
-        with self._counted(self._waiting):
-            yield
+        finally:
+            here.wanted, here.fixed = 0, False
+            if torch.get_num_threads() != before:
+                torch.set_num_threads(before)
 
     @property
-    def wanted(self) -> tuple[int, bool]:
-        """The most threads that the calling thread's step may use, and whether that number is fixed."""
-        return self._here.wanted or torch.get_num_threads(), self._here.fixed
+    def wanted(self) -> int:
+        """The most threads that the calling thread's step may use."""
+        return self._here.wanted or torch.get_num_threads()
 
     def tick(self) -> int:
         """Applies what holds now to the calling thread, and says how many threads there are for it.
@@ -193,7 +164,7 @@ class Governor:
         if not here.wanted:
             return torch.get_num_threads()
         threads = self._share(here)
-        torchs = here.steady or threads
+        torchs = here.wanted if self._steady else threads
         if torchs != here.applied:
             torch.set_num_threads(torchs)
             here.applied = torchs
@@ -205,48 +176,7 @@ class Governor:
             self._cores.look()
             if self._cores.available + MARGIN < total:
                 total = max(1, int(self._cores.available + MARGIN))
-        if not self._jobs or (here.background and self._waiting):
-            return total
-        return _part(total, here.background)
-
-    @contextmanager
-    def _inside(self, wanted: int, fixed: bool, background: bool, after: int, steady: int) -> Iterator[None]:
-        here = self._here
-        here.wanted, here.fixed, here.background, here.applied = wanted, fixed, background, 0
-        try:
-            with self._kept(steady):
-                yield
-        finally:
-            here.wanted, here.fixed = 0, False
-            if torch.get_num_threads() != after:
-                torch.set_num_threads(after)
-
-    @contextmanager
-    def _kept(self, steady: int) -> Iterator[None]:
-        """Inside, torch computes with `steady` threads in the calling thread, if their number must not vary."""
-        here = self._here
-        before, here.steady = here.steady, steady if self._steady else 0
-        try:
-            self.tick()
-            yield
-        finally:
-            here.steady = before
-
-    @staticmethod
-    @contextmanager
-    def _counted(among: set[object]) -> Iterator[None]:
-        """Inside, one more is in `among`."""
-        one = object()
-        try:
-            among.add(one)
-            yield
-        finally:
-            among.discard(one)
-
-
-def _part(total: int, background: bool) -> int:
-    """Threads of a job in the background, or of the session beside it."""
-    return max(1, total // 2 if background else total - total // 2)
+        return total
 
 
 # Cores are the process's, whatever engines it has.

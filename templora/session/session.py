@@ -33,8 +33,8 @@ from templora.kvcache.window import WindowCache
 from templora.learning import guards
 from templora.learning.guards import Brake, Patience, Written
 from templora.learning.learner import Learner, Reading, Update
+from templora.learning.pending import PendingUpdate
 from templora.learning.probe import PASSAGE, Probe
-from templora.learning.updates import Updates
 from templora.lora.bank import AdapterState
 from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
 from templora.lora.peft import load_adapter, save_adapter
@@ -153,11 +153,8 @@ class Session:
         self._learner = Learner(engine.model, self._bank, self._slot, config, self.meter, probe)
         self._mixture = Mixture()
         self._reading: Reading | None = None  # of the chunk that was scored last, until it is closed
-        self._updates: Updates | None = None
-        if config.learning == "parallel":
-            executor = engine.executor()
-            self._updates = Updates(engine.model, self._bank, self._slot, config, self.meter, executor, probe)
-            self._stay.updates = self._updates
+        parallel = config.learning == "parallel"
+        self._pending = PendingUpdate(self._learner, self._bank, self._slot) if parallel else None
         self._learned: deque[ChunkLearned] = deque()  # not yet yielded
 
     def __repr__(self) -> str:
@@ -172,7 +169,7 @@ class Session:
 
     @property
     def version(self) -> int:
-        """Updates committed so far; one that is being trained is not among them."""
+        """Updates committed so far; one that is still to be committed is not among them."""
         self._alive()
         return self._bank.state(self._slot).version
 
@@ -525,29 +522,24 @@ class Session:
         With parallel learning: everything that is still to be learnt, and returns what came last.
         """
         known = len(self._learned)
-        self._wait()
         with self._step():
             self._enter()
             self._close()
-        self._wait()
-        with self._step():
-            self._alive()
             self._settle()
         return self._learned.pop() if len(self._learned) > known else None
 
     def save_adapter(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
         """Exports the adapter; without this nothing of it outlives the session.
 
-        It holds every full chunk: one that is being trained is waited for, though it is committed only later.
+        It holds every full chunk, also one that is committed only later.
 
         Args:
             path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
             half: a .gguf in fp16, as llama.cpp's own converter writes it: half as large, but rounded.
         """
-        self._wait()
         with self._step():
             self._enter()
-            staged = self._updates.staged() if self._updates else None
+            staged = self._pending.stage() if self._pending else None
             weights, layout = (staged or self._bank.state(self._slot)).weights, self._bank.layout
             base = self._engine.model.module
             if Path(path).suffix == ".gguf":
@@ -594,7 +586,6 @@ class Session:
         """
         self._alive()
         found = check_weights(weights, self._bank.layout.weights)
-        self._wait()
         with self._step():
             self._enter()
             self._settle()
@@ -614,7 +605,7 @@ class Session:
     def snapshot(self, *, copy: bool = True) -> Snapshot:
         """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits.
 
-        An update under way is not waited for: what it reads is part of the snapshot, and `restore` begins it anew.
+        An update that is still to be made is not made for this: what it reads is part of the snapshot.
 
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
@@ -637,9 +628,9 @@ class Session:
                 part = of_cache(held, name)
                 tensors |= part.tensors
                 caches[name] = part.meta
-            under_way = self._updates.chunk if self._updates else None
-            if self._updates and under_way and not self.config.context_gradients:
-                part = of_cache(self._updates.context, "context")
+            under_way = self._pending.chunk if self._pending else None
+            if self._pending and under_way and not self.config.context_gradients:
+                part = of_cache(self._pending.context, "context")
                 tensors |= part.tensors
                 caches["context"] = part.meta
             meta = {
@@ -685,8 +676,8 @@ class Session:
             device = self._bank.device
             # Copies, since learning edits an adapter's state in place and the snapshot may be restored again.
             tensors = {k: t if k.startswith(stay) else t.to(device, copy=True) for k, t in snapshot.tensors.items()}
-            if self._updates:
-                self._updates.drop()
+            if self._pending:
+                self._pending.drop()
             self.tokens[:] = list(tokens)
             self._generator.set_state(tensors["generator"].cpu())
             if meta["version"]:
@@ -703,14 +694,14 @@ class Session:
             self._mixture = Mixture(meta["mixture"])
             for name, reader in (("adapted", self._adapted), ("base", self._base)):
                 to_cache(reader.cache, name, Snapshot(tensors, meta["caches"][name]))
-            if self._updates and meta["under_way"]:
+            if self._pending and meta["under_way"]:
                 chunk, cache = Chunk.from_json(meta["under_way"]), self._adapted.cache
                 if "context" in meta["caches"]:
                     held = meta["caches"]["context"]
                     cache = WindowCache(len(cache), len(held["versions"]), cache.opening, cache.sinks)
                     to_cache(cache, "context", Snapshot(tensors, held))
                 lesson = self._lesson(self.tokens, chunk) if self._lesson else self.tokens
-                self._updates.start(lesson, chunk, cache)
+                self._pending.start(lesson, chunk, cache)
 
     def _like(self, tokens: int) -> Like:
         """What a snapshot of this session is like, with so many tokens."""
@@ -726,26 +717,20 @@ class Session:
             generator=self._generator.get_state(),
             entries=entries,
             memory=self._memory.fits,
-            context=self._updates is not None and not self.config.context_gradients,
+            context=self._pending is not None and not self.config.context_gradients,
         )
 
     def discard(self) -> Receipt:
         """Throws the adapter, its optimiser state and the caches away; the text stays. May be called twice.
-
-        Learning under way is stopped and dropped.
 
         Returns:
             Whether the base is bit for bit what it was, and whether nothing of the adapter is left on it.
         """
         with deferred(), self._engine.lock:
             if not self._released:
-                try:
-                    if self._updates:
-                        self._updates.drop()
-                finally:
-                    self._released, self._updates = True, None
-                    del self._adapted, self._base, self._previewers, self._learner, self._reading, self._memory
-                    self._engine.release(self._stay)
+                self._released, self._pending = True, None
+                del self._adapted, self._base, self._previewers, self._learner, self._reading, self._memory
+                self._engine.release(self._stay)
             if self.receipt is None:
                 self.receipt = self._engine.receipt(self._stay)
         return self.receipt
@@ -769,11 +754,6 @@ class Session:
 
         Verbs begin with it too: a chunk may have filled up just before a caller stopped listening.
         """
-        if self._updates and self._room() == 0:
-            with self._step():
-                self._alive()
-                self._prepare_context(self._open_chunk())  # beside the training of the chunk before
-            self._wait()
         with self._step():
             self._alive()
             if self._room() == 0:
@@ -924,10 +904,11 @@ class Session:
         reading, self._reading = self._reading, None
         if reading and (reading.chunk, reading.version) != (chunk, self.version):
             reading = None
-        if not self._updates:
+        if not self._pending:
             self._open_next(chunk, reading)
         else:
             context = self._prepare_context(chunk)  # under the adapter that read it, so before another one is committed
+            self._pending.stage()
             with deferred():  # from here on the context is needed as it is
                 self._settle()
                 self._open_next(chunk, None, context)
@@ -960,7 +941,7 @@ class Session:
             self._brake = self._brake.passed(written)
             self._learn(chunk, lesson, reading, context)
         except BaseException:
-            under_way = self._updates is not None and self._updates.chunk is chunk
+            under_way = self._pending is not None and self._pending.chunk is chunk
             if len(self._learned) == reported and not under_way:  # interrupted before: it is still to be learnt
                 self._chunk_index, self._chunk_start, self._written, self._brake, self._masked, self._finished = before
             raise
@@ -968,11 +949,11 @@ class Session:
     def _learn(self, chunk: Chunk, lesson: Sequence[int], reading: Reading | None, context: WindowCache | None) -> None:
         began = time.perf_counter()
         cache = self._prepare_context(chunk) if context is None else context
-        if self._updates:
+        if self._pending:
             if not self.config.context_gradients:
                 # The token before the chunk is an input of the training, as in `Learner`.
                 cache = cache.snapshot(chunk.first_target - 1, self.config.learn_context - 1)
-            self._updates.start(lesson, chunk, cache)
+            self._pending.start(lesson, chunk, cache)
             return
         with self.meter.phase("learn"):
             self._learner.learn(
@@ -983,17 +964,13 @@ class Session:
                 lambda update: self._report(chunk, update, time.perf_counter() - began),
             )
 
-    def _wait(self) -> None:
-        """Waits for learning under way, without the lock: other sessions can go on meanwhile."""
-        if self._updates:
-            self._updates.wait()
-
     def _settle(self) -> None:
-        """Commits what was learnt beside the chunk that ends now, or rolls it back."""
-        with deferred():  # what is committed is reported
-            done = self._updates.settle() if self._updates else None
-            if done:
-                self._report(*done)
+        """Commits what is learnt of the chunk before the one that ends now, or rolls it back."""
+        if self._pending:
+            self._pending.stage()
+            with deferred():  # what is committed is reported
+                if done := self._pending.settle():
+                    self._report(*done)
 
     def _report(self, chunk: Chunk, update: Update, seconds: float) -> None:
         self._patience = self._patience.after(update.committed, self.config)
@@ -1051,7 +1028,7 @@ class Session:
             )
 
     def _step(self) -> AbstractContextManager[None]:
-        return self._engine.step(beside=self.config.learning == "parallel")
+        return self._engine.step()
 
     def _alive(self) -> None:
         if self._released:

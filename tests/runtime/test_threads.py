@@ -148,69 +148,18 @@ def test_a_fixed_number_is_left_alone() -> None:
 
 
 @pytest.mark.usefixtures("eight")
-def test_a_job_beside_gets_half_and_all_while_it_is_waited_for() -> None:
-    ours = Governor(Machine(8).view)
-    meet = threading.Barrier(2, timeout=10)
-    found: list[int] = []
-
-    def job() -> None:
-        with ours.job(*wanted):
-            found.append(ours.tick())
-            meet.wait()
-            meet.wait()
-            found.append(ours.tick())
-            meet.wait()
-
-    with ours.step(fixed=7):
-        wanted = ours.wanted
-        thread = threading.Thread(target=job)
-        thread.start()
-        meet.wait()
-        assert ours.tick() == torch.get_num_threads() == 4
-    with ours.waiting():
-        meet.wait()
-        meet.wait()
-        thread.join()
-    assert found == [3, 7]
-    with ours.step():
-        assert ours.tick() == 8
-
-
-@pytest.mark.usefixtures("eight")
 def test_torchs_own_number_does_not_depend_on_the_moment_where_bits_depend_on_it() -> None:
     """As on a CPU with AMX: only what `tick` returns, for the compiled kernels, follows the machine."""
     machine = Machine(8)
     ours = Governor(machine.view, steady=True)
     found: list[tuple[int, int]] = []
-
-    def look() -> None:
-        found.append((ours.tick(), torch.get_num_threads()))
-
-    def job() -> None:
-        with ours.job(*wanted):
-            look()
-
     for others in (0, 6):
         machine.run(1, others)
         with ours.step():
-            look()
-        with ours.step(beside=True):
-            look()
-            wanted = ours.wanted
-            with ours.job(*wanted):  # in the session's own thread
-                look()
-            look()
-        with ours.waiting():
-            thread = threading.Thread(target=job)
-            thread.start()
-            thread.join()
-    assert [torchs for _, torchs in found] == [8, 4, 4, 4, 4] * 2
-    assert [kernels for kernels, _ in found] == [8] * 5 + [2] * 5
-    with ours.step(fixed=5, beside=True):
-        assert torch.get_num_threads() == 3
-        with ours.job(*ours.wanted):
-            assert torch.get_num_threads() == 2
-        assert torch.get_num_threads() == 3
+            found.append((ours.tick(), torch.get_num_threads()))
+    assert found == [(8, 8), (2, 8)]
+    with ours.step(fixed=5):
+        assert torch.get_num_threads() == 5
     assert torch.get_num_threads() == 8
 
 
