@@ -7,7 +7,7 @@ For each model (a shape with random bf16 weights, or the embedded model):
 
     decode     tokens a second / (memory bandwidth / bytes a token must read)                target: at least 0.70
     learn      seconds a chunk: (FLOPs counted / measured matrix rate) / seconds             target: at least 0.40
-    overhead   wall-clock of writing with learning / without, less 1        targets: cascaded 10 %, parallel 5 %
+    overhead   wall-clock of writing with learning / without, less 1        target: 10 %
     flat       a chunk at --long tokens beside one at --short, and memory likewise           target: at most 1.05
 
 Each finished part is appended to results/benchmarks/gpu.jsonl and not measured again; gpu.json holds the medians.

@@ -9,7 +9,6 @@ gigabytes: those that were not used for longest make room.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from templora.gguf.config import know_frequency_factors
 from templora.gguf.file import PARTS, GgufFile, as_asked
 from templora.layers.quantized import quantize_model
 from templora.models.builtin import DONE, ENDING, FORM, BuiltinModel, cache_folder, folder_of, is_whole
+from templora.runtime.files import sha256
 
 _FILE_BYTES = 1 << 28
 _ROOM_LEFT = 1 << 30  # of a disk
@@ -239,12 +239,7 @@ def _stamps(paths: list[Path]) -> list[tuple[int, int, int]]:
 
 
 def _sha256(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
+    try:
+        return sha256(*paths)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error

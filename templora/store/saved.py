@@ -10,7 +10,6 @@ the log has after it is done again, its tokens known. On the same machine the se
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from templora.arguments import SEEDS, Writing, plain, whole, yes
 from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
+from templora.runtime.files import sha256
 from templora.sampling import SamplingParams
 from templora.store.history import Act, History, file_of
 from templora.store.log import Log, New, Record
@@ -575,12 +575,3 @@ class SavedSession:
 
 def _mark(data: Mapping[str, Any]) -> list[New]:
     return [("mark", (), plain("mark", data))]
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -38,6 +38,7 @@ def life(session: Session) -> tuple[Any, ...]:
     events += session.stream(TEXT[5:25], max_new_tokens=90, score=True)
     events.append(session.close_chunk())
     events += session.stream(max_new_tokens=50)
+    events.append(session.close_chunk())
     state = session._bank.state(session._slot)
     return session.tokens, [plain(e) for e in events], state, dict(session.meter.flops)
 

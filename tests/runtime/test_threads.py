@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -195,27 +194,6 @@ def test_sessions_compute_within_steps(engine: Engine, text: str, monkeypatch: p
             assert torch.get_num_threads() == threads() == 1
         session.close_chunk()
     assert found == {3}
-    assert torch.get_num_threads() == 1
-
-
-def test_a_session_that_learns_beside_itself_says_so(
-    engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where bits depend on threads, both its passes and its trainings keep their share."""
-    monkeypatch.setattr(governor, "_steady", True)
-    engine.threads = 5
-    found: dict[str, set[int]] = {}
-    real = engine.model.hidden
-
-    def hidden(*args: object) -> object:
-        found.setdefault(threading.current_thread().name.split("_")[0], set()).add(torch.get_num_threads())
-        return real(*args)
-
-    monkeypatch.setattr(engine.model, "hidden", hidden)
-    with engine.session(small(learning="parallel")) as session:
-        session.score(text[:200])
-        session.write(max_new_tokens=40)
-    assert found == {"MainThread": {3}, "templora-learn": {2}}
     assert torch.get_num_threads() == 1
 
 

@@ -17,10 +17,10 @@ from templora.methods.attention_sinks import AttentionSinks
 from templora.methods.base import Method
 from templora.methods.dynamic_evaluation import DynamicEvaluation
 from templora.methods.extended_positions import ExtendedPositions
+from templora.runtime.files import sha256
 from templora.session.session import Session
 from templora.session.snapshot import Snapshot
 from templora.store.log import Log
-from templora.store.saved import sha256
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
