@@ -207,7 +207,7 @@ def test_this_machine_has_at_most_its_cores() -> None:
     time.sleep(INTERVAL + 0.05)
     cores.look()
     assert 0 <= cores.available <= 1.2 * (os.cpu_count() or 1) or cores.available == math.inf
-    assert governor.wanted == (1, False)
+    assert governor.wanted == 1
 
 
 @pytest.mark.parametrize("threads", [0, -1, "two", ""])
