@@ -372,6 +372,30 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return calls
 
 
+def test_a_file_that_transformers_reads_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a family that is not read here: what it makes of the weights is kept, in the dtype it mostly serves in."""
+    monkeypatch.setattr("templora.gguf.file.FAMILIES", {})
+    path, calls = tmp_path / "m.gguf", []
+    write_gguf(path)
+    real = GgufFile._through_transformers
+
+    def counted(self: GgufFile, dtype: torch.dtype) -> Any:
+        calls.append(dtype)
+        return real(self, dtype)
+
+    monkeypatch.setattr(GgufFile, "_through_transformers", counted)
+    for weights, dtype in (("auto", "auto"), ("auto", "auto"), ("int8", "auto"), ("auto", "float32")):
+        found = templora.load(path, weights=weights, dtype=dtype)
+        file = GgufFile(path)
+        fresh = file.load(found.model.dtype, weights)
+        assert calls.pop() == found.model.dtype
+        assert found.model.fingerprint() == CausalModel(fresh).fingerprint()
+        assert found.tokenizer.backend_tokenizer.to_str() == file.tokenizer.backend_tokenizer.to_str()
+    assert calls == [torch.bfloat16, torch.float32]
+    with pytest.raises(ModelError, match="cannot be used as they are"):
+        templora.load(path, weights="int4")
+
+
 KINDS = ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "Q5_0", "Q4_K", "Q5_K", "Q6_K")
 
 

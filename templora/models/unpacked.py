@@ -2,7 +2,8 @@
 
 The folders are in `$TEMPLORA_CACHE`, else `$XDG_CACHE_HOME/templora`, else `~/.cache/templora`. One serves every
 format: what is asked for is made of the blocks as they are read, by the same code as from the file itself. A file is
-known by the SHA-256 of its bytes, which are read at each start. Together they hold at most `$TEMPLORA_CACHE_GB` (32)
+known by the SHA-256 of its bytes, which are read at each start. Of a family that transformers' reader reads, its
+weights are kept as that makes them, in bfloat16. Together they hold at most `$TEMPLORA_CACHE_GB` (32)
 gigabytes: those that were not used for longest make room.
 """
 
@@ -53,7 +54,7 @@ class UnpackedModel:
             self._file = GgufFile(model)
             self._stamps, self._sha256 = _stamps(self._file.header.paths), _sha256(self._file.header.paths)
             self._folder = cache_folder() / f"{model.stem[:60]}-{self._sha256[:12]}{ENDING}"
-            self._kept = self._file.known and is_whole(self._folder)
+            self._kept = is_whole(self._folder)
             return
         self._name, self._sha256, self._folder = model.name, model.sha256, folder_of(model)
         self._kept = is_whole(self._folder)
@@ -71,6 +72,11 @@ class UnpackedModel:
         self._file, self._stamps = GgufFile(packed, super_blocks=False), _stamps([packed])
 
     dtype = torch.bfloat16
+
+    @property
+    def _known(self) -> bool:
+        """Whether what is kept are the file's own blocks, of which any format can be made."""
+        return not self._super_blocks or self._file.known
 
     @cached_property
     def config(self) -> Any:
@@ -104,9 +110,10 @@ class UnpackedModel:
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says."""
-        if not self._kept:
+        whole = dtype == self.dtype and weights != "int4"
+        if not self._kept and (self._known or whole):
             self._keep()
-        if not self._kept:  # slower, but no reason to stop
+        if not self._kept or not (self._known or whole):  # slower, but no reason to stop
             return self._file.load(dtype, weights)
         from safetensors import safe_open
 
@@ -130,8 +137,12 @@ class UnpackedModel:
 
     def _keep(self) -> None:
         tensors = self._file.tensors()
-        if tensors is None:  # of a family whose blocks are not read here
-            return
+        if tensors is None:
+            model = self._file.load(self.dtype, "auto")
+            held = dict(model.named_parameters())
+            if any(name in model.state_dict() for name, _ in model.named_buffers()):
+                return  # more than weights makes it what it is
+            tensors = ((name, parameter.detach().contiguous()) for name, parameter in held.items())
         beside = self._folder.parent / f".{self._folder.name.removesuffix(ENDING)}-{uuid.uuid4().hex}"
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
