@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -32,3 +34,15 @@ def small(**options: Any) -> TempLoraConfig:
     """A config whose chunks are as small as the models."""
     defaults: dict[str, Any] = {"rank": 4, "alpha": 8.0, "chunk_size": 32, "window": 96, "learning_rate": 5e-3}
     return TempLoraConfig(**defaults | options)
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A suite that is waited for is a fault like others: what it may take is said outside (`.ci/run`)."""
+    minutes = (time.monotonic() - BEGAN) / 60
+    allowed = float(os.environ.get("TEMPLORA_TEST_MINUTES", "inf"))
+    if minutes > allowed and "PYTEST_XDIST_WORKER" not in os.environ:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nthe tests took {minutes:.1f} minutes, which is more than {allowed:g}")

@@ -1,7 +1,8 @@
 """A session whose process is killed again and again, at random instants: nothing shown is lost, the text is the same.
 
-pytest tests/store/test_crash.py                       about 200 kills
-TEMPLORA_KILLS=2000 pytest tests/store/test_crash.py   more of them
+pytest tests/store/test_crash.py                       some kills
+./scripts/test --long tests/store/test_crash.py        210
+TEMPLORA_KILLS=2000 pytest tests/store/test_crash.py   as many as you like
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from templora.store import saved as saved_module
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
-KILLS = int(os.environ.get("TEMPLORA_KILLS", "210"))
+KILLS = int(os.environ.get("TEMPLORA_KILLS", "24"))
 MODES: list[dict[str, Any]] = [{}, {"learning": "parallel"}, {"cache_reuse": 2, "window": 96}]
 WRITES = (("The keeper climbed the stairs, and the lamp was lit. " * 3, 130), ("Then", 60), ("And", 92))
 HOT = SamplingParams(temperature=1.5)
