@@ -225,7 +225,7 @@ def test_what_a_session_is_begun_with_has_types(argument: str, value: Any, said:
     ("given", "said"),
     [(b"bytes", "decode it first"), (Path("a.txt"), "read it first"), ([1, 2], "absorb_ids"), (None, "NoneType")],
 )
-@pytest.mark.parametrize("verb", ["absorb", "score", "write", "draft"])
+@pytest.mark.parametrize("verb", ["absorb", "score", "write", "preview"])
 def test_a_text_is_a_str(verb: str, given: Any, said: str, engine: Engine) -> None:
     with engine.session(small()) as session, pytest.raises(TextError, match=f"^a text must be a str, not .*{said}"):
         getattr(session, verb)(given)

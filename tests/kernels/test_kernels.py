@@ -46,7 +46,7 @@ def matrix(format: int, rows: int, n: int) -> tuple[list[np.ndarray], np.ndarray
     if format == gemv.INT4_BLOCKS:
         numbers = random.integers(0, 16, (rows, blocks, 2, 16), dtype=np.uint8)
         packed = numbers[:, :, 0] | numbers[:, :, 1] << 4
-        return [packed, scale, least], bf16.reshape(rows, n) * wide_scale + wide_least
+        return [packed, scale, least], numbers.reshape(rows, n) * wide_scale + wide_least
     codes = random.integers(-128, 128, (rows, n), dtype=np.int8)
     if format == gemv.INT8_BLOCKS:
         return [codes, scale, least], codes * wide_scale

@@ -39,7 +39,7 @@ def lines(code: str, which: Callable[[], bool]) -> Any:
 
     def begin(frame: Any, *_: Any) -> Any:
         name = frame.f_code.co_filename
-        return local if code in name and not name.endswith("deferred.py") else None
+        return local if code in name and not name.endswith("signals.py") else None
 
     return begin
 

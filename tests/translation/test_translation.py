@@ -135,7 +135,7 @@ def test_what_is_doubtful_is_neither_read_nor_learnt(store: SessionStore, monkey
 def test_learning_stops_where_the_base_does_better(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every translation but the base's is doubted: of sixteen paragraphs four are enough."""
     asked: list[bool] = []
-    plain = SavedSession.draft
+    plain = SavedSession.preview
 
     def preview(self: SavedSession, prompt: str = "", **how: Any) -> Preview:
         asked.append(how["base"])
@@ -170,7 +170,7 @@ def test_now_and_then_the_base_translates_too(
 ) -> None:
     """The better one is taken, and where that is the base's time and again learning stops; a resumed one knows."""
     asked: list[bool] = []
-    plain = SavedSession.draft
+    plain = SavedSession.preview
 
     def preview(self: SavedSession, prompt: str = "", **how: Any) -> Preview:
         asked.append(how["base"])
