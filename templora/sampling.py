@@ -6,7 +6,9 @@ The filters are transformers' own, in the order `generate` applies them, so that
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,16 +123,19 @@ class Sampler:
     Args:
         params: how.
         banned: ids that are never chosen (end-of-text, while writing goes on past it).
-        generator: source of randomness, on the logits' device; owned by the session.
+        seed: of its random numbers, each of which is that of its place: see `uniform`.
+        device: the logits'.
     """
 
-    def __init__(self, params: SamplingParams, banned: list[int], generator: torch.Generator) -> None:
+    def __init__(
+        self, params: SamplingParams, banned: list[int], seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         import torch
         from transformers.generation import logits_process as hf
 
         self.params = params
-        self._generator = generator
-        self._banned = torch.tensor(banned, dtype=torch.long, device=generator.device)
+        self._seed = seed
+        self._banned = torch.tensor(banned, dtype=torch.long, device=device)
         self._filters: list[Any] = []
         if params.repetition_penalty != 1:
             self._filters.append(hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
@@ -144,17 +149,19 @@ class Sampler:
             if params.min_p > 0:
                 self._filters.append(_min_p(params.min_p))
 
-    def __call__(self, logits: torch.Tensor, recent: list[int]) -> int:
-        """The next token.
+    def __call__(self, logits: torch.Tensor, recent: list[int], index: int, earlier: int = 0) -> int:
+        """The token at `index` of the text.
 
         Args:
             logits: fp32 [vocabulary]; left as it is.
             recent: ids in the window, which the repetition penalty looks at.
+            index: where it comes.
+            earlier: ends of the text that were chosen there before.
         """
         with _one_thread(logits.device):
-            return self._choose(logits, recent)
+            return self._choose(logits, recent, uniform(self._seed, index, earlier))
 
-    def _choose(self, logits: torch.Tensor, recent: list[int]) -> int:
+    def _choose(self, logits: torch.Tensor, recent: list[int], number: float) -> int:
         import torch
 
         if not math.isfinite(float(logits.max())):
@@ -169,10 +176,17 @@ class Sampler:
             scores = apply(ids, scores)
         if self.params.greedy:
             return int(scores[0].argmax())
-        # Drawn among what the filters left: a draw costs a random number for each candidate.
         left = scores[0].isfinite().nonzero()[:, 0]
-        drawn = torch.multinomial(scores[0, left].softmax(-1), 1, generator=self._generator)
-        return int(left[drawn])
+        below = scores[0, left].double().softmax(-1).cumsum(-1)
+        drawn = torch.searchsorted(below, below[-1] * number, right=True)
+        return int(left[min(int(drawn), len(left) - 1)])
+
+
+def uniform(seed: int, index: int, earlier: int = 0) -> float:
+    """A random number in [0, 1) that depends on these numbers alone: what comes at one place of a text does not depend
+    on what was drawn elsewhere, or on whether it was. So a text that is known is gone over without a draw."""
+    hashed = hashlib.blake2b(struct.pack("<QQQ", seed, index, earlier), digest_size=8).digest()
+    return float(int.from_bytes(hashed, "little") >> 11) * 2.0**-53
 
 
 def entropy_of(logits: torch.Tensor) -> float:

@@ -103,7 +103,7 @@ class Previewer:
                 with meter.phase("decode"):
                     logits = reader.next_logits(begun)
                     logits = hoped.lift(logits, begun) if hoped else logits
-                    token = sampler(logits, begun[-reader.config.window :])
+                    token = sampler(logits, begun[-reader.config.window :], len(begun))
             if token in ends:
                 ended = True
                 break

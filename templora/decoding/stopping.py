@@ -26,12 +26,12 @@ class _Waiting:
     Args:
         event: it.
         end: where the text that it completes ends, counted in characters from the first that was written.
-        whole: no character is incomplete there.
+        incomplete: a character is, there.
     """
 
     event: Event
     end: int
-    whole: bool
+    incomplete: bool
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,18 @@ class Held:
         tokenizer: of the model.
         before: the last few ids of the text that is gone on from.
         stops: texts at which writing stops.
+        unshown: how many of the last ids are of a character that has not been shown, since it is incomplete.
+
+    Attributes:
+        unshown: the same, of what has been shown here.
     """
 
-    def __init__(self, tokenizer: Any, before: Sequence[int], stops: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
-        self._text, self._edge = TextStream(tokenizer, before), list(before)  # ids before what waits
+    def __init__(self, tokenizer: Any, before: Sequence[int], stops: Sequence[str] = (), unshown: int = 0) -> None:
+        shown = len(before) - unshown
+        self._tokenizer, self._stops, self.unshown = tokenizer, stops, unshown
+        self._text, self._edge = TextStream(tokenizer, before[:shown]), list(before[-4:])  # ids before what waits
+        for token in before[shown:]:
+            self._text.push(token)
         self._waiting: deque[_Waiting] = deque()
         self._begun, self._said = 0, ""  # where the text of what waits begins, and what it is
 
@@ -72,18 +79,19 @@ class Held:
 
     def other(self, event: Event) -> None:
         """Takes in what happened after that."""
-        whole = not (self._stops and self._text.incomplete)
-        self._waiting.append(_Waiting(event, self._begun + len(self._said), whole))
+        self._waiting.append(_Waiting(event, self._begun + len(self._said), self._text.incomplete))
 
     def shown(self, *, last: bool = False) -> Iterator[Event]:
         """The events that need not wait any longer; with `last`, since nothing comes after them."""
         free = self._begun + self._look(last)[0]
-        ready = [i for i, w in enumerate(self._waiting, 1) if w.end <= free and (w.whole or last)]
+        whole = last or not self._stops
+        ready = [i for i, w in enumerate(self._waiting, 1) if w.end <= free and (whole or not w.incomplete)]
         for _ in range(ready[-1] if ready else 0):
             waiting = self._waiting.popleft()
             self._said, self._begun = self._said[waiting.end - self._begun :], waiting.end
             if isinstance(waiting.event, TokenEvent):
                 self._edge = [*self._edge[-3:], waiting.event.token]
+                self.unshown = self.unshown + 1 if waiting.incomplete else 0
             yield waiting.event
 
     def cut(self, *, last: bool = False) -> Cut | None:

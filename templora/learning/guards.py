@@ -23,11 +23,16 @@ class Written:
 
     Attributes:
         spans: where, as [first, end) of the text's tokens.
-        entropy: of the predictions that they were chosen from, summed, in nats.
+        entropies: of the predictions that they were chosen from, in nats.
     """
 
     spans: list[tuple[int, int]] = field(default_factory=list)
-    entropy: float = 0.0
+    entropies: list[float] = field(default_factory=list)
+
+    @property
+    def entropy(self) -> float:
+        """All of it."""
+        return sum(self.entropies)
 
     def append(self, at: int, entropy: float) -> None:
         """Counts the token at `at`."""
@@ -35,10 +40,15 @@ class Written:
             self.spans[-1] = (self.spans[-1][0], at + 1)
         else:
             self.spans.append((at, at + 1))
-        self.entropy += entropy
+        self.entropies.append(entropy)
 
-    def copy(self) -> Written:
-        return Written(list(self.spans), self.entropy)
+    def cut(self, end: int) -> None:
+        """Counts no token from `end` on."""
+        while self.spans and self.spans[-1][1] > end:
+            first, last = self.spans.pop()
+            if first < end:
+                self.spans.append((first, end))
+            del self.entropies[len(self.entropies) - (last - max(first, end)) :]
 
     @property
     def tokens(self) -> int:
@@ -120,13 +130,16 @@ def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any
     """What a snapshot has to say about them."""
     return {
         "spans": written.spans,
-        "entropy": written.entropy,
+        "entropies": written.entropies,
         "brake": [brake.entropy, brake.tokens],
         "patience": [patience.rolled_back, patience.paused],
     }
 
 
 def from_json(held: Mapping[str, Any]) -> tuple[Written, Brake, Patience]:
-    """What `to_json` was given."""
-    written = Written([(first, end) for first, end in held["spans"]], held["entropy"])
+    """What `to_json` was given; older versions said the sum of entropies alone."""
+    spans = [(first, end) for first, end in held["spans"]]
+    tokens = sum(end - first for first, end in spans)
+    entropies = held["entropies"] if "entropies" in held else [held["entropy"], *[0.0] * (tokens - 1)][:tokens]
+    written = Written(spans, list(entropies))
     return written, Brake(*held["brake"]), Patience(*held["patience"])

@@ -8,13 +8,13 @@ be garbage, as any adapter can, but nothing that is not memory of ours, and noth
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from templora.arguments import SEEDS
 from templora.chunks import Chunk
 from templora.errors import TextError
 from templora.runtime.metering import PHASES
@@ -24,8 +24,6 @@ from templora.session.snapshot import NUMBERS, STATE, Snapshot
 _MAX = 2**53  # of a count
 _ROUNDED = 1e-6  # by which weights that sum to 1 may miss it
 _META_BYTES = 1 << 24
-# Of torch's CPU generator: its bytes; where it says how many numbers are left, whether it was seeded, which is next.
-_MT19937, _MT19937_FIELDS, _MT19937_NUMBERS = 5056, "<iiQ", 624
 
 
 class _Unfit(ValueError):
@@ -41,7 +39,6 @@ class Like:
         chunk_size, window: of its config.
         positions: most that an entry's position may be.
         weights: of the adapter.
-        generator: a state of its generator.
         entries: keys and values [1, heads, 1, head size] of one entry in each layer.
         memory: whether tensors are such as the method holds.
         context: whether an update under way needs a copy of the entries before it.
@@ -52,7 +49,6 @@ class Like:
     window: int
     positions: int
     weights: int
-    generator: torch.Tensor
     entries: Sequence[tuple[torch.Tensor, torch.Tensor]]
     memory: Callable[[Mapping[str, torch.Tensor]], bool]
     context: bool
@@ -98,7 +94,10 @@ def _check(meta: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
             _vector(name, tensors.get(name), like.weights)
         if bool((tensors["exp_avg_sq"] < 0).any()):
             raise _Unfit("exp_avg_sq has a negative square")
-    _generator(tensors.get("generator"), like.generator)
+    _whole("seed", meta.get("seed", 0), SEEDS[1])
+    for name in ("ends", "unshown"):
+        for number in _list(name, meta.get(name, (0, 0)), 2):
+            _whole(name, number, like.tokens)
     if not like.memory(tensors):
         raise _Unfit("what the method held has other shapes")
     index, start = (_whole("chunk", n, like.tokens) for n in _list("chunk", meta.get("chunk"), 2))
@@ -159,20 +158,14 @@ def _cache(name: str, said: Any, tensors: Mapping[str, torch.Tensor], like: Like
 
 def _guards(held: Mapping[str, Any], start: int, end: int) -> None:
     _spans("guards", held.get("spans"), start, end)
-    _number("guards", held.get("entropy"))
+    tokens = sum(last - first for first, last in held["spans"])
+    entropies = _list("guards", held["entropies"], tokens) if "entropies" in held else [held.get("entropy")]
+    for nats in entropies:
+        _number("guards", nats)
     entropy, tokens = _list("guards", held.get("brake"), 2)
     _number("guards", entropy)
     for count in (tokens, *_list("guards", held.get("patience"), 2)):
         _whole("guards", count)
-
-
-def _generator(state: torch.Tensor | None, like: torch.Tensor) -> None:
-    if state is None or state.dtype != like.dtype or state.shape != like.shape:
-        raise _Unfit("the state of the random numbers is another device's, or none")
-    if len(state) == _MT19937:
-        left, seeded, following = struct.unpack_from(_MT19937_FIELDS, bytes(state[:24].tolist()), 8)
-        if seeded != 1 or not 1 <= left <= _MT19937_NUMBERS or following + left > _MT19937_NUMBERS + 1:
-            raise _Unfit("the state of the random numbers cannot be")
 
 
 def _vector(name: str, found: torch.Tensor | None, count: int) -> torch.Tensor:

@@ -129,14 +129,14 @@ class Session:
         self._masked: tuple[tuple[int, int], ...] = ()  # spans of the open chunk that are not to be learnt
         self._written, self._brake, self._patience = Written(), Brake(), Patience()
         self._scored_to = 0
-        # Of tokens that were drawn since the last one that is sure: what random numbers and `_written` were before.
-        self._draws: dict[int, tuple[torch.Tensor | None, Written]] = {}
+        self._seed = config.seed  # of the random numbers that tokens are chosen by
+        self._ends = 0, 0  # where ends of the text were chosen last, and how many
         self._sure: int | None = None  # where what nobody has seen begins, which may be taken back; None: it is no more
         self._crossed: list[tuple[int, Snapshot]] = []  # ends of chunks in that, and what there was before they closed
         self._taken_back = 0
+        self._unshown = 0, 0  # where the text ends, and how many of its last tokens are of a character not shown yet
         self._finished: Chunk | None = None  # a chunk that is closed, which the method's memory has still to take in
         self._released = False
-        self._generator = torch.Generator(engine.model.device).manual_seed(config.seed)
         self._lesson = lesson
         self._stay = engine.admit(self, config, method)
         self._bank, self._slot = self._stay.bank, self._stay.slot
@@ -337,8 +337,7 @@ class Session:
             chat: put the prompt into the model's chat template, as the user's turn.
             learn_prompt: whether the prompt is learnt like what is written; else it is only read.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
-            again: what the first of these tokens are known to be, from a run that is repeated. Each is chosen all the
-                same, so that the random numbers after it are those of that run.
+            again: what the first of these tokens are known to be, from a run that is repeated.
             going_on: it is the rest of a call that was left: `score` then takes in what that one wrote.
 
         Yields:
@@ -365,9 +364,9 @@ class Session:
     def _write(
         self, most: int, sampling: SamplingParams, stop_at_end: bool, score: bool, known: deque[int]
     ) -> Iterator[Event]:
-        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, self._generator)
+        sampler = self._sampler(sampling, stop_at_end)
         ends = {*self._engine.end_ids, END}
-        held, taken_back = Held(self._tokenizer, self.tokens[-4:], sampling.stops), self._taken_back
+        held, taken_back = self._held(sampling), self._taken_back
         reason: FinishReason = "length"
         written = shown = 0
         cut = None
@@ -387,16 +386,17 @@ class Session:
                 held.other(event)
                 shown += yield from self._show(held, last=done)
             if self._taken_back != taken_back:  # by another verb, called meanwhile: what was not shown is written anew
-                held, taken_back = Held(self._tokenizer, self.tokens[-4:], sampling.stops), self._taken_back
+                held, taken_back = self._held(sampling), self._taken_back
                 reason, written = "length", shown
         rest = held.flush()
+        self._unshown = 0, 0
         if cut:
             with self._step():
                 self._alive()
                 self._take_back(len(self.tokens) - cut.tokens)
             yield from self._show(held, last=True)
             ids = spelled(self._tokenizer, self.tokens[-4:], cut.rest)
-            # The end is drawn after that, as it would have been: a run that knows what was written draws as much.
+            # A run that knows what was written ends in the same way.
             for token in [*ids, END]:
                 self._draw(sampler, ends, deque([token]))
                 yield from self._after_token(score, token == END)
@@ -411,14 +411,19 @@ class Session:
             self._alive()
             if sampler.params.stops and self._sure is None:
                 self._sure = len(self.tokens)
-            token, nats = self._next(sampler)
+            token, nats = self._next(sampler, known[0] if known else None)
             if known:
-                token = known.popleft()
+                known.popleft()
             if token in ends:
-                self._draws.pop(len(self.tokens), None)  # it was drawn for good
+                self._ends = len(self.tokens), self._ended + 1
             else:
                 self._append_written(token, nats)
             return token
+
+    def _held(self, sampling: SamplingParams) -> Held:
+        end, count = self._unshown
+        unshown = count if end == len(self.tokens) else 0
+        return Held(self._tokenizer, self.tokens[-4 - unshown :], sampling.stops, unshown)
 
     def _show(self, held: Held, *, last: bool = False) -> Generator[Event, None, int]:
         """What need not wait any longer; returns how many tokens of it were shown."""
@@ -426,6 +431,7 @@ class Session:
         for event in held.shown(last=last):
             if isinstance(event, TokenEvent):
                 shown += 1
+                self._unshown = event.index + 1, held.unshown
                 if self._sure is not None:
                     self._sure = event.index + 1
             yield event
@@ -466,7 +472,7 @@ class Session:
         Args:
             prompt: text to go on from; may be empty if the session already holds some.
             max_new_tokens: how much at most.
-            sampling, stop_at_end: as for `stream`. Random numbers are drawn from the seed and the position.
+            sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place.
             wanted: words that should occur in it (`templora.decoding.lexical_bias`).
             base: ask the bare base, not the adapted model.
             each: told the text of each token; what it raises ends the draft.
@@ -483,8 +489,7 @@ class Session:
         if base not in self._previewers:
             reader = self._reader(self._base.adapter if base else self._adapted.adapter)
             self._previewers[base] = Previewer(reader, self._tokenizer, self._step)
-        generator = torch.Generator(self._generator.device).manual_seed((self.config.seed + len(tokens)) % 2**63)
-        sampler = Sampler(sampling, [] if stop_at_end else self._engine.end_ids, generator)
+        sampler = self._sampler(sampling, stop_at_end)
         size = self.config.chunk_size
         start = self._chunk_start + (len(tokens) - self._chunk_start) // size * size  # of the chunk that it would be in
         version = self._memory.version if base else self._served
@@ -576,7 +581,7 @@ class Session:
         seed = whole("seed", seed, *SEEDS)
         with self._step():
             self._enter()
-            self._generator.manual_seed(seed)
+            self._seed = seed
 
     def use_adapter(self, weights: torch.Tensor | None) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`).
@@ -617,7 +622,7 @@ class Session:
     def _snapshot(self, copy: bool = True) -> Snapshot:
         with self._step():
             state = self._bank.state(self._slot)
-            tensors = {"generator": self._generator.get_state(), **self._memory.tensors()}
+            tensors = dict(self._memory.tensors())
             if state.version:  # else it is what the seed gives
                 tensors |= {name: getattr(state, name) for name in STATE}
             caches = {}
@@ -636,6 +641,9 @@ class Session:
             meta = {
                 "tokens": len(self.tokens),
                 "version": state.version,
+                "seed": self._seed,
+                "ends": self._ends,
+                "unshown": self._unshown,
                 "steps": state.steps,
                 "memory_version": self._memory.version,
                 "chunk": [self._chunk_index, self._chunk_start],
@@ -671,15 +679,15 @@ class Session:
     def _restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         meta = snapshot.meta
         with self._step():
-            # AdamW's own counts of steps, like the generator's state, belong on the CPU.
-            stay = ("generator", "step.")
             device = self._bank.device
             # Copies, since learning edits an adapter's state in place and the snapshot may be restored again.
-            tensors = {k: t if k.startswith(stay) else t.to(device, copy=True) for k, t in snapshot.tensors.items()}
+            tensors = {k: t.to(device, copy=True) for k, t in snapshot.tensors.items()}
             if self._pending:
                 self._pending.drop()
             self.tokens[:] = list(tokens)
-            self._generator.set_state(tensors["generator"].cpu())
+            # Older ones hold the state of a generator, which is of no use now.
+            self._seed = meta.get("seed", self._seed)
+            self._ends, self._unshown = tuple(meta.get("ends", (0, 0))), tuple(meta.get("unshown", (0, 0)))
             if meta["version"]:
                 weights, first, second = (tensors[name] for name in STATE)
                 state = AdapterState(weights, first, second, meta["steps"], meta["version"])
@@ -714,7 +722,6 @@ class Session:
             window=self.config.window,
             positions=self.method.positions(model),
             weights=self._bank.layout.weights,
-            generator=self._generator.get_state(),
             entries=entries,
             memory=self._memory.fits,
             context=self._pending is not None and not self.config.context_gradients,
@@ -787,17 +794,25 @@ class Session:
         """What caches must have been computed under: it grows when the adapter changes, or the model itself."""
         return self.version + self._memory.version
 
-    def _next(self, sampler: Sampler) -> tuple[int, float]:
-        """The token that comes next, and the entropy of what it was chosen from."""
+    def _sampler(self, sampling: SamplingParams, stop_at_end: bool) -> Sampler:
+        banned = [] if stop_at_end else self._engine.end_ids
+        return Sampler(sampling, banned, self._seed, self._engine.model.device)
+
+    @property
+    def _ended(self) -> int:
+        """How many ends were chosen where the text ends now."""
+        at, count = self._ends
+        return count if at == len(self.tokens) else 0
+
+    def _next(self, sampler: Sampler, known: int | None = None) -> tuple[int, float]:
+        """The token that comes next, chosen unless it is known, and the entropy of what is predicted."""
         self._prepare(self._adapted)
         self._adapted.ready()
-        state = None if sampler.params.greedy else self._generator.get_state()
-        at, sure = len(self.tokens), self._sure
-        earlier = {} if sure is None else {i: before for i, before in self._draws.items() if i >= sure}
-        self._draws = {**earlier, at: (state, self._written.copy())}
         with self.meter.phase("decode"):
             logits = self._adapted.next_logits(self.tokens)
-            token = sampler(logits, self.tokens[-self.config.window :])
+            token = known
+            if token is None:
+                token = sampler(logits, self.tokens[-self.config.window :], len(self.tokens), self._ended)
             return token, entropy_of(logits) if self.config.min_entropy else 0.0
 
     def _append_written(self, token: int, entropy: float) -> None:
@@ -812,20 +827,15 @@ class Session:
                 self._restore(self.tokens[: crossed[0]], crossed[1])
                 self._learned.clear()
             del self.tokens[end:]
-            self._undraw()
-            self._cut_caches()
+            self._cut()
             self._crossed = [c for c in self._crossed if c[0] <= end]
             self._taken_back += 1
 
-    def _undraw(self) -> None:
-        """Random numbers that were drawn for a token that is not there count no more."""
-        state, written = self._draws.get(len(self.tokens), (None, self._written))
-        if state is not None:
-            self._generator.set_state(state)
-        self._written, self._draws = written, {}
-
-    def _cut_caches(self) -> None:
-        """Takes what is beyond the text out of the caches."""
+    def _cut(self) -> None:
+        """Takes what is beyond the text out of the caches and counts."""
+        self._written.cut(len(self.tokens))
+        if self._ends[0] > len(self.tokens):
+            self._ends = 0, 0
         for reader in (self._adapted, self._base):
             reader.cache.keep(len(self.tokens) - 1)
 
@@ -836,8 +846,7 @@ class Session:
             self._take_back(self._sure)
             self._sure = None
         with deferred():
-            self._undraw()
-            self._cut_caches()
+            self._cut()
             end = len(self.tokens)
             self._masked = tuple((a, min(b, end)) for a, b in self._masked if a < end)
         self._remember()

@@ -33,7 +33,8 @@ from templora.runtime.signals import deferred
 from templora.store.places import check_log
 from templora.store.salvage import rows
 
-FORMAT = 1
+# 1: random numbers came from a generator, whose state was in snapshots. 2: each is of its place in the text.
+FORMAT = 2
 # Of what was added without need to be on the disk at once, a loss of power takes so many tokens at most.
 MAX_IDS, MAX_SECONDS = 64, 1.0
 _APPLICATION = 0x74706C72  # "tplr", in the file's header
@@ -79,11 +80,12 @@ class Log:
 
     Attributes:
         length: records that it holds.
+        format: of the version that wrote to it last.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
-        self.length = 0
+        self.length, self.format = 0, FORMAT
         self._connection = connection
         weakref.finalize(self, connection.close).atexit = False  # of a log that nobody holds any more
         self._last = b""
@@ -119,13 +121,19 @@ class Log:
             check_log(path)
             log = cls(path, _connect(path))
             try:
-                _check_header(path, log._connection)
+                log.format = _check_header(path, log._connection)
                 for row in log._connection.execute("SELECT * FROM records ORDER BY seq"):
                     take(log._checked(row))
             except BaseException:
                 log.close()
                 raise
         return log
+
+    def renew(self) -> None:
+        """From here on it is written by this version; older ones refuse it."""
+        with _told(self.path):
+            self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+        self.format = FORMAT
 
     def _checked(self, row: tuple[Any, ...]) -> Record:
         """The record of the row that comes next."""
@@ -246,7 +254,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check_header(path: Path, connection: sqlite3.Connection) -> None:
+def _check_header(path: Path, connection: sqlite3.Connection) -> int:
+    """The format that the log has."""
+
     def number(pragma: str) -> int:
         return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
@@ -258,6 +268,7 @@ def _check_header(path: Path, connection: sqlite3.Connection) -> None:
     # A view in the table's place could make us compute for ever.
     if connection.execute("SELECT type, sql FROM sqlite_schema").fetchall() != [("table", _TABLE)]:
         raise DamagedLog(f"{path}: is damaged: its table is not ours")
+    return version
 
 
 def salvaged(path: Path) -> Iterator[Record]:

@@ -24,7 +24,7 @@ from templora.metrics import Likelihood
 from templora.runtime.files import sha256
 from templora.sampling import SamplingParams
 from templora.store.history import Act, History, file_of
-from templora.store.log import Log, New, Record
+from templora.store.log import FORMAT, Log, New, Record
 from templora.store.places import check_plain, files_of, unfinished
 from templora.store.retention import to_drop
 from templora.text import text_pieces
@@ -94,6 +94,12 @@ class SavedSession:
         try:
             self._sweep()
             self._go_on(progress)
+            if log.format < FORMAT:
+                self.notes.append(
+                    f"{log.path}: an older version began it, which drew random numbers in another way: its text stays; "
+                    "what it writes from here on may differ from what that one would have written"
+                )
+                log.renew()
         except BaseException:
             self.session.discard()
             raise
@@ -553,6 +559,10 @@ class SavedSession:
         except TextError as error:
             self.notes.append(f"{self._files() / record.data['file']}: {error}; an older snapshot is gone on from")
             return False
+        if "seed" not in held.meta:  # of an older version
+            seeds = [act.data["seed"] for act in self.history.acts if act.kind == "seed" and act.seq < record.seq]
+            if seeds:
+                self.session.reseed(seeds[-1])
         return True
 
     def _read(self, data: Mapping[str, Any]) -> Snapshot:

@@ -61,7 +61,9 @@ def test_an_end_is_stopped_at_or_never_written(engine: Engine, text: str) -> Non
 def test_the_sampler_sees_the_window(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     real = Sampler.__call__
-    monkeypatch.setattr(Sampler, "__call__", lambda self, x, recent: seen.append(recent) or real(self, x, recent))
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda self, x, recent, *at: seen.append(recent) or real(self, x, recent, *at)
+    )
     with engine.session(small(learning="off")) as session:
         session.write(text[:80], max_new_tokens=30)
         assert seen == [session.tokens[max(0, n - 96) : n] for n in range(80, 110)]

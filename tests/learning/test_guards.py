@@ -179,7 +179,7 @@ def test_without_patience_every_chunk_is_tried(engine: Engine, text: str, monkey
 
 def test_what_the_guards_know_goes_on_with_the_session(text: str) -> None:
     """Left after each chunk, in the middle of a row of rejections and of a pause: the same reasons, the same tokens."""
-    config = small(learning_rate=5e-3, probe_tolerance=0.1, patience=2, pause=2, min_entropy=0.97)
+    config = small(learning_rate=5e-3, probe_tolerance=0.1, patience=2, pause=2, min_entropy=0.97, seed=49)
     with sharp_engine().session(config) as session:
         events = [e for e in session.stream(text[:64], max_new_tokens=400) if isinstance(e, ChunkLearned)]
         tokens = session.tokens
@@ -263,8 +263,23 @@ def test_entropy(banned: bool) -> None:
 
 
 def test_guards_survive_json() -> None:
-    state = Written([(3, 5)], 1.5), Brake(2.5, 7), Patience(2, 1)
+    state = Written([(3, 5)], [1.0, 0.5]), Brake(2.5, 7), Patience(2, 1)
     assert from_json(json.loads(json.dumps(to_json(*state)))) == state
+    older = {**to_json(*state), "entropy": 1.5}
+    del older["entropies"]
+    assert from_json(older)[0].entropy == state[0].entropy
+    assert from_json(older)[1:] == state[1:]
+
+
+def test_what_was_written_is_cut_with_the_text() -> None:
+    written, at = Written(), [3, 4, 5, 9, 10]
+    for token in at:
+        written.append(token, float(token))
+    for end in (11, 10, 6, 5, 4, 3):
+        written.cut(end)
+        kept = [token for token in at if token < end]
+        assert written.entropies == kept
+        assert [i for first, last in written.spans for i in range(first, last)] == kept
 
 
 # Configs of earlier versions ---------------------------------------------------------------------------------------

@@ -73,8 +73,6 @@ CHANGES: dict[str, Callable[[Tensors, Any], Any]] = {
     "under way": says(under_way=[0, 0, 0, 10**9, []]),
     "no caches": says(caches=[]),
     "nothing": lambda t, m: m.clear(),
-    "random numbers of three bytes": holds("generator", torch.zeros(3, dtype=torch.uint8)),
-    "random numbers of no state": holds("generator", torch.full((5056,), 255, dtype=torch.uint8)),
     "weights of another rank": each("weights", lambda x: x[:-1]),
     "weights in int8": each("weights", lambda x: x.to(torch.int8)),
     "weights of nan": each("weights", lambda x: x * float("nan")),

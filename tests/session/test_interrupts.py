@@ -77,8 +77,7 @@ def played(engine: Engine, text: str, which: Callable[[], bool], **options: Any)
                 finally:
                     sys.settrace(None)
         list(session.absorb_ids([]))
-        numbers = session._generator.get_state().tolist()
-        return session.tokens, session.adapter_weights().tolist(), session._mixture.weights, drafts[-1], numbers
+        return session.tokens, session.adapter_weights().tolist(), session._mixture.weights, drafts[-1]
 
 
 @pytest.mark.parametrize("options", [{}, {"learning": "parallel"}, {"cache_reuse": 2}], ids=str)

@@ -38,7 +38,9 @@ def test_chat_opens_with_one_bos() -> None:
         assert session.tokens[:8] == [257, *b"[hello]"]
 
 
-@pytest.mark.parametrize("where", ["lora.bank.first_weights", "session.session.Probe.draw", "methods.base.Method.begin"])
+@pytest.mark.parametrize(
+    "where", ["lora.bank.first_weights", "session.session.Probe.draw", "methods.base.Method.begin"]
+)
 def test_a_session_that_could_not_begin_leaves_nothing(
     where: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

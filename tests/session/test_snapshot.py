@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +164,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         taken.save(tmp_path / "no folder" / "snapshot")
 
 
-def generator(at: int, value: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    def change(state: torch.Tensor) -> torch.Tensor:
-        return torch.cat([state[:at], torch.tensor(list(value), dtype=torch.uint8), state[at + len(value) :]])
-
-    return change
-
-
 NAN, HUGE = float("nan"), 10**400
 # (what is changed of a sound one: a part of tensors' names, or the way to a number; into what)
 OTHERS: dict[str, tuple[Any, Any]] = {
@@ -181,10 +173,10 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "bf16 values": ("adapted.values", lambda t: t.bfloat16()),
     "two texts": ("adapted", lambda t: torch.cat([t] * 2)),
     "keys nan": ("adapted.keys", lambda t: t * NAN),
-    "generator short": ("generator", lambda t: t[:3]),
-    "generator past its end": ("generator", generator(16, b"\xff\xff\xff\x7f")),
-    "generator reads on": ("generator", generator(8, b"\x58\x02\0\0\1\0\0\0\x58\x02\0\0")),
-    "generator not seeded": ("generator", generator(12, b"\0")),
+    "seed below 0": (["seed"], -1),
+    "seed a text": (["seed"], "1"),
+    "ends of one number": (["ends"], [1]),
+    "ends below 0": (["ends"], [3, -1]),
     "weights [1, n]": ("weights", lambda t: t[None]),
     "moments infinite": ("exp_avg", lambda t: t + torch.inf),
     "versions long": (["caches", "adapted", "versions"], [1] * 5000),
@@ -194,7 +186,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "chunk long ago": (["chunk"], [0, 3]),
     "chunk a float": (["chunk"], [1.0, 64]),
     "spans outside": (["guards", "spans"], [[0, 5]]),
-    "entropy": (["guards", "entropy"], NAN),
+    "entropies of others": (["guards", "entropies"], [1.0] * 999),
+    "an entropy": (["guards", "entropies", 0], NAN),
     "patience": (["guards", "patience"], [HUGE, 0]),
     "mixture": (["mixture"], [1, 1, 1]),
     "meter": (["meter", 0], {"x": 1.0}),

@@ -12,7 +12,7 @@ import pytest
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, Finished, TokenEvent
-from templora.sampling import SamplingParams
+from templora.sampling import Sampler, SamplingParams
 from templora.store import saved as saved_module
 from templora.store.log import Log
 from templora.store.saved import SavedSession
@@ -325,6 +325,29 @@ def test_a_write_that_is_left_can_be_resumed_or_not(store: SessionStore) -> None
     with store.open("left-True", tiny_engine()) as saved:
         assert saved.text == text
         assert list(saved.resume()) == []
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_character_that_was_left_half_way_is_shown_whole(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch, reopened: bool
+) -> None:
+    """Also across the end of a chunk, and a snapshot there."""
+    said, prompt = "né€𝄞" * 12 + ".", "x"
+    ids = list(said.encode())
+    monkeypatch.setattr(Sampler, "__call__", lambda self, logits, recent, index, earlier=0: ids[index - 1])
+    monkeypatch.setattr(saved_module, "_SHARE", 1e9)  # a snapshot after every chunk
+    for cut in range(1, len(ids), 3):
+        with store.create(f"at-{cut}", tiny_engine(), config()) as saved:
+            for event in saved.stream(prompt, max_new_tokens=len(ids)):
+                if isinstance(event, TokenEvent) and event.index == cut:
+                    break
+            if not reopened:
+                list(saved.resume())
+                assert saved.text == prompt + said, cut
+        if reopened:
+            with store.open(f"at-{cut}", tiny_engine()) as saved:
+                list(saved.resume())
+                assert saved.text == prompt + said, cut
 
 
 @pytest.mark.parametrize("after", ["token", "learned", "snapshot"])

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import TEXT, small
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from templora.config import TempLoraConfig
 from templora.errors import StoreError, TemploraError
+from templora.session.session import Session
+from templora.session.snapshot import Snapshot
 from templora.store.history import History
 from templora.store.log import Log, Record
 from templora.store.store import SessionStore
@@ -164,9 +168,43 @@ def test_a_log_that_was_edited_is_refused(store: SessionStore, statement: str) -
 
 
 def test_a_log_of_a_later_version_is_refused(store: SessionStore) -> None:
-    edit(store.folder / "novel" / "log.sqlite", "PRAGMA user_version = 2")
+    edit(store.folder / "novel" / "log.sqlite", "PRAGMA user_version = 3")
     with pytest.raises(StoreError, match="later templora"):
         store.history("novel")
+
+
+def test_a_session_of_an_older_version_goes_on_and_says_so(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshots hold the state of a generator; the seed that it was given last is in its log alone."""
+    real = Session._snapshot
+
+    def older(self: Session, copy: bool = True) -> Snapshot:
+        made = real(self, copy)
+        meta = {name: value for name, value in made.meta.items() if name not in ("seed", "ends", "unshown")}
+        return Snapshot({**made.tensors, "generator": torch.zeros(5056, dtype=torch.uint8)}, meta)
+
+    with monkeypatch.context() as patch, store.create("old", tiny_engine(), small()) as saved:
+        patch.setattr(Session, "_snapshot", older)
+        saved.absorb(TEXT[:70])
+        saved.reseed(5)
+        saved.write(max_new_tokens=9)
+        saved.snapshot()
+        text = saved.text
+    with store.create("new", tiny_engine(), small()) as saved:
+        saved.absorb(TEXT[:70])
+        saved.reseed(5)
+        saved.write(max_new_tokens=9)
+        wanted = saved.write(max_new_tokens=20)
+    edit(store.folder / "old" / "log.sqlite", "PRAGMA user_version = 1")
+    assert store.history("old").text == text
+    with store.open("old", tiny_engine()) as saved:
+        assert saved.text == text
+        assert "an older version began it" in " ".join(saved.notes)
+        assert saved.write(max_new_tokens=20) == wanted
+    with store.open("old", tiny_engine()) as saved:
+        assert saved.notes == []
+        assert saved.text == text + wanted
 
 
 # Records that have their checks right, but make no sense.
