@@ -54,7 +54,7 @@ def ask(*arguments: object) -> Result:
 def test_a_session_from_its_beginning_to_its_end(
     write: Callable[..., Result], store: SessionStore, tmp_path: Path
 ) -> None:
-    first = write("--tokens", 100, "--probe-tokens", 0, "--max-update", 1)
+    first = write("--tokens", 100, "--probe-tokens", 0, "--max-update", 1, "--temperature", 0)
     assert first.exit_code == 0
     assert PROMPT + first.output == store.history("novel").text
     more = ask("resume", "novel", "--tokens", 50, "--quiet", "--temperature", 1.5)

@@ -99,8 +99,9 @@ def read(raw: bytes) -> None:
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans)), spans
     again = READER(lambda: parse("p", page.edited(edits)), len(raw))
     assert again is not None
-    texts = [p.marked.plain for p in paragraphs(page, page.root)]
-    assert [p.marked.plain for p in paragraphs(again, again.root)] == [f"{text} Wort — é" for text in texts]
+    texts = [f"{p.marked.plain} Wort — é" for p in paragraphs(page, page.root)]
+    # Space of other kinds at the end of a mark stays there.
+    assert [p.marked.plain.split() for p in paragraphs(again, again.root)] == [text.split() for text in texts]
 
 
 @fuzzed

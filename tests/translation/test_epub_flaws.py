@@ -17,6 +17,7 @@ from growth import assert_linear
 from templora.errors import TextError
 from templora.translation.documents import archive as archive_module, package as package_module
 from templora.translation.documents.epub import Epub
+from templora.translation.documents.xhtml import with_attributes
 from templora.translation.languages import language
 
 GERMAN = language("to", "de")
@@ -353,3 +354,10 @@ def test_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_module, "_MAX_MEMBERS", 8)
     with pytest.raises(TextError, match="more than 8 members; no book has so many"):
         Epub("b", book())
+
+
+def test_a_start_tag_with_control_characters_gets_its_attributes() -> None:
+    """They are read as spaces, so they are spaces where an attribute is put in."""
+    tag = '<html\x01xmlns="http://www.w3.org/1999/xhtml"\x7flang="en" dir="ltr">'
+    changed = with_attributes(tag, {"lang": "de", "dir": None, "id": "x"})
+    assert changed == '<html xmlns="http://www.w3.org/1999/xhtml" lang="de" id="x">'

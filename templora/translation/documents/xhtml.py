@@ -392,6 +392,7 @@ def escape(text: str) -> str:
 def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:
     """A start tag with other attributes: a value, or None for one that is to go. The others stay as they are."""
     left = dict(wanted)
+    tag = _CONTROLS.sub(b" ", tag.encode()).decode()  # as it was read
     name = _NAME.match(tag)
     at = name.end() if name else 0
     found = [tag[:at]]
