@@ -113,7 +113,7 @@ class SamplingParams:
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """Of what a log holds; older ones have one text as `stop`, empty if there is none."""
+        """The parameters that a log holds; older logs have one text as `stop`, empty if there is none."""
         return cls(**{**values, "stop": values.get("stop") or ()})
 
 

@@ -382,7 +382,7 @@ def _first(translation: Translation, most: int | None) -> Any:
 
 
 def _own_name(document: str, to: Language, sources: list[str]) -> str:
-    """Of a session that the user has given none."""
+    """The name of a session that the user has given none."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(document).stem if document != "-" else "stdin").strip("-")[:40]
     return f"translate-{stem or 'text'}-{to.code}-{digest(sources)[:8]}"
 

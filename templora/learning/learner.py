@@ -297,7 +297,7 @@ class _TrainingCopy:
 
 
 def _seed(config: TempLoraConfig, version: int, epoch: int) -> int:
-    """Of an epoch's dropout: the session's own, and another for each version and epoch."""
+    """Seed of an epoch's dropout: the session's own, and another for each version and epoch."""
     mixed = config.seed
     for part in (version, epoch):
         mixed = (mixed * 1_000_003 + part + 1) % 2**61

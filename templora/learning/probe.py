@@ -30,7 +30,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Probe:
-    """Of one model and session.
+    """The probe of one model and session.
 
     Args:
         model: the base.

@@ -38,7 +38,7 @@ class AdapterSource:
 
 
 def shuffled_sentences(tokenizer: Any, seed: int) -> Lesson:
-    """Of each chunk, its sentences in another order: the same words in the same sentences, but no thread."""
+    """Learns the sentences of each chunk in another order: the same words in the same sentences, but no thread."""
 
     def lesson(tokens: Sequence[int], chunk: Chunk) -> list[int]:
         sentences: list[list[int]] = [[]]
@@ -57,7 +57,7 @@ def shuffled_sentences(tokenizer: Any, seed: int) -> Lesson:
 
 
 def shuffled_tokens(tokenizer: Any, seed: int) -> Lesson:
-    """Of each chunk, its tokens in another order: nothing but how often each occurs."""
+    """Learns the tokens of each chunk in another order: nothing but how often each occurs."""
 
     def lesson(tokens: Sequence[int], chunk: Chunk) -> list[int]:
         ids = list(tokens[chunk.middle : chunk.end])

@@ -65,7 +65,7 @@ class _Same:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Of one module tree, at one moment.
+    """What one module tree computes with, at one moment.
 
     Args:
         values: what there was, by the name under which a person finds it.
@@ -247,7 +247,7 @@ def _behaviour(module: nn.Module) -> list[Any]:
 
 
 def _runs(values: list[Any]) -> Any:
-    """Of each module in turn: pairs of how many and what, or a hash where that would be long."""
+    """Runs of equal values, module by module: pairs of how many and what, or a hash where that would be long."""
     runs: list[list[Any]] = []
     for value in values:
         if runs and runs[-1][1] == value:
@@ -276,7 +276,7 @@ def _was(then: Any, now: Any) -> str:
 
 
 def _alike(value: Any) -> Any:
-    """Of `_runs`, what all modules have, if there is such a thing."""
+    """What all modules of `_runs` have, if there is such a thing."""
     return value[0][1] if isinstance(value, list) and list(map(_length, value)) == [2] else value
 
 

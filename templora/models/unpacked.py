@@ -166,7 +166,7 @@ class UnpackedModel:
 
 
 def _save_tensors(folder: Path, tensors: Any) -> None:
-    """In files of some size each, so that few are in memory at once."""
+    """Saves tensors in files of some size each, so that few are in memory at once."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

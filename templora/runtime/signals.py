@@ -20,7 +20,7 @@ _ALWAYS = (signal.SIGINT, signal.SIGTERM)  # also where nobody handles them, so 
 
 
 class _State:
-    """Of the main thread, the only one in which Python handles signals."""
+    """State of the main thread, the only one in which Python handles signals."""
 
     whole = 0  # `deferred` blocks that it is in
     waiting: list[Callable[[], object]] | None = None  # signals that came in a `deferrable` block; None outside of one

@@ -92,7 +92,7 @@ class Act:
 
 
 class _Sizes(NamedTuple):
-    """Of a history's lists."""
+    """Sizes of a history's lists."""
 
     tokens: int
     chunks: int

@@ -123,7 +123,7 @@ class SavedSession:
 
     @property
     def open_tokens(self) -> int:
-        """As of `Session`."""
+        """Tokens of the open chunk, as `Session` has them."""
         if not self.session.closed:
             self._catch_up()
         return self.session.open_tokens
@@ -455,7 +455,7 @@ class SavedSession:
         return files_of(self.folder)
 
     def _new_name(self, begin: str = "") -> str:
-        """Of a file that no record is of: a fork has files that are numbered as in the session that it is from."""
+        """A name for a file that no record has: a fork has files that are numbered as in the session that it is from."""
         number, taken = self._log.length, {file_of(record) for record in self.history.records}
         while (name := f"{begin}{number:08d}.safetensors") in taken or os.path.lexists(self._files() / name):
             number += 1

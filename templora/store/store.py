@@ -151,7 +151,7 @@ class SessionStore:
             raise StoreError(f"session {name!r} is in use by {holder}")
 
     def names(self) -> list[str]:
-        """Of all sessions."""
+        """Names of all sessions."""
         try:
             return sorted(p.name for p in self.folder.iterdir() if is_name(p.name) and is_session(p))
         except (FileNotFoundError, NotADirectoryError):
@@ -336,7 +336,7 @@ class SessionStore:
     # Folders ---------------------------------------------------------------------------------------------------
 
     def _folder(self, name: str) -> Path:
-        """Of a session that is there."""
+        """The folder of a session that is there."""
         _check(name)
         folder = self.folder / name
         if not is_session(folder):

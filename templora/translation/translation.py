@@ -172,7 +172,7 @@ class Translation:
 
 
 def digest(sources: Sequence[str]) -> str:
-    """Of the paragraphs, to know the document again."""
+    """SHA-256 of the paragraphs, to know the document again."""
     return hashlib.sha256(json.dumps(list(sources)).encode()).hexdigest()
 
 

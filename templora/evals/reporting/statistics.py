@@ -101,7 +101,7 @@ class Figures:
 
 
 def figures(chunks: Sequence[dict[str, float]]) -> Figures:
-    """Of chunks with `nll`, `targets`, `words` and `bytes`."""
+    """The summary of chunks with `nll`, `targets`, `words` and `bytes`."""
     nll = math.fsum(c["nll"] for c in chunks)
     tokens, words, many = (int(sum(c[key] for c in chunks)) for key in ("targets", "words", "bytes"))
     weighted = sum((perplexity(c["nll"], int(c["targets"])) or 0.0) * c["targets"] for c in chunks)

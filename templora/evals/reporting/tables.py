@@ -315,7 +315,7 @@ def side_by_side(groups: Sequence[Group]) -> Table | None:
 
 
 def _for_comparison(groups: Sequence[Group]) -> list[Group]:
-    """Of several recipes of one kind the typical one; bare ones first."""
+    """The typical one of several recipes of one kind; bare ones first."""
     kinds: dict[tuple[object, ...], list[Group]] = {}
     for g in groups:
         c = g.cell

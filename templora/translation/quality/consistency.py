@@ -67,12 +67,12 @@ class TermUse:
 
     @property
     def share(self) -> float:
-        """Of the commonest rendering: 1 is always the same."""
+        """Share of the commonest rendering: 1 is always the same."""
         return self.commonest / self.segments
 
     @property
     def entropy(self) -> float:
-        """Of the renderings, in bits: 0 is always the same."""
+        """Entropy of the renderings, in bits: 0 is always the same."""
         shares = [r.segments / self.segments for r in self.renderings] + [1 / self.segments] * self.other
         return abs(math.fsum(p * math.log2(p) for p in shares))
 
@@ -94,7 +94,7 @@ class Consistency:
 
     @property
     def share(self) -> float | None:
-        """Of the segments of each term, those with its commonest rendering. None without terms."""
+        """Share of the segments of each term that have its commonest rendering. None without terms."""
         return self._mean(lambda use: use.commonest)
 
     @property
@@ -117,7 +117,7 @@ class Consistency:
         return math.fsum(map(value, self.terms)) / segments if segments else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         figures = {"share": self.share, "entropy": self.entropy, "found": self.found, "copied": self.copied}
         terms = [asdict(use) | {"share": use.share, "entropy": use.entropy} for use in self.terms]
         return figures | {"repeated": self.repeated, "terms": terms, "left_out": list(self.left_out)}

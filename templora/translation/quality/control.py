@@ -18,7 +18,7 @@ _LAST, _BOUND, _HARM = 8, 1.0, 0.1
 
 
 class Control:
-    """Of one translation.
+    """What is known of one translation.
 
     Args:
         lost: nats a token that a source has left, given a translation: (source, translation) -> that.

@@ -128,7 +128,7 @@ def compare(
 
 
 def _scores(metric: Any, hypotheses: Sequence[str], references: Sequence[str], times: Any) -> list[float]:
-    """Of the text, and then of each draw. All three metrics are functions of sums over segments."""
+    """Scores of the text, and then of each draw. All three metrics are functions of sums over segments."""
     statistics = metric._extract_corpus_statistics(list(hypotheses), [list(references)])
     numpy = importlib.import_module("numpy")
     # Whole numbers, far below 2^53: sums in any order are exact.
@@ -138,7 +138,7 @@ def _scores(metric: Any, hypotheses: Sequence[str], references: Sequence[str], t
 
 
 def _figures(baseline: Sequence[float], system: Sequence[float]) -> dict[str, Any]:
-    """Of the scores of the text, which come first, and of its draws."""
+    """The score and its interval, of scores of the text, which come first, and of its draws."""
     difference, *differences = (b - a for a, b in zip(baseline, system, strict=True))
     changes = [100 * (b / a - 1) for a, b in zip(baseline, system, strict=True) if a]
     whole = len(changes) == len(baseline)

@@ -142,6 +142,6 @@ class _Candidates:
 
 
 def _entropy(counts: Counter[str]) -> float:
-    """In nats."""
+    """Entropy in nats."""
     total = sum(counts.values())
     return -math.fsum(n / total * math.log(n / total) for n in counts.values())
