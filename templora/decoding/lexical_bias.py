@@ -79,7 +79,7 @@ def _pattern(word: str) -> re.Pattern[str]:
 
 
 def _alphabetic(character: str) -> bool:
-    """Whether a character is of the Latin, Greek or Cyrillic script: those whose words take no article or preposition on to themselves."""
+    """Whether a character is Latin, Greek or Cyrillic: scripts whose words take no article or preposition on."""
     return character.isalnum() and character < "\u0530"
 
 

@@ -455,7 +455,7 @@ class SavedSession:
         return files_of(self.folder)
 
     def _new_name(self, begin: str = "") -> str:
-        """A name for a file that no record has: a fork has files that are numbered as in the session that it is from."""
+        """A name that no record's file has: a fork has files that are numbered as in the session that it is from."""
         number, taken = self._log.length, {file_of(record) for record in self.history.records}
         while (name := f"{begin}{number:08d}.safetensors") in taken or os.path.lexists(self._files() / name):
             number += 1
