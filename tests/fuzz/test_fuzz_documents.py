@@ -14,8 +14,8 @@ from templora.translation.documents.base import Document
 from templora.translation.languages import language
 
 MARKDOWN, TEXT = (
-    Reader("markdown", seconds_per_mb=400.0, memory=2000),
-    Reader("text", seconds_per_mb=100.0, memory=1000),
+    Reader("markdown"),
+    Reader("text"),
 )
 GERMAN = language("to", "de")
 TAG = re.compile(r"(</?\d+/?>)")

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from templora.text_files import read_text
 
 # At most 64 MiB are unpacked, whatever the size.
-READER = Reader("text files", memory_floor=100_000_000)
+READER = Reader("text-files", memory_floor=100_000_000)
 PACKED = {
     "txt": lambda raw: raw,
     "gz": lambda raw: gzip.compress(raw, mtime=0),
