@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What upcast products bring on a CPU without instructions for bf16: scoring, learning and writing with them, without
-them, and with all weights in fp32 instead, in turn.
+"""What upcast products bring on a CPU without instructions for bf16: scoring, learning and writing with them, and with
+all weights in fp32 instead, in turn; with --bf16 also without either, which takes many times as long.
 
     benchmarks/upcast.py [--model smollm2-135m] [--pairs 3]
 
@@ -37,11 +37,14 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--as-if", action="store_true", help="this CPU has instructions for bf16; see above")
+    parser.add_argument("--bf16", action="store_true", help="measure plain bf16 as well")
     a = parser.parse_args()
     if not (a.as_if or upcast.worthwhile()):
         parser.error("this CPU has instructions for bf16: nothing is upcast here; see --as-if")
     upcast.worthwhile = lambda: False
-    engines = {"bf16": templora.load(a.model), "fp32": templora.load(a.model, dtype="float32")}
+    engines = {"fp32": templora.load(a.model, dtype="float32")}
+    if a.bf16:
+        engines["bf16"] = templora.load(a.model)
     upcast.worthwhile = lambda: True
     engines["upcast"] = templora.load(a.model)
     text = " ".join(random.Random(0).choices(WORDS, k=TOKENS))
@@ -64,7 +67,8 @@ def main() -> None:
     keys = ("seconds", "score", "learn", "decode")
     ratios = {
         f"against {other}": {key: statistics.median(p[other][key] / p["upcast"][key] for p in pairs) for key in keys}
-        for other in ("bf16", "fp32")
+        for other in engines
+        if other != "upcast"
     }
     print("times as fast:", {name: {k: round(v, 2) for k, v in of.items()} for name, of in ratios.items()})
     document: dict[str, Any] = {
