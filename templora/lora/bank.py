@@ -96,7 +96,7 @@ class Route:
 
 
 class _Current(threading.local):
-    """The route of the calling thread: one may learn while another decodes."""
+    """The route of the calling thread: whoever uses the model in another one meets the bare base."""
 
     route: Route | None = None
 

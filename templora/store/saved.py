@@ -99,7 +99,8 @@ class SavedSession:
                     f"{log.path}: an older version began it, which drew random numbers in another way: its text stays; "
                     "what it writes from here on may differ from what that one would have written"
                 )
-                log.renew()
+                with contextlib.suppress(StoreError):  # a full disk, say: it is said again next time
+                    log.renew()
         except BaseException:
             self.session.discard()
             raise
