@@ -206,19 +206,15 @@ class History:
         return last if last and last.kind == "write" and last.ended is None else None
 
     def first(self, chunks: int) -> list[Record]:
-        """The records of the first chunks alone."""
-        return self._first(self.position(chunks))
+        """The records of the first chunks alone, up to the moment when the last of them was learnt."""
+        return self.records[: self._index(self.position(chunks))]
 
     def position(self, chunks: int) -> int:
         """Where the first `chunks` chunks end."""
         return self.chunks[chunks - 1] if chunks else len(self.opening)
 
-    def _first(self, position: int) -> list[Record]:
-        """The records of the first tokens, up to the moment when the chunk that ends there was learnt."""
-        return self.records[: self._index(position)]
-
     def _index(self, position: int) -> int:
-        """How many records those are."""
+        """How many records are of the first tokens, up to the moment when the chunk that ends there was learnt."""
         within = bisect_right(self._sizes, position, key=lambda sizes: sizes.tokens)
         return min(within, self._cuts.get(position, within))
 
@@ -295,10 +291,8 @@ def _check(record: Record) -> None:
     if fields is None or not isinstance(record.data, dict):
         raise ValueError(f"record {record.seq}: unknown kind {record.kind!r}")
     wrong = [name for name, kind in fields.items() if type(record.data.get(name)) is not kind]
-    less = [
-        name for name, kind in fields.items() if kind is int and name != "seed" and not wrong and record.data[name] < 0
-    ]
-    if wrong or less or min(record.ids, default=0) < 0:
+    counts = [name for name, kind in fields.items() if kind is int and name != "seed"]
+    if wrong or min([*record.ids, *(record.data[name] for name in counts)], default=0) < 0:
         raise ValueError(f"record {record.seq}: {record.kind} cannot be that")
     file = file_of(record)
     if file is not None and not is_file(file):
