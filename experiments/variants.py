@@ -26,7 +26,8 @@ from templora.evals.measuring.texts import find_texts
 from templora.events import ChunkScored
 from templora.learning.learner import Learner, Update, _TrainingCopy
 from templora.learning.optimizer import Staged, Step
-from templora.lora.bank import AdapterBank, AdapterState, Layout
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import AdapterState, Layout
 from templora.metrics import perplexity
 from templora.reports.run_report import describe_device, source_commit, write_json
 
@@ -154,7 +155,7 @@ def run(name: str, text: Any, tokens: int, threads: str) -> dict[str, Any]:
     engine = templora.load(threads=threads)
     config = engine.config(mixture=False, **options)
     ids = engine.tokenizer(text.content, verbose=False)["input_ids"][:tokens]
-    with engine.session(config) as session, variant(session._bank.layout, **rule):
+    with engine.session(config) as session, variant(session.slot.layout, **rule):
         rows = [
             {"start": e.start, "targets": e.targets, "nll": e.adapted_nll}
             for e in session.score_ids(ids, base=False)

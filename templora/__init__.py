@@ -26,10 +26,10 @@ _HOMES = {
     "Finished": "events",
     "ModelError": "errors",
     "OptionError": "errors",
-    "Receipt": "session.session",
+    "Receipt": "session.results",
     "SamplingParams": "sampling",
     "SavedSession": "store.saved",
-    "Score": "session.session",
+    "Score": "session.results",
     "Session": "session.session",
     "SessionClosed": "errors",
     "SessionStore": "store.store",
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from templora.loading import load as load
     from templora.recipes import recipe as recipe
     from templora.sampling import SamplingParams as SamplingParams
-    from templora.session.session import Receipt as Receipt, Score as Score, Session as Session
+    from templora.session.results import Receipt as Receipt, Score as Score
+    from templora.session.session import Session as Session
     from templora.store.saved import SavedSession as SavedSession
     from templora.store.store import SessionStore as SessionStore

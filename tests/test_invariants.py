@@ -34,11 +34,11 @@ def test_first_chunk_moves_the_adapter_and_what_it_predicts(family: str, text: s
     """The released scripts learn nothing from the first chunk: their warm-up starts at a rate of zero."""
     engine = tiny_engine(family)
     with engine.session(small()) as session:
-        before = session._bank.state(session._slot).weights.clone()
+        before = session.slot.state.weights.clone()
         base = adapted_logits(session, list(range(40)))
         session.absorb(text[:32])
         assert session.version == 1
-        assert not torch.equal(session._bank.state(session._slot).weights, before)
+        assert not torch.equal(session.slot.state.weights, before)
         assert not torch.equal(adapted_logits(session, list(range(40))), base)
 
 
@@ -48,10 +48,8 @@ def test_every_target_is_reached(text: str) -> None:
         engine = tiny_engine(family)
         with engine.session(small()) as session:
             session.absorb(text[:64])
-            layout = session._bank.layout
-            for target, (_, b) in zip(
-                layout.targets, layout.views(session._bank.state(session._slot).weights), strict=True
-            ):
+            layout = session.slot.layout
+            for target, (_, b) in zip(layout.targets, layout.views(session.slot.state.weights), strict=True):
                 assert b.abs().max() > 0, f"{family}: {target.name}"
 
 
@@ -182,7 +180,7 @@ def test_cache_entries_carry_their_version_and_live_as_long_as_cache_reuse_says(
             oldest = []
             for event in session.stream(text[:40], max_new_tokens=260, sampling=GREEDY):
                 if isinstance(event, TokenEvent):
-                    cache = session._adapted.cache
+                    cache = session.readers[0].cache
                     assert cache.length <= session.config.window
                     assert cache.next_token == event.index
                     oldest.append(session.version - min(cache.versions))
@@ -206,7 +204,7 @@ def test_positions_never_pass_the_models_own(text: str) -> None:
     with engine.session(small(cache_reuse=50)) as session:
         session.absorb(text[:300])
         session.write(max_new_tokens=200)
-        assert session._adapted.cache.next_position <= 128
+        assert session.readers[0].cache.next_position <= 128
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -217,7 +215,7 @@ def test_bos_stays_in_every_window(family: str, reuse: int, text: str) -> None:
         assert session.tokens == [257]
         events = [e for e in session.score_events(text[:200]) if isinstance(e, ChunkScored)]
         assert sum(e.targets for e in events) == 200
-        cache = session._adapted.cache
+        cache = session.readers[0].cache
         assert (cache.opening, cache.sinks) == (1, 4)
         if reuse == 0:
             window = [257, *session.tokens[cache.first_token + 1 : cache.next_token + 1]]

@@ -131,7 +131,7 @@ def test_learning_one_chunk_later_is_the_same_whenever_it_runs(engine: Engine, m
         with engine.session(engine.config(learning="parallel", chunk_size=96, window=192, dropout=0.05)) as session:
             scored = [e.adapted_nll for e in session.score_events(STORY) if isinstance(e, ChunkScored)]
             session.write(max_new_tokens=20)
-            found.append((scored, session.tokens, session._bank.state(session._slot).weights))
+            found.append((scored, session.tokens, session.slot.state.weights))
     engine.threads = None
     assert found[0][:2] == found[1][:2]
     assert torch.equal(found[0][2], found[1][2])

@@ -21,9 +21,11 @@ from torch import nn
 from templora.errors import ModelError
 from templora.kernels import decode, gemv, thread_team
 from templora.kvcache.window import WindowCache
-from templora.lora.bank import AdapterBank, Route
+from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.models.llama_layout import ACTIVATIONS, LlamaLayout, UnknownLayout
+from templora.models.runner import Runner
+from templora.runtime.metering import Meter
 
 _FORMATS = {torch.bfloat16: gemv.BFLOAT16, torch.float32: gemv.FLOAT32}
 # Rotary tables are worked out for so many positions at once, and so many tables are kept.
@@ -100,12 +102,12 @@ class CpuStep:
         self._t = np.zeros(1, np.float32)
 
     @torch.no_grad()
-    def __call__(self, token: int, cache: WindowCache, bank: AdapterBank, route: Route | None) -> torch.Tensor:
+    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
         """fp32 logits [vocabulary] after `token`, whose key and value are written behind what the cache holds.
 
         The caller counts the entry (`cache.advance`), as after a pass through the modules.
         """
-        plan, entries = self._plan(bank, route), self._entries(cache)
+        plan, entries = self._plan(route), self._entries(cache)
         length, capacity = cache.length, cache.capacity
         if not 0 <= length < capacity or cache.next_position < 0:
             raise ModelError(f"the window's cache holds {length} of {capacity} entries: there is no room for a token")
@@ -210,19 +212,19 @@ class CpuStep:
         self._kept.append(weight)
         return (_FORMATS[weight.dtype], weight.data_ptr(), 0, 0, *shape)
 
-    def _plan(self, bank: AdapterBank, route: Route | None) -> _Plan:
+    def _plan(self, route: Route | None) -> _Plan:
         plan = self._plans.get(id(route))
         if plan is None:
-            plan = self._plans[id(route)] = self._planned(bank, route)
+            plan = self._plans[id(route)] = self._planned(route)
             if route is not None:  # a plan holds addresses only, and goes when the adapter they are of does
                 weakref.finalize(route, self._plans.pop, id(route), None)
         return plan
 
-    def _planned(self, bank: AdapterBank, route: Route | None) -> _Plan:
+    def _planned(self, route: Route | None) -> _Plan:
         a = self._layout
         pairs = {}
         if route is not None:
-            pairs = {self._names[t.name]: pair for t, pair in zip(bank.layout.targets, route.pairs, strict=True)}
+            pairs = {self._names[t.name]: pair for t, pair in zip(route.bank.layout.targets, route.pairs, strict=True)}
         segments: list[tuple[int, ...]] = []
         pieces: list[tuple[int, int, int]] = []
         products: list[tuple[int, int]] = []
@@ -279,15 +281,15 @@ def cpu_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lam
 @torch.no_grad()
 def _agrees(step: CpuStep, model: CausalModel) -> bool:
     ids = [i % model.vocabulary for i in range(1, 41)]
+    runner = Runner(model)
     ours, theirs = (WindowCache(model.layers, len(ids)) for _ in range(2))
     for cache in (ours, theirs):
-        model.hidden(ids[:-2], cache)
+        runner.read(ids[:-2], cache, 0, None, Meter())
         cache.advance(len(ids) - 2, 0)
     for token in ids[-2:]:
-        bank: Any = None
         found, wanted = (
-            step(token, ours, bank, None),
-            model.logits(model.hidden([token], theirs, theirs.next_position))[0],
+            step(token, ours, None),
+            model.logits(runner.read([token], theirs, theirs.next_position, None, Meter()))[0],
         )
         for cache in (ours, theirs):
             cache.advance(1, 0)

@@ -5,7 +5,7 @@ recorded once and replayed with one launch. What a graph reads stays where it wa
 
     token, position, entry    int64 [3] on the device, rewritten before each replay
     keys and values           the session's own `WindowCache` buffers, at full capacity under a mask
-    adapter                   the bank's serving row, which commits rewrite in place
+    adapter                   what serves of its slot, which commits rewrite in place
 
 so evictions, window moves and commits need no new recording; another cache or another route does.
 """
@@ -18,25 +18,24 @@ import torch
 
 from templora.errors import ModelError
 from templora.kvcache.window import StaticView, WindowCache
-from templora.lora.bank import AdapterBank, Route
+from templora.lora.slot import Route
 from templora.models.causal import CausalModel
+from templora.models.runner import through
 
 # Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
 _VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
-def static_step(
-    model: CausalModel, view: StaticView, inputs: torch.Tensor, bank: AdapterBank, route: Route | None
-) -> torch.Tensor:
+def static_step(model: CausalModel, view: StaticView, inputs: torch.Tensor, route: Route | None) -> torch.Tensor:
     """fp32 logits [V] after one token, by operations that are the same for every token.
 
     Args:
         view: the cache; one entry of it is written.
         inputs: int64 [3]: token, its position, the entry to write (which `view` was made with, too).
-        bank, route: the adapter.
+        route: the adapter.
     """
     token, position = inputs[0:1][None], inputs[1:2][None]
-    with bank.through(route):
+    with through(route):
         out = model.decoder(input_ids=token, position_ids=position, past_key_values=view, use_cache=True)
     return model.logits(out.last_hidden_state[0])[0]
 
@@ -66,12 +65,12 @@ class CudaGraphStep:
         return model.device.type == "cuda" and can_be_static(model)
 
     @torch.no_grad()
-    def __call__(self, token: int, cache: WindowCache, bank: AdapterBank, route: Route | None) -> torch.Tensor:
+    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
         """fp32 logits [V] of what follows `token`, which is written to the cache and not counted yet (`advance`).
 
         Args:
             cache: holds everything before `token`, at least one entry.
-            bank, route: the adapter; a recording is of it.
+            route: the adapter; a recording is of it.
         """
         if not 0 < cache.length < cache.capacity:
             raise ModelError(
@@ -82,7 +81,7 @@ class CudaGraphStep:
         if self._replay is None or of is None or of[0] is not cache or of[1] is not route:
             self._replay = None  # its memory goes before the next one takes its own
             view = StaticView(cache, self._inputs[2:3])
-            self._replay = self._record(lambda: static_step(self._model, view, self._inputs, bank, route))
+            self._replay = self._record(lambda: static_step(self._model, view, self._inputs, route))
             self._recorded_for = (cache, route)  # holding them keeps their addresses from being given to others
         return self._replay().clone()  # samplers edit logits; the next replay overwrites them
 

@@ -10,13 +10,15 @@ into a cache of its own. Those before the rest are still there for the next draf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from templora.decoding.lexical_bias import LexicalBias
+from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
 from templora.events import TokenEvent
@@ -48,11 +50,10 @@ class Previewer:
     Args:
         reader: which nobody else reads with.
         tokenizer: of the model.
-        step: inside it, the model is the caller's alone.
     """
 
-    def __init__(self, reader: Reader, tokenizer: Any, step: Callable[[], AbstractContextManager[None]]) -> None:
-        self._reader, self._tokenizer, self._step = reader, tokenizer, step
+    def __init__(self, reader: Reader, tokenizer: Any) -> None:
+        self._reader, self._tokenizer = reader, tokenizer
         self._tags = tag_tokens(tokenizer)
         self._version, self._passes = 0, list[list[int]]()  # what was read, in passes, and under which version
 
@@ -65,9 +66,8 @@ class Previewer:
         sampler: Sampler,
         ends: Collection[int],
         wanted: Sequence[str] = (),
-        each: Callable[[str], None] = lambda _: None,
-    ) -> Preview:
-        """What comes after `tokens`.
+    ) -> Plan[Preview]:
+        """What comes after `tokens`, yielding `TokenEvent`s as it goes.
 
         Args:
             tokens: of the text, prompt included.
@@ -78,32 +78,28 @@ class Previewer:
             sampler: how they are chosen.
             ends: tokens at which it ends.
             wanted: words that should occur in it (`templora.decoding.lexical_bias`).
-            each: told the text of each token; it may raise.
         """
-        reader, meter, begun = self._reader, self._reader.meter, list(tokens)
-        cache, held = reader.cache, Held(self._tokenizer, begun[-4:], sampler.params.stops)
+        reader, begun = self._reader, list(tokens)
+        held = Held(self._tokenizer, begun[-4:], sampler.params.stops)
+        hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         said: list[str] = []
 
-        def show(*, last: bool = False) -> None:
+        def choose(logits: torch.Tensor) -> int:
+            logits = hoped.lift(logits, begun) if hoped else logits
+            return sampler(logits, begun[-reader.config.window :], len(begun))
+
+        def show(*, last: bool = False) -> Iterator[TokenEvent]:
             for event in held.shown(last=last):
                 if isinstance(event, TokenEvent):
-                    each(event.text)
                     said.append(event.text)
+                    yield event
 
-        hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         cut, ended = None, False
-        with self._step():
-            self._read(begun, chunk_start, version)
+        yield Work(lambda: self._read(begun, chunk_start, version), "read")
         for _ in range(most):
-            with self._step():
-                if len(begun) - cache.first_token >= cache.capacity:  # as it does at the end of a chunk
-                    self._passes = []
-                    cache.clear(reader.window_start(len(begun)))
-                reader.fill(begun, version)
-                with meter.phase("decode"):
-                    logits = reader.next_logits(begun)
-                    logits = hoped.lift(logits, begun) if hoped else logits
-                    token = sampler(logits, begun[-reader.config.window :], len(begun))
+            if not reader.at(len(begun) - 1) or self._is_full(begun):
+                yield Work(lambda: self._fill(begun, version), "read")
+            token = yield Token(reader, begun, choose)
             if token in ends:
                 ended = True
                 break
@@ -112,16 +108,29 @@ class Previewer:
             cut = held.cut()
             if cut:
                 break
-            show()
+            yield from show()
         cut = cut or held.cut(last=True)
-        show(last=True)
+        yield from show(last=True)
         rest = cut.broken + cut.rest if cut else held.flush()
         if cut and rest:
-            each(rest)
+            yield TokenEvent(len(begun), begun[-1], rest)
         text = "".join([*said, rest])
         if cut is None and self._tags.keys() & set(begun[len(tokens) :]):
             text = self._with_tags(begun[len(tokens) :])
         return Preview(text, ended or cut is not None)
+
+    def _is_full(self, begun: list[int]) -> bool:
+        cache = self._reader.cache
+        return len(begun) - cache.first_token >= cache.capacity
+
+    def _fill(self, begun: list[int], version: int) -> None:
+        """Reads what the cache lacks; if it is full, the window moves on as it does at the end of a chunk."""
+        reader = self._reader
+        if self._is_full(begun):
+            self._passes = []
+            reader.cache.clear(reader.window_start(len(begun)))
+        reader.fill(begun, version)
+        reader.ready()
 
     def _with_tags(self, ids: Sequence[int]) -> str:
         """The text of ids, with those control tokens that stand around thoughts."""

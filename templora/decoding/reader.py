@@ -11,50 +11,28 @@ boundaries, lived with although an older adapter computed it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
 import torch
 
 from templora.config import TempLoraConfig
 from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
-from templora.lora.bank import AdapterBank, Route
-from templora.models.causal import CausalModel
+from templora.lora.slot import Route, Slot
+from templora.models.runner import Row, Runner, Step
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
 
-# (token, cache, bank, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
-Step: TypeAlias = Callable[[int, WindowCache, AdapterBank, Route | None], torch.Tensor]
-
 # Entries that outlive evictions, beside BOS: four are enough (arXiv 2309.17453, section 3).
 _SINKS = 4
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What a decoder reads through: a slot of a bank, or None for the bare base."""
-
-    bank: AdapterBank
-    slot: int | None
-    scaling: float
-
-    @property
-    def route(self) -> Route | None:
-        return None if self.slot is None else self.bank.serving(self.slot, self.scaling)
-
-    @property
-    def weights(self) -> int:
-        return 0 if self.slot is None else self.bank.layout.weights
 
 
 class Reader:
     """One reader of one text.
 
     Args:
-        model: the base.
-        adapter: what to read through.
+        runner: runs the base.
+        slot: the adapter to read through; None: the bare base.
         config: sizes of window and chunk, and `cache_reuse`.
         opening: how many tokens at the start of the text stay in every window.
         meter: where FLOPs are counted.
@@ -63,19 +41,18 @@ class Reader:
 
     def __init__(
         self,
-        model: CausalModel,
-        adapter: Adapter,
+        runner: Runner,
+        slot: Slot | None,
         config: TempLoraConfig,
         opening: int,
         meter: Meter,
         step: Callable[[], Step | None] = lambda: None,
     ) -> None:
         self.config = config
-        self.model = model
-        self.adapter = adapter
+        self.runner, self.model, self.slot = runner, runner.model, slot
         self.meter = meter
         self._make_step = step
-        self.cache = WindowCache(model.layers, config.window, opening, min(_SINKS, config.context - 1))
+        self.cache = WindowCache(self.model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
     @cached_property
     def _step(self) -> Step | None:
@@ -88,7 +65,11 @@ class Reader:
     @property
     def route(self) -> Route | None:
         """The adapter that it reads through now."""
-        return self.adapter.route
+        return None if self.slot is None else self.slot.route
+
+    def at(self, token: int) -> bool:
+        """Whether the cache holds what comes before `token`, the newest, and nothing more."""
+        return self.cache.next_token == token and bool(self.cache.length)
 
     def window_start(self, chunk_start: int) -> int:
         """First token of the window in which a chunk starting at `chunk_start` is read, opening included."""
@@ -138,22 +119,17 @@ class Reader:
         `logits` is how many rows will be turned into logits, for the FLOP count.
         """
         cache = self.cache
-        self.meter.count(self.model.shape.forward(len(ids), cache.length, logits, self.adapter.weights))
-        with self.adapter.bank.through(self.adapter.route):
-            hidden = self.model.hidden(ids, cache, cache.next_position)
+        hidden = self.runner.read(ids, cache, cache.next_position, self.route, self.meter, logits=logits)
         cache.advance(len(ids), cache.served_version)
         return hidden
 
+    def row(self, token: int) -> Row:
+        """What reads `token`, the newest, after what the cache holds."""
+        return Row(token, self.cache, self.route, self._step, self.meter)
+
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
-        step = self._step if self.cache.length else None  # a first token has no cache to share yet
-        if step is None:
-            with torch.no_grad():
-                return self.model.logits(self.feed([tokens[-1]], logits=1))[0]
-        self.meter.count(self.model.shape.forward(1, self.cache.length, 1, self.adapter.weights))
-        logits = step(tokens[-1], self.cache, self.adapter.bank, self.route)
-        self.cache.advance(1, self.cache.served_version)
-        return logits
+        return self.runner.step([self.row(tokens[-1])])[0]
 
     def nll(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
         """NLL, in nats, of each of tokens[first_target:], the cache holding all before token first_target − 1."""
@@ -164,13 +140,10 @@ class Reader:
         hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
         return self.model.nll(hidden, list(tokens[first_target:]))
 
+    @torch.no_grad()
     def nll_again(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
         """`nll` of tokens that have been read already; leaves the cache as it is."""
         inputs = list(tokens[first_target - 1 : -1])
-        # While gradients are recorded the cache hands out what it holds and writes nothing. Nothing here requires any.
-        with torch.enable_grad(), self.cache.as_context(first_target - 1, self.config.window) as (seen, position):
-            cost = self.model.shape.forward(len(inputs), seen, len(inputs), self.adapter.weights)
-            self.meter.count(cost)
-            with self.adapter.bank.through(self.adapter.route):
-                hidden = self.model.hidden(inputs, self.cache, position)
+        with self.cache.as_context(first_target - 1, self.config.window) as (_, position):
+            hidden = self.runner.read(inputs, self.cache, position, self.route, self.meter, logits=len(inputs))
         return self.model.nll(hidden, list(tokens[first_target:]))

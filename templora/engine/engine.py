@@ -16,31 +16,40 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from templora.config import TempLoraConfig
 from templora.decoding.cuda_graph import CudaGraphStep
-from templora.decoding.reader import Step
-from templora.errors import ConfigError, ModelError, OptionError
+from templora.decoding.plans import Kind, Plan, driven
+from templora.errors import ConfigError, ModelError, OptionError, TextError
+from templora.events import Event
+from templora.learning.probe import PASSAGE, Probe
 from templora.learning.rates import learning_rate_for
-from templora.lora.bank import AdapterBank, Layout
-from templora.lora.targets import Target, choose_targets
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import Layout, Slot
+from templora.lora.targets import Target, choose_targets, first_weights
 from templora.methods.base import Method, MethodState
+from templora.metrics import Likelihood
 from templora.models.arrangement import Arrangement, described, told_apart
 from templora.models.causal import CausalModel, Trace
+from templora.models.runner import Runner, Step
 from templora.recipes import recipe
 from templora.runtime.allocator import give_freed_memory_back, keep_freed_memory
-from templora.runtime.signals import deferrable
+from templora.runtime.metering import Meter
+from templora.runtime.signals import deferrable, safe_point
 from templora.runtime.threads import governor, threads
-from templora.session.session import Lesson, Receipt, Session
-from templora.text import end_ids, tokenizer_fingerprint
+from templora.session.chunk_cycle import Lesson
+from templora.session.results import Receipt
+from templora.session.session import Session
+from templora.text import chat_turn, encode, end_ids, opening_ids, tokenizer_fingerprint
 
+_R = TypeVar("_R")
 # Weights of fewer bytes are hashed anew for each session: it takes no time.
 _SMALL = 1 << 26
 
@@ -92,15 +101,14 @@ class Stay:
     """What a session has of its engine.
 
     Args:
-        bank, slot: where its adapter is.
+        slot: its adapter.
         base: the model as the session found it.
         method: of the session.
         memory: its method's, once it has begun.
         session: whose stay it is.
     """
 
-    bank: AdapterBank
-    slot: int
+    slot: Slot
     base: _Base
     method: Method
     memory: MethodState | None = None
@@ -140,6 +148,7 @@ class Engine:
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
         self._rates: dict[tuple[Target, ...], float] = {}
+        self._probes: dict[tuple[int, ...], Probe] = {}
         self._stays: list[Stay] = []
         self._abandoned: deque[Stay] = deque()  # of sessions that nobody holds any more
         self._trace: Trace | None = None
@@ -157,6 +166,11 @@ class Engine:
         if self._model is None:
             raise ModelError("this engine has been closed; load the model again")
         return self._model
+
+    @property
+    def runner(self) -> Runner:
+        """What runs the base."""
+        return Runner(self.model)
 
     @property
     def sessions(self) -> int:
@@ -181,6 +195,7 @@ class Engine:
     def _forget(self) -> None:
         """What was worked out of the model is of another than there is now."""
         self._rates.clear()
+        self._probes.clear()
         self.__dict__.pop("_compiled_step", None)
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
@@ -220,7 +235,8 @@ class Engine:
             )
         if config.learning_rate is None:
             config = replace(config, learning_rate=self.learning_rate(config))
-        return Session(self, config, method, lesson)
+        ready = config
+        return self.do(lambda: Session(self, ready, method, lesson))
 
     def _check_company(self, method: Method) -> None:
         """Raises `ModelError` where another session would read a model that a method has changed."""
@@ -246,8 +262,7 @@ class Engine:
         """The rate that suits this model and the layers that `config` adapts (`templora.learning.rates`)."""
         targets = choose_targets(self.model.module, config)
         if targets not in self._rates:
-            with self.step():
-                self._rates[targets] = learning_rate_for(self.model.module, targets)
+            self._rates[targets] = self.do(lambda: learning_rate_for(self.model.module, targets))
         return self._rates[targets]
 
     @contextmanager
@@ -256,6 +271,98 @@ class Engine:
         next layer of a long pass."""
         with deferrable(), self.lock, governor.step(self.threads):
             yield
+
+    def _check(self) -> None:
+        """Called at each adapted layer of every pass, on the way forward and back."""
+        safe_point()
+        governor.tick()
+
+    def do(self, what: Callable[[], _R], kind: Kind = "other") -> _R:
+        """Does something with the model, when nobody else does."""
+        with self.step():
+            return what()
+
+    def drive(self, plan: Plan[_R]) -> Generator[Event, None, _R]:
+        """The events of a plan, whose needs are met as they come."""
+        return (yield from driven(plan, self.step))
+
+    def run(self, plan: Plan[_R], each: Callable[[Event], object] = lambda _: None) -> _R:
+        """The result of a plan, each event of which is told."""
+        with contextlib.closing(self.drive(plan)) as events:
+            while True:
+                try:
+                    each(next(events))
+                except StopIteration as end:
+                    result: _R = end.value
+                    return result
+
+    def encode(self, text: str, *, chat: bool = False) -> list[int]:
+        """The ids of a text; with `chat`, of the user's turn in the chat template, without what opens every text.
+
+        Raises:
+            OptionError: the model has no chat template.
+            ModelError: model and tokenizer do not belong together.
+        """
+        if chat and not getattr(self.tokenizer, "chat_template", None):
+            raise OptionError("chat", "this model has no chat template")
+        ids = encode(self.tokenizer, chat_turn(self.tokenizer, text) if chat else text, special=False)
+        opening = opening_ids(self.tokenizer)
+        if chat and opening and ids[: len(opening)] == opening:  # templates write BOS themselves
+            ids = ids[len(opening) :]
+        self.check_ids(ids)
+        return ids
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises `ModelError` if the model does not know one of these tokens."""
+        known = self.model.vocabulary
+        if len(ids) and min(ids) < 0:
+            raise ModelError(f"there is no token {min(ids)}: the model knows 0 to {known - 1}")
+        if len(ids) and max(ids) >= known:
+            raise ModelError(
+                f"{self.name}: the tokenizer gives ids up to {max(ids)}, the model knows {known}; "
+                "they do not belong together"
+            )
+
+    def likelihood(self, prompt: str, text: str, meter: Meter | None = None) -> Likelihood:
+        """How well the bare base predicts `text` right after `prompt`, and nothing before that.
+
+        Raises:
+            ModelError: a session's method changes the model, so that there is no bare base.
+            TextError: the text is empty, or they are longer than the model's positions.
+        """
+        for stay in self._stays:
+            if stay.method.changes_model:
+                raise ModelError(f"a likelihood is the bare base's, and {stay.method.name} changes the model itself")
+        before, ids = [*opening_ids(self.tokenizer), *self.encode(prompt)], self.encode(text)
+        model, spent = self.model, meter or Meter(self.model.device)
+        if not before or not ids or len(before) + len(ids) > model.max_positions:
+            raise TextError(f"a likelihood needs a prompt and a text, of {model.max_positions:,} tokens at most")
+
+        def read() -> Likelihood:
+            with spent.phase("score"), torch.no_grad():
+                hidden = self.runner.read([*before, *ids[:-1]], None, 0, None, spent, logits=len(ids))
+                nll = model.nll(hidden[len(before) - 1 :], ids)
+            found = Likelihood()
+            found.add(float(nll.double().sum()), len(ids))
+            return found
+
+        return self.do(read, "score")
+
+    def probe(self, config: TempLoraConfig, opening: Sequence[int], meter: Meter) -> Probe | None:
+        """What updates of a session are tried on; drawn once for all sessions that begin alike. Called by `Session`."""
+        tokens = min(config.probe_tokens, (config.window - len(opening)) // 2)
+        if config.learning == "off" or not tokens:
+            return None
+        known = [i for i in encode(self.tokenizer, PASSAGE, special=False) if i < self.model.vocabulary]
+        if not known:
+            return None
+        key = (tokens, *opening)
+        if key not in self._probes:
+            passage = (known * (tokens // len(known) + 1))[:tokens]
+            self._probes[key] = self.do(lambda: Probe.draw(self.runner, opening, passage))
+        with meter.phase("learn"):  # whoever had it drawn: what a session has spent does not depend on others
+            meter.count(self.model.shape.forward(len(opening) + tokens, 0, tokens, 0))
+        return self._probes[key]
 
     def admit(self, session: Session, config: TempLoraConfig, method: Method) -> Stay:
         """A slot with a fresh adapter, in the bank of its shape. Called by `Session`."""
@@ -269,12 +376,13 @@ class Engine:
                     self.model.module.eval()
                     self.model.module.requires_grad_(False)
                 if layout not in self._banks:
-                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype)
-                slot = self._banks[layout].allocate(config.seed)
+                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype, self._check)
+                weights = first_weights(layout.targets, layout.rank, config.seed)
+                slot = self._banks[layout].allocate(weights, config.scaling)
             except BaseException:  # out of memory, say: leave the model as it was
                 self._tidy()
                 raise
-            stay = Stay(self._banks[layout], slot, base, method)
+            stay = Stay(slot, base, method)
             self._stays.append(stay)
             # Of a session that nobody holds nothing is left either.
             stay.session = weakref.ref(session)
@@ -301,13 +409,13 @@ class Engine:
 
     def release(self, stay: Stay) -> None:
         """Ends a session's stay; the last one leaves the model as the first one found it."""
-        if stay not in self._stays:
-            return
-        memory, stay.memory = stay.memory, None
-        with contextlib.ExitStack() as always:
+        with self.lock, contextlib.ExitStack() as always:
+            if stay not in self._stays:
+                return
+            memory, stay.memory = stay.memory, None
             always.callback(self._tidy)
             always.callback(self._stays.remove, stay)
-            always.callback(stay.bank.release, stay.slot)
+            always.callback(stay.slot.bank.release, stay.slot)
             if stay.method.changes_model:
                 always.callback(self._forget)
             if memory is not None:
@@ -375,7 +483,7 @@ class Engine:
 
     def _tidy(self) -> None:
         for layout, bank in list(self._banks.items()):
-            if not bank.used:
+            if not bank.slots:
                 bank.detach()
                 del self._banks[layout]
         if self._stays:
@@ -445,7 +553,7 @@ class Engine:
             ours = sum(len(layout.targets) for layout in self._banks)
             before = self._trace or trace
             clean = trace.modules == before.modules and trace.hooks_total == before.hooks_total + ours
-            clean = clean and stay.bank.holds_nothing(stay.slot) and (bool(self._stays) or trace == before)
+            clean = clean and stay.slot.is_empty and (bool(self._stays) or trace == before)
         return Receipt(not changed, clean, fingerprint, tuple(changed))
 
     def versions(self) -> dict[str, str]:

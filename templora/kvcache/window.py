@@ -20,12 +20,14 @@ from templora.runtime.signals import deferred
 
 
 class _Span:
-    """Which entries a forward pass sees, shared by all layers of a cache: the first `opening`, then [start, end)."""
+    """Which entries a forward pass sees, shared by all layers of a cache: the first `opening`, then [start, end); and
+    whether it leaves the cache as it is."""
 
     def __init__(self, opening: int) -> None:
         self.opening = opening
         self.start = 0
         self.end = 0
+        self.read_only = False
 
     @property
     def skipped(self) -> bool:
@@ -39,8 +41,7 @@ class _Span:
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer, [1, heads, capacity, head size], written in place.
 
-    While gradients are recorded nothing is written: learning sees the context's keys and values as constants and
-    leaves the cache as it was.
+    Within `WindowCache.as_context` nothing is written: learning sees the context's keys and values as constants.
     """
 
     is_sliding = False  # sliding-window layers keep the whole window; the model's mask narrows what they see
@@ -67,10 +68,10 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         keys, values, span = self.keys, self.values, self._span
         if keys is None or values is None:
             raise ModelError("a layer's cache was used before it was made")
-        if torch.is_grad_enabled():
+        if span.read_only:
             return self._seen(keys, key_states), self._seen(values, value_states)
         after = span.end + key_states.shape[2]
-        if span.skipped or after > self._capacity:
+        if after > self._capacity:
             raise ModelError(f"the window's cache has no room for {key_states.shape[2]} tokens after {span.end}")
         keys[:, :, span.end : after] = key_states
         values[:, :, span.end : after] = value_states
@@ -207,16 +208,17 @@ class WindowCache(Cache):  # type: ignore[misc]
 
     @contextmanager
     def as_context(self, end_token: int, most: int) -> Iterator[tuple[int, int]]:
-        """Inside, forward passes see `most` entries as constants: the opening, and the last ones before `end_token`.
+        """Inside, forward passes see `most` entries as constants, the opening and the last ones before `end_token`, and
+        leave the cache as it is.
 
         Yields (entries seen, position that follows them).
         """
         start, end = self._context(end_token, most)
-        self._span.start, self._span.end = start, end
+        self._span.start, self._span.end, self._span.read_only = start, end, True
         try:
             yield self._span.length, self.shift + end
         finally:
-            self._span.start, self._span.end = 0, self.length
+            self._span.start, self._span.end, self._span.read_only = 0, self.length, False
 
     @torch.no_grad()
     def snapshot(self, end_token: int, most: int) -> WindowCache:

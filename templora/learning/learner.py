@@ -23,11 +23,10 @@ from templora.kvcache.window import WindowCache
 from templora.layers.checkpointing import checkpointed
 from templora.learning.optimizer import Staged, Step
 from templora.learning.probe import Probe
-from templora.lora.bank import AdapterBank, AdapterState, Route
-from templora.models.causal import CausalModel
+from templora.lora.slot import AdapterState, Route, Slot
+from templora.models.runner import Runner, through
 from templora.runtime.metering import Cost, Meter
 from templora.runtime.signals import deferred
-from templora.runtime.threads import governor
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class Learner:
     """Trains one slot of a bank.
 
     Args:
-        model, bank, slot: whose adapter learns what.
+        runner: runs the base.
+        slot: whose adapter learns.
         config: the optimiser's settings and the bounds an update must keep.
         meter: where FLOPs are counted.
         probe: what an update is tried on; None: nothing.
@@ -95,15 +95,13 @@ class Learner:
 
     def __init__(
         self,
-        model: CausalModel,
-        bank: AdapterBank,
-        slot: int,
+        runner: Runner,
+        slot: Slot,
         config: TempLoraConfig,
         meter: Meter,
         probe: Probe | None = None,
     ) -> None:
-        self._model = model
-        self._bank = bank
+        self._runner, self._model = runner, runner.model
         self._slot = slot
         self._config = config
         self.meter = meter
@@ -122,12 +120,11 @@ class Learner:
 
         The cache is not written. What the backward pass needs is kept until the reading is dropped.
         """
-        before = self._bank.state(self._slot)
-        copy = _TrainingCopy(self._bank, self._slot)
-        with self._bank.through(copy.route(self._config, 0, governor.tick)), ExitStack() as during:
-            hidden, targets, cost = self._forward(tokens, chunk, cache, during)
+        before = self._slot.state
+        copy = _TrainingCopy(self._slot)
+        with ExitStack() as during:
+            hidden, targets, cost = self._forward(tokens, chunk, cache, copy.route(self._config, 0), during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
-        self.meter.count(cost.forward)
         return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward)
 
     def learn(
@@ -147,11 +144,11 @@ class Learner:
             reading: of this chunk under the adapter as it is, if there is one; used up.
             report: told what became of it, together with the commit: both happen, or none.
         """
-        before = self._bank.state(self._slot)
+        before = self._slot.state
         staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
         with deferred():
             if staged is not None:
-                staged.commit(self._bank, self._slot)
+                staged.commit(self._slot)
             report(update)
         return update
 
@@ -169,7 +166,7 @@ class Learner:
             What is to be committed, None if it is not sound, and the update as it will be then.
         """
         config = self._config
-        copy = reading.copy if reading else _TrainingCopy(self._bank, self._slot)
+        copy = reading.copy if reading else _TrainingCopy(self._slot)
         steps: list[Step] = []
         staged = Staged(before, steps, config)
         loss = math.nan
@@ -180,9 +177,8 @@ class Learner:
             else:
                 if epoch > 0:
                     copy.take(staged)
-                route = copy.route(config, _seed(config, before.version, epoch), governor.tick)
-                with self._bank.through(route):
-                    step_loss = self._backward(tokens, chunk, cache)
+                route = copy.route(config, _seed(config, before.version, epoch))
+                step_loss = self._backward(tokens, chunk, cache, route)
             step = Step.clipped(copy.take_gradient(), config.max_grad_norm)
             loss = step_loss if epoch == 0 else loss
             if not math.isfinite(step_loss):
@@ -212,10 +208,9 @@ class Learner:
             return update
 
         def read(weights: torch.Tensor) -> tuple[float, float]:
-            with self._bank.through(Route(self._bank.layout.views(weights), config.scaling, check=governor.tick)):
-                return probe.read(before[-len(probe.drawn) :], self._bank.layout.weights, self.meter)
+            return probe.read(before[-len(probe.drawn) :], self._slot.route_of(weights), self.meter)
 
-        was, now = read(self._bank.serving_weights(self._slot)), read(copy.weights)
+        was, now = read(self._slot.serving), read(copy.weights)
         drift, forgetting = now[0] - was[0], now[1] - was[1]
         update = replace(update, drift=drift, forgetting=forgetting)
         for rise, of in ((drift, "the base's own predictions"), (forgetting, "the text before it")):
@@ -227,41 +222,43 @@ class Learner:
                 return replace(update, committed=False, reason=reason)
         return update
 
-    def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache) -> float:
-        """One forward and backward pass along the thread's route; returns the mean NLL."""
+    def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, route: Route) -> float:
+        """One forward and backward pass; returns the mean NLL."""
         # Held until the backward pass is over, which may have to go through the blocks again.
         with ExitStack() as during:
-            hidden, targets, cost = self._forward(tokens, chunk, cache, during)
+            hidden, targets, cost = self._forward(tokens, chunk, cache, route, during)
             again = replace(cost, logits=0).forward if self._config.checkpointing else 0.0
-            self.meter.count(cost.forward + cost.backward + again)
+            self.meter.count(cost.backward + again)
             return self._model.nll_backward(hidden, targets)
 
     def _forward(
-        self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, during: ExitStack
+        self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, route: Route, during: ExitStack
     ) -> tuple[torch.Tensor, list[int], Cost]:
         """Hidden states before each of the chunk's targets, with the way back to the adapter; and the targets."""
         during.enter_context(torch.enable_grad())
         during.enter_context(self._model.passes())
         if self._config.checkpointing:
-            route = self._bank.route  # a backward pass may be in another thread, on a GPU it is
-            during.enter_context(checkpointed(self._model.decoder, lambda: self._bank.through(route)))
+            # A backward pass may be in another thread, on a GPU it is.
+            during.enter_context(checkpointed(self._model.decoder, lambda: through(route)))
         first, most = chunk.first_target - 1, self._config.learn_context
         inputs, targets = list(tokens[first : chunk.end - 1]), list(tokens[first + 1 : chunk.end])
+        learnt = chunk.targets
         if self._config.context_gradients:
             start = max(chunk.start, chunk.middle - most)
             opening = list(tokens[: min(cache.opening, start)])
             context = opening + list(tokens[start + len(opening) : first])
             read, seen = len(context) + len(inputs), 0
-            hidden = self._model.hidden(context + inputs, None)[len(context) :]
+            whole = self._runner.read(context + inputs, None, 0, route, self.meter, logits=learnt)
+            hidden = whole[len(context) :]
         else:
             # The token before the chunk is an input, so it is not among the cached ones: hence most − 1.
             seen, position = during.enter_context(cache.as_context(first, most - 1))
             read = len(inputs)
-            hidden = self._model.hidden(inputs, cache, position)
+            hidden = self._runner.read(inputs, cache, position, route, self.meter, logits=learnt)
         if chunk.masked:
             rows = [i - first - 1 for i in chunk.learnt]
             hidden, targets = hidden[rows], [targets[i] for i in rows]
-        return hidden, targets, Cost(self._model.shape, read, seen, len(targets), self._bank.layout.weights)
+        return hidden, targets, Cost(self._model.shape, read, seen, len(targets), self._slot.layout.weights)
 
 
 class _TrainingCopy:
@@ -270,9 +267,9 @@ class _TrainingCopy:
     At first they are those that serve, where they lie: nobody writes to them before the update is committed.
     """
 
-    def __init__(self, bank: AdapterBank, slot: int) -> None:
-        self._layout = bank.layout
-        self.weights = bank.serving_weights(slot)
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self.weights = slot.serving
         self._own = False
         self._gradient: torch.Tensor | None = None
 
@@ -283,11 +280,10 @@ class _TrainingCopy:
             self.weights, self._own = torch.empty_like(self.weights), True
         return staged.change(self.weights)
 
-    def route(self, config: TempLoraConfig, seed: int, check: Callable[[], object]) -> Route:
-        """A route whose backward pass leaves its gradient here; `check` is called at each target, both ways."""
+    def route(self, config: TempLoraConfig, seed: int) -> Route:
+        """A route whose backward pass leaves its gradient here."""
         self._gradient = torch.zeros_like(self.weights)
-        pairs, gradients = self._layout.views(self.weights), self._layout.views(self._gradient)
-        return Route(pairs, config.scaling, config.dropout, seed, check, gradients)
+        return self._slot.route_of(self.weights, config.dropout, seed, self._gradient)
 
     def take_gradient(self) -> torch.Tensor:
         """The gradient of the last backward pass [weights], no longer held here."""

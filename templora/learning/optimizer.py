@@ -15,7 +15,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from templora.config import TempLoraConfig
-from templora.lora.bank import AdapterBank, AdapterState
+from templora.lora.slot import AdapterState, Slot
 from templora.runtime.signals import deferred
 
 # Weights worked on together: on a CPU what fits its cache, on a GPU what is worth starting a kernel for.
@@ -79,8 +79,8 @@ class Staged:
         return math.sqrt(squares / len(weights))
 
     @torch.no_grad()
-    def commit(self, bank: AdapterBank, slot: int) -> None:
-        """Takes the steps, in the state's own memory, and makes `bank` serve the result; whole, even if interrupted.
+    def commit(self, slot: Slot) -> None:
+        """Takes the steps, in the state's own memory, and makes `slot` serve the result; whole, even if interrupted.
 
         Doing it again changes nothing.
         """
@@ -91,7 +91,7 @@ class Staged:
             for part, w, m, v in self._blocks():
                 old.weights[part], old.exp_avg[part], old.exp_avg_sq[part] = w, m, v
             steps, version = old.steps + len(self.steps), old.version + 1
-            bank.commit(slot, replace(old, steps=steps, version=version))
+            slot.commit(replace(old, steps=steps, version=version))
             self._committed, self.steps = True, ()  # they are taken; what follows is what was committed
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:

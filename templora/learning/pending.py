@@ -20,7 +20,7 @@ from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
 from templora.learning.learner import Learner, Update
 from templora.learning.optimizer import Staged
-from templora.lora.bank import AdapterBank, AdapterState
+from templora.lora.slot import AdapterState, Slot
 
 
 @dataclass
@@ -40,12 +40,11 @@ class PendingUpdate:
 
     Args:
         learner: the session's.
-        bank, slot: where it is committed.
+        slot: where it is committed.
     """
 
-    def __init__(self, learner: Learner, bank: AdapterBank, slot: int) -> None:
+    def __init__(self, learner: Learner, slot: Slot) -> None:
         self._learner = learner
-        self._bank = bank
         self._slot = slot
         self._job: _Job | None = None
 
@@ -71,7 +70,7 @@ class PendingUpdate:
         """
         if self._job is not None:
             raise ModelError("an update is under way already; it must be settled first")
-        self._job = _Job(tokens, chunk, context, self._bank.state(self._slot))
+        self._job = _Job(tokens, chunk, context, self._slot.state)
 
     def stage(self) -> Staged | None:
         """Trains, unless that is done; what it makes of the adapter, None where that is nothing sound.
@@ -95,7 +94,7 @@ class PendingUpdate:
             return None
         staged, update = job.result
         if staged is not None:
-            staged.commit(self._bank, self._slot)  # interrupted after this, it is done again, which changes nothing
+            staged.commit(self._slot)  # interrupted after this, it is done again, which changes nothing
         self._job = None
         return job.chunk, update, job.seconds
 

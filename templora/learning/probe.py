@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from templora.models.causal import CausalModel
+from templora.lora.slot import Route
+from templora.models.runner import Runner
 from templora.runtime.metering import Meter
 
 PASSAGE = (
@@ -33,40 +34,38 @@ class Probe:
     """The probe of one model and session.
 
     Args:
-        model: the base.
+        runner: runs the base.
         inputs: the opening and the passage.
         drawn: one token for each of the passage's, from what the base predicts after it.
     """
 
-    model: CausalModel
+    runner: Runner
     inputs: Sequence[int]
     drawn: Sequence[int]
 
     @classmethod
-    def draw(cls, model: CausalModel, opening: Sequence[int], passage: Sequence[int], meter: Meter) -> Probe:
-        """Asks the base, through the model as the calling thread's route has it."""
+    def draw(cls, runner: Runner, opening: Sequence[int], passage: Sequence[int]) -> Probe:
+        """Asks the base."""
         inputs = [*opening, *passage]
         with torch.no_grad():
-            hidden = model.hidden(inputs, None)[len(opening) :]
+            hidden = runner.read(inputs, None, 0, None, Meter())[len(opening) :]
             generator = torch.Generator().manual_seed(_SEED)
-            drawn = torch.multinomial(model.logits(hidden).softmax(-1).cpu(), 1, generator=generator)
-        meter.count(model.shape.forward(len(inputs), 0, len(passage), 0))
-        return cls(model, inputs, drawn[:, 0].tolist())
+            drawn = torch.multinomial(runner.model.logits(hidden).softmax(-1).cpu(), 1, generator=generator)
+        return cls(runner, inputs, drawn[:, 0].tolist())
 
-    def read(self, recent: Sequence[int], adapter_weights: int, meter: Meter) -> tuple[float, float]:
-        """Mean NLL of the base's predictions and of `recent`, in nats a token, along the calling thread's route.
+    def read(self, recent: Sequence[int], route: Route | None, meter: Meter) -> tuple[float, float]:
+        """Mean NLL of the base's predictions and of `recent`, in nats a token.
 
         Args:
             recent: as many tokens as the passage has; of fewer, at the beginning of a text, nothing is said (0).
-            adapter_weights: that the route goes through.
+            route: the adapter through which they are predicted.
             meter: where FLOPs are counted.
         """
         if len(recent) < len(self.drawn):
             recent = []
         inputs, targets = [*self.inputs, *recent[:-1]], [*self.drawn, *recent[1:]]
         with torch.no_grad():
-            hidden = self.model.hidden(inputs, None)[-len(targets) :]
-            nll = self.model.nll(hidden, targets)
-        meter.count(self.model.shape.forward(len(inputs), 0, len(targets), adapter_weights))
+            hidden = self.runner.read(inputs, None, 0, route, meter, logits=len(targets))[-len(targets) :]
+            nll = self.runner.model.nll(hidden, targets)
         kept = len(self.drawn)
         return float(nll[:kept].double().mean()), float(nll[kept:].double().mean()) if recent else 0.0

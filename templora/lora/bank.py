@@ -1,10 +1,4 @@
-"""The adapter bank: the LoRA weights of many sessions on one base model, stacked by slot.
-
-An adapter is one vector: A then B of every target in turn. A slot is a row; staging an update, committing it, rolling
-it back, saving and hashing all work on that vector, and each target's A and B are views into it.
-
-    serving   [slots, weights]   compute dtype   what decoding reads; rewritten only by `commit`
-    master    [weights] a slot   fp32            what learning refines (5e-5 updates vanish in bf16), with AdamW's state
+"""The adapter bank: the LoRA adapters of many sessions on one base model, each in a `Slot`.
 
 The base model takes part through forward hooks that add B A x to a layer's output. With no route set the hooks do
 nothing at all, so the base's own output stays bit for bit what it was. `detach` removes them; no module is ever
@@ -14,85 +8,17 @@ replaced and no base weight is ever written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from templora.errors import ModelError
 from templora.layers import upcast
-from templora.lora.targets import Target, first_weights, module_at
+from templora.lora.slot import Layout, Route, Slot
+from templora.lora.targets import module_at
 from templora.runtime.signals import safe_point
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each target's A and B lie in an adapter's vector."""
-
-    targets: tuple[Target, ...]
-    rank: int
-
-    @cached_property
-    def weights(self) -> int:
-        return sum(t.weights(self.rank) for t in self.targets)
-
-    def views(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(A [rank, inputs], B [outputs, rank]) of each target, as views of `flat` [weights]."""
-        pairs, at = [], 0
-        for t in self.targets:
-            a = flat[at : at + self.rank * t.inputs].view(self.rank, t.inputs)
-            at += a.numel()
-            b = flat[at : at + t.outputs * self.rank].view(t.outputs, self.rank)
-            at += b.numel()
-            pairs.append((a, b))
-        return pairs
-
-
-@dataclass(frozen=True)
-class AdapterState:
-    """One adapter between two updates. Only a commit edits it (`optimizer.Staged`).
-
-    Args:
-        weights: fp32 [weights].
-        exp_avg, exp_avg_sq: AdamW's moments, fp32 [weights].
-        steps: optimiser steps taken.
-        version: commits so far.
-    """
-
-    weights: torch.Tensor
-    exp_avg: torch.Tensor
-    exp_avg_sq: torch.Tensor
-    steps: int = 0
-    version: int = 0
-
-    @classmethod
-    def fresh(cls, weights: torch.Tensor) -> AdapterState:
-        return cls(weights, torch.zeros_like(weights), torch.zeros_like(weights))
-
-
-@dataclass(frozen=True)
-class Route:
-    """The adapter that a forward pass goes through: (A, B) of each target, in compute dtype.
-
-    Args:
-        pairs: A and B of each target.
-        scaling: what B A x is multiplied by.
-        dropout: share of the adapter's inputs that are dropped.
-        seed: of the dropped inputs, with the target's number added; each target's are the same whenever they are drawn.
-        check: called at each target, on the way forward and back, so that a long pass can be stopped by what it raises.
-        gradients: where a backward pass adds the gradients of `pairs`; None: they are constants.
-    """
-
-    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
-    scaling: float
-    dropout: float = 0.0
-    seed: int = 0
-    check: Callable[[], object] | None = None
-    gradients: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 class _Current(threading.local):
@@ -108,14 +34,16 @@ class AdapterBank:
         model: the base. Only its hooks, `requires_grad` and train/eval mode are touched, and only until `detach`.
         layout: targets and rank.
         dtype: compute dtype, the base's own.
+        check: called at each target, on the way forward and back, whoever's pass it is: what it raises ends a long one.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
-        self.layout = layout
+    def __init__(
+        self, model: nn.Module, layout: Layout, dtype: torch.dtype, check: Callable[[], object] = safe_point
+    ) -> None:
+        self.layout, self.dtype = layout, dtype
         self.device = next(model.parameters()).device
-        self._serving = torch.zeros(0, layout.weights, dtype=dtype, device=self.device)
-        self._states: list[AdapterState | None] = []
-        self._routes: dict[tuple[int, float], Route] = {}  # hundreds of views each, made once
+        self.slots: list[Slot] = []
+        self._check = check
         self._current = _Current()
         self.hooks = [self._hook(index) for index in range(len(layout.targets))]
         self._handles = [
@@ -125,12 +53,10 @@ class AdapterBank:
 
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
         def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-            safe_point()
+            self._check()
             route = self._current.route
             if route is None:
                 return None
-            if route.check:
-                route.check()
             a, b = route.pairs[index]
             x = args[0]
             if route.dropout:
@@ -147,71 +73,21 @@ class AdapterBank:
 
         return add_adapter
 
-    @property
-    def used(self) -> int:
-        """Slots in use."""
-        return sum(state is not None for state in self._states)
-
-    def allocate(self, seed: int) -> int:
-        """A slot holding a fresh adapter: the identity."""
-        weights = first_weights(self.layout.targets, self.layout.rank, seed).to(self.device)
-        if None in self._states:
-            slot = self._states.index(None)
-        else:
-            slot = len(self._states)
-            self._states.append(None)
-            self._serving = torch.cat([self._serving, self._serving.new_zeros(1, self.layout.weights)])
-            self._routes = {}
-        self._write(slot, AdapterState.fresh(weights))
+    def allocate(self, weights: torch.Tensor, scaling: float) -> Slot:
+        """A slot that begins with these weights, fp32 [weights]."""
+        slot = Slot(self, weights, scaling)
+        self.slots.append(slot)
         return slot
 
-    def release(self, slot: int) -> None:
-        """Frees a slot and overwrites what it held; may be called twice."""
-        if slot < len(self._states):
-            self._states[slot] = None
-            self._serving[slot].zero_()
-        if not self.used:
-            self._states, self._serving, self._routes = [], self._serving[:0].clone(), {}
+    def release(self, slot: Slot) -> None:
+        """Frees a slot; may be called twice."""
+        slot.free()
+        if slot in self.slots:
+            self.slots.remove(slot)
 
-    def holds_nothing(self, slot: int) -> bool:
-        """Whether the slot is gone, or taken anew, or free and wiped."""
-        if slot >= len(self._states) or self._states[slot] is not None:
-            return True
-        return not self._serving[slot].any()
-
-    def state(self, slot: int) -> AdapterState:
-        state = self._states[slot]
-        if state is None:
-            raise ModelError(f"slot {slot} of the adapters is free: its session has been discarded")
-        return state
-
-    def commit(self, slot: int, staged: AdapterState) -> None:
-        """Makes a state the one that serves: all of it, or, if interrupted, none of it.
-
-        One that was edited in place has no way back: `optimizer.Staged` lets nothing interrupt it.
-        """
-        before = self.state(slot)
-        try:
-            self._write(slot, staged)
-        except BaseException:
-            self._write(slot, before)
-            raise
-
-    @torch.no_grad()
-    def _write(self, slot: int, state: AdapterState) -> None:
-        self._serving[slot].copy_(state.weights)
-        self._states[slot] = state
-
-    def serving_weights(self, slot: int) -> torch.Tensor:
-        """What decoding reads of a slot, [weights] in compute dtype; not to be written."""
-        return self._serving[slot].data  # autograd would take another slot's commit for a change of this one
-
-    def serving(self, slot: int, scaling: float) -> Route:
-        """The route through a slot's committed adapter. Valid until the next `allocate`."""
-        key = (slot, scaling)
-        if key not in self._routes:
-            self._routes[key] = Route(self.layout.views(self._serving[slot]), scaling)
-        return self._routes[key]
+    def check(self) -> None:
+        """What each target of a pass does first."""
+        self._check()
 
     @property
     def route(self) -> Route | None:
@@ -274,9 +150,7 @@ class _Learnt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         route = ctx.route
-        safe_point()
-        if route.check:
-            route.check()
+        route.bank.check()
         x, inner, a, b = ctx.saved_tensors
         d_a, d_b = ctx.gradients
         grad, rows = grads[0].flatten(0, -2), x.flatten(0, -2)

@@ -18,8 +18,8 @@ import torch
 
 from templora.errors import ModelError
 from templora.gguf.header import GgufHeader, Stored
-from templora.lora.bank import Layout
 from templora.lora.peft import Found
+from templora.lora.slot import Layout
 from templora.runtime.files import written_whole
 
 # transformers' name of each family whose names in llama.cpp are known here, and llama.cpp's; `llama` has its own order.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from templora.errors import ModelError
-from templora.lora.bank import Layout
+from templora.lora.slot import Layout
 from templora.runtime.files import written_whole
 
 _PREFIX = "base_model.model."

@@ -21,6 +21,8 @@ from templora.decoding.reader import Reader
 from templora.kvcache.window import WindowCache
 from templora.methods.base import Method, MethodState
 from templora.models.causal import CausalModel
+from templora.models.runner import Runner
+from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
 
 
@@ -108,7 +110,7 @@ def _turns(model: CausalModel) -> bool:
     caches, token = [], model.vocabulary // 2
     for position in (9, 2):
         cache = WindowCache(model.layers, 2)
-        model.hidden([token], cache, position)
+        Runner(model).read([token], cache, position, None, Meter())
         cache.advance(1, 0)
         caches.append(cache)
     turn_back(model, caches[0], 0, 7)

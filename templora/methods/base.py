@@ -28,13 +28,18 @@ class MethodState:
         version: grows whenever the model itself has changed, so that what was read before is stale.
         rereads: caches are computed anew when the adapter has changed; so the pass that scores a chunk need not write
             into them.
+        is_plain: `prepare` reads the window and does nothing else, so that what a draft has read of it will do.
     """
 
     version: int = 0
     rereads: bool = True
+    is_plain: bool = False
 
     def prepare(self, reader: Reader, tokens: Sequence[int], chunk_start: int, version: int) -> None:
-        """Makes the reader's cache hold what the next token may see, up to the newest token exclusively."""
+        """Makes the reader's cache hold what the next token may see, up to the newest token exclusively.
+
+        Called again when `chunk_start` or `version` is another, or the cache lacks more than the newest token.
+        """
         reader.prepare(tokens, chunk_start, version)
 
     def learn(self, tokens: Sequence[int], chunk: Chunk, meter: Meter) -> None:
@@ -54,6 +59,10 @@ class MethodState:
 
     def end(self) -> None:
         """Leaves the model as it was found. May be called twice."""
+
+
+class _Window(MethodState):
+    is_plain = True
 
 
 def alike(found: torch.Tensor | None, own: torch.Tensor) -> bool:
@@ -105,4 +114,4 @@ class Method:
     def begin(self, model: CausalModel, config: TempLoraConfig, opening: int = 0) -> MethodState:
         """What is held of one text, whose first `opening` tokens stay in every window; may change the model until
         `MethodState.end`."""
-        return MethodState()
+        return _Window()

@@ -21,6 +21,7 @@ from templora.errors import OptionError
 from templora.lora.targets import linear_layers
 from templora.methods.base import Method, MethodState, alike
 from templora.models.causal import CausalModel
+from templora.models.runner import Runner
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
 
@@ -94,7 +95,8 @@ class _Trained(MethodState):
             parameter.requires_grad_(True)
         try:
             with torch.enable_grad(), self._model.passes():
-                hidden = self._model.hidden(ids, None)[-len(targets) :]
+                read = Runner(self._model).read(ids, None, 0, None, meter, logits=len(targets))
+                hidden = read[-len(targets) :]
                 torch.autograd.backward(hidden, self._head_gradient(hidden, targets))
             for name, master in self._masters.items():
                 gradient = self._parameters[name].grad
@@ -122,10 +124,10 @@ class _Trained(MethodState):
         return torch.cat(parts)
 
     def _count(self, meter: Meter, read: int, targets: int) -> None:
-        """Forward and backward as an adapter's with context gradients, and a product more for the weights' own."""
+        """Backward as an adapter's with context gradients, and a product more for the weights' own."""
         shape = self._model.shape
         weights = read * shape.linear_weights + targets * shape.head_weights
-        meter.count(shape.forward(read, 0, targets, 0) + shape.backward(read, 0, targets, 0) + 2.0 * weights)
+        meter.count(shape.backward(read, 0, targets, 0) + 2.0 * weights)
 
     @torch.no_grad()
     def _serve(self) -> None:

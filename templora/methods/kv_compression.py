@@ -101,12 +101,11 @@ class _Compressed(MethodState):
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        reader.meter.count(self._model.shape.forward(len(ids), 0, 0, reader.adapter.weights))
         try:
             # Presses round down what is left: half an entry more makes it exactly `room`.
             press = self._make_press(compression_ratio=1 - (room + 0.5) / len(ids))
-            with reader.adapter.bank.through(reader.route), _pressed(self._model, press):
-                self._model.hidden(ids, cache)
+            with _pressed(self._model, press):
+                reader.runner.read(ids, cache, 0, reader.route, reader.meter)
         except Exception as error:  # whatever a press stumbles over
             said = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(f"{self._method.press} of kvpress fails on this model: {said}") from error

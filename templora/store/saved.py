@@ -542,9 +542,9 @@ class SavedSession:
     def _stream(self, act: Act, left: int, known: Sequence[int] = ()) -> Iterator[Event]:
         """What is left of a write."""
         how = {key: act.data[key] for key in ("stop_at_end", "score")}
-        how["going_on"] = len(self.session.tokens) > act.start
+        how["resume"] = len(self.session.tokens) > act.start
         sampling = SamplingParams.stored(act.data["sampling"])
-        return self.session.stream("", max_new_tokens=left, sampling=sampling, again=known, **how)
+        return self.session.stream("", max_new_tokens=left, sampling=sampling, forced_tokens=known, **how)
 
     def _restored(self, record: Record) -> bool:
         """Makes the session what the snapshot of a record says, if that is kept, whole, and of this session."""
@@ -577,7 +577,7 @@ class SavedSession:
 
         path = self._files() / data["file"]
         check_plain(path, shared=True)
-        if path.stat().st_size > self.session.most_snapshot_bytes:  # before it is read, and held in memory
+        if path.stat().st_size > self.session.max_snapshot_bytes:  # before it is read, and held in memory
             raise StoreError(f"{path}: is larger than any file of this session")
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")

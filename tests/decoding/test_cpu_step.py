@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import fresh_slot
 
 from templora.config import TempLoraConfig
 from templora.decoding.cpu_step import CpuStep, cpu_step
 from templora.engine.engine import Engine
 from templora.kvcache.window import WindowCache
-from templora.lora.bank import AdapterBank, Layout
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import Layout, Slot
 from templora.lora.targets import choose_targets
 from templora.models.causal import CausalModel
 from templora.models.llama_layout import UnknownLayout
+from templora.models.runner import through
 from templora.sampling import SamplingParams
 from templora.testing import byte_tokenizer, tiny_model
 
@@ -25,34 +28,34 @@ BUILT_LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 IDS = [(7 * i + i // 5) % 260 for i in range(60)]
 
 
-def bank_on(model: CausalModel, **options: Any) -> tuple[AdapterBank, int]:
-    """A bank with one adapter that is no longer fresh."""
+def slot_on(model: CausalModel, **options: Any) -> Slot:
+    """An adapter that is no longer fresh."""
     config = TempLoraConfig(**{"rank": 4, **options})
     bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), config.rank), model.dtype)
-    slot = bank.allocate(0)
-    bank.commit(slot, stirred(bank, slot, 1))
-    return bank, slot
+    slot = fresh_slot(bank, 0, 1.5)
+    slot.commit(stirred(slot, 1))
+    return slot
 
 
-def stirred(bank: AdapterBank, slot: int, seed: int) -> Any:
-    noise = torch.randn(bank.layout.weights, generator=torch.Generator().manual_seed(seed))
-    state = bank.state(slot)
+def stirred(slot: Slot, seed: int) -> Any:
+    noise = torch.randn(slot.layout.weights, generator=torch.Generator().manual_seed(seed))
+    state = slot.state
     return replace(state, weights=state.weights + 0.2 * noise, version=state.version + 1)
 
 
 @torch.no_grad()
-def both_ways(model: CausalModel, step: Any, bank: AdapterBank, slot: int | None, evict: int = 0) -> tuple[Any, Any]:
+def both_ways(model: CausalModel, step: Any, slot: Slot | None, evict: int = 0) -> tuple[Any, Any]:
     """Logits of the last ten of `IDS` by the step and by the modules, and the two caches afterwards."""
-    route = None if slot is None else bank.serving(slot, 1.5)
+    route = slot and slot.route
     caches = [WindowCache(model.layers, 64, sinks=4) for _ in range(2)]
     found, wanted = [], []
-    with bank.through(route):
+    with through(route):
         for cache in caches:
             model.hidden(IDS[:-10], cache)
             cache.advance(len(IDS) - 10, 0)
             cache.evict(evict)
         for token in IDS[-10:]:
-            found.append(step(token, caches[0], bank, route))
+            found.append(step(token, caches[0], route))
             wanted.append(model.logits(model.hidden([token], caches[1], caches[1].next_position))[0])
             for cache in caches:
                 cache.advance(1, 0)
@@ -67,9 +70,9 @@ def both_ways(model: CausalModel, step: Any, bank: AdapterBank, slot: int | None
 def test_equals_the_modules(family: str, adapted: bool, evict: int) -> None:
     """Logits, and what it leaves in the cache; with sliding windows shorter than the text, and after an eviction."""
     model = CausalModel(tiny_model(family))
-    bank, slot = bank_on(model)
+    slot = slot_on(model)
     (found, wanted), (keys, own_keys, values, own_values) = both_ways(
-        model, CpuStep(model), bank, slot if adapted else None, evict
+        model, CpuStep(model), slot if adapted else None, evict
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(keys, own_keys, rtol=1e-3, atol=1e-4)
@@ -84,8 +87,8 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_modules(family: str) -> None:
     """
     exact, rounded = CausalModel(tiny_model(family)), CausalModel(tiny_model(family, torch.bfloat16))
     exact.module.load_state_dict({n: t.float() for n, t in rounded.module.state_dict().items()})
-    (_, truth), _ = both_ways(exact, CpuStep(exact), *bank_on(exact))
-    (found, wanted), _ = both_ways(rounded, CpuStep(rounded), *bank_on(rounded))
+    (_, truth), _ = both_ways(exact, CpuStep(exact), slot_on(exact))
+    (found, wanted), _ = both_ways(rounded, CpuStep(rounded), slot_on(rounded))
     assert (found - truth).norm() <= 1.2 * (wanted - truth).norm()
     assert (found - truth).norm() < 0.06 * truth.norm()
 
@@ -96,8 +99,8 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_modules(family: str) -> None:
 )
 def test_any_adapter(options: dict[str, Any]) -> None:
     model = CausalModel(tiny_model("llama"))
-    bank, slot = bank_on(model, **options)
-    (found, wanted), _ = both_ways(model, CpuStep(model), bank, slot)
+    slot = slot_on(model, **options)
+    (found, wanted), _ = both_ways(model, CpuStep(model), slot)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -106,25 +109,25 @@ def test_a_fresh_adapter_is_the_base(dtype: torch.dtype) -> None:
     model = CausalModel(tiny_model("qwen3", dtype))
     config = TempLoraConfig(rank=4)
     bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), 4), dtype)
-    slot, step = bank.allocate(0), CpuStep(model)
-    (fresh, _), _ = both_ways(model, step, bank, slot)
-    (base, _), _ = both_ways(model, step, bank, None)
+    slot, step = fresh_slot(bank, 0, 1.5), CpuStep(model)
+    (fresh, _), _ = both_ways(model, step, slot)
+    (base, _), _ = both_ways(model, step, None)
     assert torch.equal(fresh, base)
 
 
 def test_commits_and_new_slots_take_effect() -> None:
-    """The adapter is read in place: the same step follows every commit, also after the bank has moved to grow."""
+    """The adapter is read in place: the same step follows every commit; other slots leave it where it is."""
     model = CausalModel(tiny_model("llama"))
-    bank, slot = bank_on(model)
+    slot = slot_on(model)
     step = CpuStep(model)
     seen = []
     for change in range(3):
-        (found, wanted), _ = both_ways(model, step, bank, slot)
+        (found, wanted), _ = both_ways(model, step, slot)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         seen.append(found)
-        bank.commit(slot, stirred(bank, slot, change))
+        slot.commit(stirred(slot, change))
         if change == 1:
-            bank.allocate(5)
+            fresh_slot(slot.bank, 5)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
 
@@ -132,12 +135,12 @@ def test_commits_and_new_slots_take_effect() -> None:
 def test_nothing_holds_an_adapter_that_is_gone() -> None:
     """What the step keeps for a route are addresses; they go when the adapter's memory does."""
     model = CausalModel(tiny_model("llama"))
-    bank, slot = bank_on(model)
+    slot = slot_on(model)
     step = CpuStep(model)
-    both_ways(model, step, bank, slot)
-    memory = weakref.ref(bank.serving(slot, 1.5))
+    both_ways(model, step, slot)
+    memory = weakref.ref(slot.route)
     assert len(step._plans) == 1
-    bank.release(slot)
+    slot.bank.release(slot)
     gc.collect()
     assert memory() is None
     assert step._plans == {}
@@ -145,8 +148,8 @@ def test_nothing_holds_an_adapter_that_is_gone() -> None:
 
 def test_the_number_of_workers_changes_no_bit() -> None:
     model = CausalModel(tiny_model("gemma3", torch.bfloat16))
-    bank, slot = bank_on(model)
-    results = [both_ways(model, CpuStep(model, 4, lambda n=n: n), bank, slot)[0][0] for n in (1, 2, 4)]
+    slot = slot_on(model)
+    results = [both_ways(model, CpuStep(model, 4, lambda n=n: n), slot)[0][0] for n in (1, 2, 4)]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

@@ -50,7 +50,7 @@ def test_learning_is_that_of_the_cpu(options: dict[str, Any], text: str) -> None
             session.score(text[:48])
             session.absorb(text[48:96])
             session.close_chunk()
-            found.append(session._bank.state(session._slot).weights.cpu())
+            found.append(session.slot.state.weights.cpu())
     assert torch.allclose(*found, rtol=1e-2, atol=1e-4)
 
 
@@ -59,8 +59,8 @@ def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
     """The same logits with and without the graph, through commits, window moves and a new recording."""
     engine = Engine(tiny_model(family).cuda(), byte_tokenizer())
     with engine.session(small(max_repetition=1.0)) as session, engine.session(small(max_repetition=1.0)) as plain:
-        assert session._adapted._step is not None
-        plain._adapted._step = None
+        assert session.readers[0]._step is not None
+        plain.readers[0]._step = None
         both_ways(session, plain, text[:70], 50)
         with engine.session(small(seed=7)):  # moves the serving rows
             both_ways(session, plain, "", 30)

@@ -82,7 +82,7 @@ def test_reuse_keeps_the_opening_and_forgets_the_rest(sinks: int, text: str) -> 
     engine = Engine(model, engine.tokenizer)
     with engine.session(small(learning="off", cache_reuse=5)) as session:
         session.score(text[:224])
-        cache, tokens = session._base.cache, session.tokens
+        cache, tokens = session.readers[1].cache, session.tokens
         assert cache.shift > 0
         assert cache.sinks == 4  # the first tokens stay also where there is no BOS
         held = [*range(4), *range(cache.first_token + 4, cache.next_token)]
@@ -109,7 +109,7 @@ def test_learning_after_an_eviction_goes_on_at_the_texts_positions(
     monkeypatch.setattr(engine.model, "hidden", spy)
     with engine.session(small(cache_reuse=50, max_repetition=1.0)) as session:
         session.write(text[:33], max_new_tokens=159)
-        shift = session._adapted.cache.shift
+        shift = session.readers[0].cache.shift
     assert shift > 0
     learnt = [(position, tokens) for learning, position, tokens in fed if learning]
     assert learnt == [(0, 31)] + [(32 * chunk - 1, 32) for chunk in range(1, 6)]

@@ -12,7 +12,8 @@ from conftest import small
 
 from templora import ChunkLearned, ChunkScored, SamplingParams, Session, TokenEvent
 from templora.learning.learner import Learner
-from templora.lora.bank import AdapterBank
+from templora.lora.slot import Slot
+from templora.session.scoring import Scorer
 from templora.testing import FAMILIES, tiny_engine
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
@@ -39,7 +40,7 @@ def scored(session: Session, text: str, written: int = 0) -> tuple[list[Any], li
         events += session.stream(max_new_tokens=written, sampling=GREEDY, score=True)
     scores = [(e.start, e.base_nll, e.adapted_nll) for e in events if isinstance(e, ChunkScored)]
     losses = [x for e in events if isinstance(e, ChunkLearned) for x in (e.loss, e.grad_norm, e.update)]
-    return scores, losses, session._bank.state(session._slot).weights
+    return scores, losses, session.slot.state.weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -103,9 +104,9 @@ def test_a_reading_is_not_used_for_another_adapter(text: str, tmp_path: Any, mon
 
 def test_a_reading_is_not_used_for_another_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after the pass and before its tokens are taken in, then given others, as many."""
-    real = Session._read
+    real = Scorer._read
 
-    def interrupted(self: Session, tokens: list[int], first: int) -> Any:
+    def interrupted(self: Scorer, tokens: list[int], first: int) -> Any:
         real(self, tokens, first)
         raise KeyboardInterrupt
 
@@ -114,12 +115,12 @@ def test_a_reading_is_not_used_for_another_text(text: str, monkeypatch: pytest.M
         with tiny_engine().session(small()) as session:
             if interrupt:
                 with monkeypatch.context() as patch:
-                    patch.setattr(Session, "_read", interrupted)
+                    patch.setattr(Scorer, "_read", interrupted)
                     with pytest.raises(KeyboardInterrupt):
                         session.score(text[32:64])
             session.absorb(text[:32])
             assert session.version == 1
-            found.append(session._bank.state(session._slot).weights.clone())
+            found.append(session.slot.state.weights.clone())
     assert torch.equal(*found)
 
 
@@ -143,16 +144,16 @@ def test_ctrl_c_while_a_chunk_is_committed_changes_nothing(
     for interrupt in (True, False):
         events: list[Any] = []
         with tiny_engine().session(small(learning=learning)) as session, monkeypatch.context() as patch:
-            real, done = AdapterBank.commit, []
+            real, done = Slot.commit, []
 
-            def commit(self: AdapterBank, slot: int, state: Any) -> None:
+            def commit(self: Slot, state: Any) -> None:
                 if not done:  # noqa: B023
                     os.kill(os.getpid(), signal.SIGINT)
                 done.append(state.version)  # noqa: B023
-                real(self, slot, state)  # noqa: B023
+                real(self, state)  # noqa: B023
 
             if interrupt:
-                patch.setattr(AdapterBank, "commit", commit)
+                patch.setattr(Slot, "commit", commit)
                 with pytest.raises(KeyboardInterrupt):
                     events.extend(session.score_events(text[:150]))
                 events.extend(session.score_events(text[len(session.tokens) : 150]))
@@ -160,7 +161,7 @@ def test_ctrl_c_while_a_chunk_is_committed_changes_nothing(
                 events.extend(session.score_events(text[:150]))
             session.close_chunk()
             learnt = [e.index for e in events if isinstance(e, ChunkLearned)]
-            state = session._bank.state(session._slot)
+            state = session.slot.state
             found.append((session.tokens, learnt, state.weights.clone(), state.version))
     (tokens, learnt, weights, version), wanted = found
     assert (tokens, version) == (wanted[0], wanted[3])
@@ -173,13 +174,13 @@ def test_what_a_reading_keeps_goes_with_it(text: str) -> None:
         events = session.score_events(text[:64])
         while not isinstance(next(events), ChunkScored):
             pass
-        assert session._reading is not None
+        assert session.loop.scorer.keeps
         list(events)
-        assert session._reading is None
+        assert not session.loop.scorer.keeps
     session = tiny_engine().session(small())
     next(iter(session.score_events(text[:32])))
     session.discard()
-    assert not hasattr(session, "_reading")
+    assert not hasattr(session.loop, "scorer")
 
 
 def test_an_update_that_is_rolled_back_leaves_the_next_chunk_its_context(text: str) -> None:

@@ -93,7 +93,7 @@ def test_where_it_lies_in_tokens(pieces: Engine, said: list[str | bytes], stop: 
     ids = [i for part in said for i in _ids(tokenizer, part)]
     with pieces.session(config(learning="off")) as session:
         session.absorb("The en")  # what was given is no part of it
-        events = list(session.stream(max_new_tokens=len(ids), sampling=hot(*stop), again=ids))
+        events = list(session.stream(max_new_tokens=len(ids), sampling=hot(*stop), forced_tokens=ids))
         assert "".join(e.text for e in events if isinstance(e, TokenEvent | Finished)) == shown
         assert session.text == f"The en{shown}"
         assert events[-1].reason == "stop"  # type: ignore[union-attr]
@@ -111,7 +111,7 @@ def test_nothing_is_shown_that_may_be_a_stop_text(pieces: Engine) -> None:
     ids = pieces.tokenizer("THE ENx")["input_ids"]
     with pieces.session(config()) as session:
         session.absorb("a")
-        events = session.stream(max_new_tokens=9, sampling=hot("THE END"), again=ids)
+        events = session.stream(max_new_tokens=9, sampling=hot("THE END"), forced_tokens=ids)
         first = next(e for e in events if isinstance(e, TokenEvent))
         assert first.index == 1
         assert session.text.startswith("aTHE EN")  # it was read on, before it could be shown

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import with_random_adapter
+from adapted import appended, with_random_adapter
 from conftest import small
 
 from templora import ChunkLearned, Session, SessionClosed
@@ -107,24 +107,24 @@ def test_a_route_is_taken_back_after_an_error(engine: Engine) -> None:
     """A forward pass that fails must not leave the base going through an adapter."""
     with engine.session(small()) as session:
         with_random_adapter(session)
-        bank, route = session._bank, session._adapted.adapter.route
+        bank, route = session.slot.bank, session.slot.route
         with bank.through(route):
             with pytest.raises(ZeroDivisionError), bank.through(None):
                 raise ZeroDivisionError
-            assert bank._current.route is route
-        assert bank._current.route is None
+            assert bank.route is route
+        assert bank.route is None
 
 
 def test_a_loaded_adapter_begins_with_a_fresh_optimiser(engine: Engine, text: str, tmp_path: Path) -> None:
     with engine.session(small()) as session:
         session.absorb(text[:64])
         session.save_adapter(tmp_path)
-        saved = session._bank.state(session._slot)
+        saved = session.slot.state
         weights = saved.weights.clone()
         assert saved.exp_avg.abs().max() > 0
         session.absorb(text[64:96])
         session.load_adapter(tmp_path)
-        state = session._bank.state(session._slot)
+        state = session.slot.state
         assert torch.equal(state.weights, weights)
         assert (state.steps, state.version) == (0, 4)
         assert state.exp_avg.abs().max() == state.exp_avg_sq.abs().max() == 0
@@ -158,11 +158,11 @@ def test_hooks_go_with_the_last_session_of_their_shape(engine: Engine, text: str
             assert len(layer._forward_hooks) == 2  # two shapes
         assert len(layer._forward_hooks) == 1
         session.absorb(text[:32])
-        weights = session._bank.state(session._slot).weights.clone()
+        weights = session.slot.state.weights.clone()
     assert len(layer._forward_hooks) == 0
     with engine.session(small()) as session:  # and come back with the next one
         session.absorb(text[:32])
-        assert torch.equal(session._bank.state(session._slot).weights, weights)
+        assert torch.equal(session.slot.state.weights, weights)
 
 
 @pytest.mark.parametrize("left", ["hook", "gradient", "mode", "module"])
@@ -208,7 +208,7 @@ def test_the_brake_counts_only_what_was_written(engine: Engine, own: bool) -> No
     with engine.session(small(max_repetition=0.3)) as session:
         session.absorb("7" * (15 if own else 16))
         for _ in range(16 if own else 15):
-            session._append_written(9, 1.0)
+            appended(session, 9, 1.0)
         learned = session.close_chunk()
         assert learned is not None
         assert learned.committed != own

@@ -17,8 +17,8 @@ from hypothesis import given, strategies as st
 
 from templora.gguf.file import GgufFile
 from templora.gguf.header import GgufHeader
-from templora.lora.bank import Layout
 from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
+from templora.lora.slot import Layout
 from templora.lora.targets import Target, first_weights
 from templora.testing import tiny_model
 

@@ -13,8 +13,8 @@ from fuzzing import Reader, fuzzed
 from hypothesis import given, strategies as st
 from safetensors.torch import save
 
-from templora.lora.bank import Layout
 from templora.lora.peft import load_adapter
+from templora.lora.slot import Layout
 from templora.lora.targets import Target, first_weights
 
 READER = Reader("peft", seconds=2.0, memory=20.0)

@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from templora.layers import attention, quantized, upcast
 from templora.layers.fused import FusedPasses, _fused
 from templora.layers.quantized import quantize_model
-from templora.lora.bank import Route, _add, _Learnt
+from templora.lora.bank import _add, _Learnt
+from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.testing import FAMILIES, tiny_engine, tiny_model
 
@@ -225,7 +227,7 @@ def test_a_widened_adapter_is_the_adapter(scaling: float) -> None:
 
     def learn() -> list[torch.Tensor]:
         d_a, d_b, leaf = torch.zeros_like(a), torch.zeros_like(b), x.clone().requires_grad_()
-        route = Route([(a, b)], scaling)
+        route = Route(SimpleNamespace(check=lambda: None), [(a, b)], scaling)  # type: ignore[arg-type]
         y = _Learnt.apply(output.clone(), leaf, a.clone().requires_grad_(), b, (d_a, d_b), route)
         y.backward(grad)
         return [y.detach(), d_a, d_b, leaf.grad]

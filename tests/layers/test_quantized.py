@@ -25,6 +25,7 @@ from templora.layers.quantized import (
     unpack,
 )
 from templora.lora.targets import linear_layers
+from templora.models.runner import through
 from templora.testing import FAMILIES, byte_tokenizer, tiny_model
 
 LINEAR = [family for family in FAMILIES if family != "gpt2"]
@@ -235,7 +236,7 @@ def test_learning_leaves_a_quantised_base_as_it_was(family: str, bits: Any, dtyp
         before = engine.model.module(ids).logits
     fingerprint = engine.model.fingerprint()
     session = engine.session(small())
-    with torch.no_grad(), session._bank.through(session._bank.serving(session._slot, 2.0)):
+    with torch.no_grad(), through(session.slot.route):
         assert torch.equal(engine.model.module(ids).logits, before)
     score = session.score(text)
     assert score.base.chunk_nll[0] == score.adapted.chunk_nll[0]
@@ -271,6 +272,6 @@ def test_adapters_are_exported_as_from_a_plain_base(bits: Any, tmp_path: Path) -
         assert config["target_modules"] == [t.name for t in linear_layers(tiny_model("llama"))]
         assert config["fan_in_fan_out"] is False
         other.load_adapter(tmp_path)
-        weights = [s._bank.state(s._slot).weights for s in (session, other)]
+        weights = [s.slot.state.weights for s in (session, other)]
         assert torch.equal(*weights)
         assert weights[0].any()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import appended
 from conftest import small
 
 from templora import ChunkLearned, SamplingParams, TempLoraConfig
@@ -16,6 +17,7 @@ from templora.engine.engine import Engine
 from templora.learning.guards import Brake, Patience, Written, from_json, to_json
 from templora.learning.probe import Probe
 from templora.sampling import entropy_of
+from templora.session.chunk_cycle import ChunkCycle
 from templora.session.session import Session
 from templora.session.snapshot import Snapshot
 from templora.testing import tiny_engine
@@ -49,7 +51,7 @@ def test_a_rate_that_explodes_is_rolled_back(learning: str, options: dict[str, A
     """The version before goes on serving, to the bit."""
     config = small(learning=learning, learning_rate=1.0, max_update=100.0, patience=0, **options)
     with sharp_engine().session(config) as session, sharp_engine().session(small(learning="off")) as bare:
-        served = session._bank._serving.clone()
+        served = session.slot.serving.clone()
         events = learned(session, text[:200])
         assert len(events) >= 4
         for event in events:
@@ -59,7 +61,7 @@ def test_a_rate_that_explodes_is_rolled_back(learning: str, options: dict[str, A
             assert event.forgetting is not None
             assert max(event.drift, event.forgetting) > config.probe_tolerance
         assert session.version == 0
-        assert torch.equal(session._bank._serving, served)
+        assert torch.equal(session.slot.serving, served)
         assert session.write(max_new_tokens=20) == bare.write(text[:200], max_new_tokens=20)
 
 
@@ -83,14 +85,13 @@ def test_drift_is_measured_against_what_the_base_predicts(engine: Engine) -> Non
 
     passage = list(b"a passage of the same text for all")
     with engine.session(small()) as session:
-        probe = Probe.draw(engine.model, [], passage, Meter())
-        assert probe == Probe.draw(engine.model, [], passage, Meter())
+        probe = Probe.draw(engine.runner, [], passage)
+        assert probe == Probe.draw(engine.runner, [], passage)
         logits = engine.model.module(torch.tensor([passage])).logits[0]
         plain = torch.nn.functional.cross_entropy(logits, torch.tensor(probe.drawn)).item()
 
         def read(recent: list[int]) -> tuple[float, float]:
-            with session._bank.through(session._adapted.route):
-                return probe.read(recent, session._adapted.adapter.weights, Meter())
+            return probe.read(recent, session.slot.route, Meter())
 
         recent = list(b"what was read before, as many ids.")
         assert len(recent) == len(passage)
@@ -120,8 +121,9 @@ def test_either_half_of_the_probe_is_enough(
 def test_a_model_of_few_ids_is_tried_on_what_it_knows(text: str) -> None:
     """Windows too small for two probes, and vocabularies that lack most of the passage."""
     with tiny_engine().session(small(window=20, chunk_size=8, probe_tokens=64)) as session:
-        assert session._learner._probe is not None
-        assert len(session._learner._probe.drawn) == 10
+        probe = session.engine.probe(session.config, [], session.meter)
+        assert probe is not None
+        assert len(probe.drawn) == 10
         assert all(e.drift is not None for e in learned(session, text[:60]))
 
 
@@ -137,7 +139,7 @@ def test_learning_pauses_after_repeated_rejections_and_tries_again(
     with engine.session(small(learning=learning, patience=3, pause=2)) as session:
         events = learned(session, text[: 32 * 13])
         session.close_chunk()
-        events += session._learned
+        events += session.loop.cycle.events
     said = [
         "+" if e.committed else "." if "is paused" in e.reason else "!" if "pauses" in e.reason else "-" for e in events
     ]
@@ -154,18 +156,18 @@ def test_a_rejection_that_is_interrupted_is_reported_once(
 ) -> None:
     """Ctrl-C while it was being reported: it counts, and the chunk is not tried again."""
     readings(monkeypatch, [(1.0, 0.0)] * 2)
-    real = Session._report
+    real = ChunkCycle._report
 
-    def report(self: Session, *what: Any) -> None:
+    def report(self: ChunkCycle, *what: Any) -> None:
         real(self, *what)
         signal.raise_signal(signal.SIGINT)
 
     with engine.session(small(patience=3)) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(Session, "_report", report)
+            patch.setattr(ChunkCycle, "_report", report)
             with pytest.raises(KeyboardInterrupt):
                 session.absorb(text[:32])
-        assert session._patience == Patience(1)
+        assert session.snapshot().meta["guards"]["patience"] == [1, 0]
         assert [e.index for e in learned(session, text[32:96])] == [0, 1, 2]
 
 
@@ -226,7 +228,7 @@ def test_falling_entropy_is_not_learnt(engine: Engine) -> None:
     with engine.session(small(min_entropy=0.5)) as session:
         for at, nats in enumerate((2.0, 1.5, 0.8, 0.9, 0.0)):
             for token in range(32):
-                session._append_written((token * 7 + at) % 250, nats)
+                appended(session, (token * 7 + at) % 250, nats)
             event = session.close_chunk()
             assert event is not None
             reasons.append(event.reason)
@@ -235,7 +237,7 @@ def test_falling_entropy_is_not_learnt(engine: Engine) -> None:
     with engine.session(small(min_entropy=0.0)) as session:
         for nats in (2.0, 0.0):
             for token in range(32):
-                session._append_written(token * 7 % 250, nats)
+                appended(session, token * 7 % 250, nats)
             event = session.close_chunk()
             assert event is not None
             assert event.committed
@@ -244,7 +246,7 @@ def test_falling_entropy_is_not_learnt(engine: Engine) -> None:
 def test_entropy_of_what_is_written_is_that_of_the_predictions(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
         session.write(text[:40], max_new_tokens=20, sampling=GREEDY)
-        tokens, written = session.tokens, session._written
+        tokens, written = session.tokens, session.loop.cycle.written
     with torch.no_grad():
         logits = engine.model.module(torch.tensor([tokens])).logits[0]
     plain = torch.distributions.Categorical(logits=logits[39:59]).entropy()

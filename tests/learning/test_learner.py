@@ -17,7 +17,7 @@ from templora.kvcache.window import WindowCache
 from templora.learning.learner import Learner
 from templora.learning.optimizer import Step
 from templora.lora import bank
-from templora.lora.bank import Layout, Route
+from templora.lora.slot import Layout
 from templora.runtime.metering import Meter
 from templora.testing import FAMILIES, tiny_engine
 
@@ -50,10 +50,14 @@ def flat_gradient(engine: Engine, layout: Layout, weights: torch.Tensor, ids: li
     return flat.grad
 
 
+def learner_of(session: Session) -> Learner:
+    return Learner(session.engine.runner, session.slot, session.config, Meter())
+
+
 def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk, cache: WindowCache) -> torch.Tensor:
     """What `Learner` hands to the optimiser, caught before clipping."""
     caught: list[torch.Tensor] = []
-    learner = Learner(engine.model, session._bank, session._slot, session.config, Meter())
+    learner = Learner(engine.runner, session.slot, session.config, Meter())
     real = Step.clipped
 
     def catch(gradient: torch.Tensor, most: float) -> Step:
@@ -62,7 +66,7 @@ def our_gradient(engine: Engine, session: Session, ids: list[int], chunk: Chunk,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "clipped", catch)
-        learner.stage(session._bank.state(session._slot), ids, chunk, cache)
+        learner.stage(session.slot.state, ids, chunk, cache)
     return caught[0]
 
 
@@ -73,8 +77,8 @@ def test_paper_gradient_is_the_plain_one(family: str, chunk: Chunk) -> None:
     engine = tiny_engine(family)
     with engine.session(small(context_gradients=True)) as session:
         with_random_adapter(session)
-        bank, weights = session._bank, session._bank.state(session._slot).weights
-        ours = our_gradient(engine, session, IDS, chunk, session._adapted.cache)
+        bank, weights = session.slot.bank, session.slot.state.weights
+        ours = our_gradient(engine, session, IDS, chunk, session.readers[0].cache)
         plain = flat_gradient(tiny_engine(family), bank.layout, weights, IDS, chunk)
         for (a, b), (c, d), t in zip(
             bank.layout.views(ours), bank.layout.views(plain), bank.layout.targets, strict=True
@@ -90,14 +94,14 @@ def test_cached_gradient_is_that_of_a_detached_context(family: str) -> None:
     chunk = Chunk(2, 0, 64, 96)
     with engine.session(small()) as session:
         with_random_adapter(session)
-        session._adapted.prepare(IDS[:64], 64, session.version)
-        ours = our_gradient(engine, session, IDS, chunk, session._adapted.cache)
+        session.readers[0].prepare(IDS[:64], 64, session.version)
+        ours = our_gradient(engine, session, IDS, chunk, session.readers[0].cache)
 
         from transformers import DynamicCache
 
-        bank, weights = session._bank, session._bank.state(session._slot).weights
+        bank, weights = session.slot.bank, session.slot.state.weights
         flat = weights.clone().requires_grad_()
-        route = Route(bank.layout.views(flat), session.config.scaling)
+        route = session.slot.route_of(flat)
         plain = DynamicCache()
         with bank.through(route):
             with torch.no_grad():
@@ -130,9 +134,9 @@ def test_cached_gradient_in_bf16_is_that_of_fp32(family: str, length: int) -> No
             parameter.data.mul_(0.5) if parameter.dim() > 1 else None
     with engine.session(small(chunk_size=length - middle, window=length)) as session:
         with_random_adapter(session)
-        session._adapted.prepare(ids[:middle], middle, session.version)
-        ours = our_gradient(engine, session, ids, chunk, session._adapted.cache)
-        layout, weights = session._bank.layout, session._bank.state(session._slot).weights
+        session.readers[0].prepare(ids[:middle], middle, session.version)
+        ours = our_gradient(engine, session, ids, chunk, session.readers[0].cache)
+        layout, weights = session.slot.layout, session.slot.state.weights
         flat = weights.bfloat16().float().requires_grad_()
         cache = DynamicCache()
         handles = []
@@ -169,9 +173,9 @@ def test_checkpointing_changes_no_bit_of_the_gradient(family: str, context_gradi
         config = small(context_gradients=context_gradients, checkpointing=checkpointing, dropout=0.1)
         with engine.session(config) as session:
             with_random_adapter(session)
-            session._adapted.prepare(IDS[:64], 64, session.version)
+            session.readers[0].prepare(IDS[:64], 64, session.version)
             runs.clear()
-            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session._adapted.cache))
+            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session.readers[0].cache))
             assert len(runs) == 1 + checkpointing
         assert not any("forward" in m.__dict__ for m in engine.model.module.modules())
     assert torch.equal(*found)
@@ -190,17 +194,17 @@ def test_checkpointing_goes_through_the_adapter_in_whichever_thread(monkeypatch:
 
         with engine.session(small(checkpointing=True)) as session:
             with_random_adapter(session)
-            session._adapted.prepare(IDS[:64], 64, session.version)
+            session.readers[0].prepare(IDS[:64], 64, session.version)
             if apart:
                 monkeypatch.setattr(engine.model, "nll_backward", in_a_thread)
-            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session._adapted.cache))
+            found.append(our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), session.readers[0].cache))
     assert torch.equal(*found)
 
 
 def test_learning_leaves_the_cache_alone(engine: Engine) -> None:
     with engine.session(small()) as session:
-        session._adapted.prepare(IDS[:64], 64, 0)
-        cache = session._adapted.cache
+        session.readers[0].prepare(IDS[:64], 64, 0)
+        cache = session.readers[0].cache
         held = [layer.keys[:, :, : cache.length] for layer in cache.layers]  # what lies beyond is no number yet
         before = [keys.clone() for keys in held], list(cache.versions), cache.next_position
         our_gradient(engine, session, IDS, Chunk(2, 0, 64, 96), cache)
@@ -218,7 +222,7 @@ def test_paper_context_is_the_last_train_context_tokens_after_the_opening(
     real = engine.model.hidden
     monkeypatch.setattr(engine.model, "hidden", lambda ids, *more: read.append(ids) or real(ids, *more))
     with engine.session(small(context_gradients=True, train_context=16, probe_tokens=0)) as session:
-        session._learner.learn(IDS, Chunk(2, 0, 64, 96), session._adapted.cache)
+        learner_of(session).learn(IDS, Chunk(2, 0, 64, 96), session.readers[0].cache)
     assert read == [IDS[:sinks] + IDS[48 + sinks : 95]]
 
 
@@ -238,8 +242,8 @@ def test_train_context_is_how_much_context_learning_sees(context_gradients: bool
         engine = Engine(model, engine.tokenizer)
         with engine.session(config) as session:
             with_random_adapter(session)
-            session._adapted.prepare(ids[:64], 64, session.version)
-            found.append(our_gradient(engine, session, ids, Chunk(2, 0, 64, 96), session._adapted.cache))
+            session.readers[0].prepare(ids[:64], 64, session.version)
+            found.append(our_gradient(engine, session, ids, Chunk(2, 0, 64, 96), session.readers[0].cache))
     assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-8)
     assert not torch.allclose(found[0], found[2], rtol=1e-2, atol=1e-6)
 
@@ -267,14 +271,14 @@ def test_masters_are_fp32_over_a_bf16_base(text: str) -> None:
     """A step of 5e-5 is lost in bf16 beside a weight of 0.1; the masters must keep it."""
     engine = tiny_engine(dtype=torch.bfloat16)
     with engine.session(small(learning_rate=5e-5, warmup_chunks=0)) as session:
-        before = session._bank.state(session._slot).weights.clone()
+        before = session.slot.state.weights.clone()
         session.absorb(text[:96])
-        after = session._bank.state(session._slot)
+        after = session.slot.state
         assert {after.weights.dtype, after.exp_avg.dtype, after.exp_avg_sq.dtype} == {torch.float32}
         moved = (after.weights != before).float().mean()
         assert moved > 0.95
-        a, _ = session._bank.layout.views(after.weights)[0]
-        assert (a.bfloat16() == session._bank.layout.views(before)[0][0].bfloat16()).float().mean() > 0.3
+        a, _ = session.slot.layout.views(after.weights)[0]
+        assert (a.bfloat16() == session.slot.layout.views(before)[0][0].bfloat16()).float().mean() > 0.3
 
 
 def test_gradients_are_clipped(engine: Engine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,9 +301,9 @@ def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
         engine = tiny_engine()
         with engine.session(small(dropout=dropout)) as session:
             session.absorb(text[:64])
-            weights.append(session._bank.state(session._slot).weights)
-            session._prepare(session._adapted)
-            read = session._adapted.next_logits(session.tokens)  # through the decoder's own route
+            weights.append(session.slot.state.weights)
+            session.loop.readers.prepare(session.readers[0])
+            read = session.readers[0].next_logits(session.tokens)  # through the decoder's own route
             assert torch.allclose(read, adapted_logits(session, session.tokens)[0, -1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(*weights)
 
@@ -341,8 +345,8 @@ def test_learning_is_one_adamw_over_all_chunks(engine: Engine) -> None:
     options: dict[str, Any] = {"learning_rate": 2e-3, "warmup_chunks": 4, "adam_epsilon": 1e-4, "weight_decay": 0.3}
     config = small(**options, epochs=2, max_grad_norm=0.5, context_gradients=True, window=128)
     with engine.session(config) as session:
-        bank, slot = session._bank, session._slot
-        weights = bank.state(slot).weights.clone().requires_grad_()
+        slot = session.slot
+        weights = slot.state.weights.clone().requires_grad_()
         plain = torch.optim.AdamW([weights], betas=(0.7, 0.99), lr=1.0, eps=1e-4, weight_decay=0.3)
         other = tiny_engine()
         for index in range(3):
@@ -350,13 +354,13 @@ def test_learning_is_one_adamw_over_all_chunks(engine: Engine) -> None:
             norms = []
             plain.param_groups[0]["lr"] = 2e-3 * (index + 1) / 4
             for _ in range(2):
-                weights.grad = flat_gradient(other, bank.layout, weights.detach(), IDS, chunk)
+                weights.grad = flat_gradient(other, slot.layout, weights.detach(), IDS, chunk)
                 norms.append(float(torch.nn.utils.clip_grad_norm_([weights], 0.5)))
                 plain.step()
-            update = session._learner.learn(IDS, chunk, session._adapted.cache)
+            update = learner_of(session).learn(IDS, chunk, session.readers[0].cache)
             assert update.committed
             assert update.grad_norm == pytest.approx(norms[-1], rel=1e-3)
-            state = bank.state(slot)
+            state = slot.state
             assert (state.steps, state.version) == (2 * index + 2, index + 1)
             assert torch.allclose(state.weights, weights, rtol=1e-3, atol=2e-5)
             for name in ("exp_avg", "exp_avg_sq"):
@@ -367,7 +371,7 @@ def test_the_loss_is_that_before_the_first_step(engine: Engine) -> None:
     found = []
     for epochs in (1, 3):
         with engine.session(small(epochs=epochs)) as session:
-            found.append(session._learner.learn(IDS, Chunk(0, 0, 0, 32), session._adapted.cache).loss)
+            found.append(learner_of(session).learn(IDS, Chunk(0, 0, 0, 32), session.readers[0].cache).loss)
     with torch.no_grad():
         logits = engine.model.module(torch.tensor([IDS[:31]])).logits[0]
     assert found == pytest.approx([float(F.cross_entropy(logits, torch.tensor(IDS[1:32])))] * 2, rel=1e-5)
@@ -389,7 +393,7 @@ def test_a_model_in_train_mode_is_read_in_eval_mode(text: str) -> None:
         engine.model.module.train(training)
         with engine.session(small()) as session:
             session.absorb(text[:64])
-            found.append(session._bank.state(session._slot).weights)
+            found.append(session.slot.state.weights)
         assert engine.model.module.training == training
     assert torch.equal(*found)
 
@@ -399,13 +403,13 @@ def test_a_model_in_train_mode_is_read_in_eval_mode(text: str) -> None:
 
 def test_an_exploding_rate_is_rolled_back_and_the_run_goes_on(engine: Engine, text: str) -> None:
     with engine.session(small(learning_rate=1e6, patience=0)) as session:
-        before = session._bank.state(session._slot)
+        before = session.slot.state
         kept = [x.clone() for x in (before.weights, before.exp_avg, before.exp_avg_sq)]
         events = learned(session, text[:200])
         assert len(events) == 6
         assert not any(e.committed for e in events)
         assert all("max_update" in e.reason for e in events)
-        assert session._bank.state(session._slot) is before
+        assert session.slot.state is before
         for now, then in zip((before.weights, before.exp_avg, before.exp_avg_sq), kept, strict=True):
             assert torch.equal(now, then)  # the optimiser forgets the rejected chunks too
         assert (session.version, before.steps) == (0, 0)
@@ -425,8 +429,8 @@ def test_weights_that_are_no_numbers_are_rolled_back(engine: Engine, text: str) 
 def test_what_is_not_finite_is_rolled_back(engine: Engine, text: str, poison: str) -> None:
     with engine.session(small()) as session, pytest.MonkeyPatch.context() as patch:
         learned(session, text[:64])
-        before = session._bank.state(session._slot)
-        served = session._bank._serving.clone()
+        before = session.slot.state
+        served = session.slot.serving.clone()
         if poison == "loss":
             patch.setattr(type(engine.model), "nll_backward", lambda *_: float("nan"))
         else:
@@ -435,8 +439,8 @@ def test_what_is_not_finite_is_rolled_back(engine: Engine, text: str, poison: st
         (event,) = learned(session, text[64:96])
         assert not event.committed
         assert f"the {poison} is not finite" in event.reason
-        assert session._bank.state(session._slot) is before
-        assert torch.equal(session._bank._serving, served)
+        assert session.slot.state is before
+        assert torch.equal(session.slot.serving, served)
 
 
 def test_a_written_chunk_that_repeats_itself_is_not_learnt(engine: Engine, text: str) -> None:

@@ -66,7 +66,7 @@ def test_the_loss_is_that_of_what_is_learnt(options: dict[str, Any]) -> None:
     with engine.session(small(chunk_size=64, window=128, learning="off")) as session:
         ids = session.encode(FIRST + SECOND)
         first = len(session.encode(FIRST))
-        session._prepare(session._adapted)
+        session.loop.readers.prepare(session.readers[0])
         scored = list(session.score_ids(ids[:first]))
         scored = [e for e in session.score_ids(ids[first:]) if isinstance(e, ChunkScored)]
     assert learned.loss == pytest.approx(scored[0].adapted_nll / scored[0].targets, rel=1e-4)
@@ -307,7 +307,7 @@ def test_after_a_stop_no_token_is_read_twice(engine: Engine, text: str) -> None:
                 for _ in session.absorb_ids(session.encode(said)):
                     pass
             scored = [e.adapted_nll for e in session.score_events(text[50:60]) if isinstance(e, ChunkScored)]
-            assert session._adapted.cache.next_token == len(session.tokens) - 1
+            assert session.readers[0].cache.next_token == len(session.tokens) - 1
             found.append((session.tokens, scored))
     assert found[0][0] == found[1][0]
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)

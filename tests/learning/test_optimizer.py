@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import fresh_slot
 from conftest import small
 
 from templora.learning import optimizer
 from templora.learning.optimizer import Staged, Step
-from templora.lora.bank import AdapterBank, AdapterState, Layout
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import AdapterState, Layout, Slot
 from templora.lora.targets import choose_targets
 from templora.testing import tiny_model
 
@@ -36,20 +38,20 @@ def same(a: AdapterState, b: AdapterState) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("weights", "exp_avg", "exp_avg_sq"))
 
 
-def bank_with(held: AdapterState | None = None) -> tuple[AdapterBank, int, AdapterState]:
-    """A bank, a slot, and what it holds."""
+def slot_with(held: AdapterState | None = None) -> tuple[Slot, AdapterState]:
+    """A slot, and what it holds."""
     model = tiny_model()
     bank = AdapterBank(model, Layout(choose_targets(model, small()), 4), torch.float32)
-    slot = bank.allocate(1)
-    bank.commit(slot, held or state(bank.layout.weights))
-    return bank, slot, bank.state(slot)
+    slot = fresh_slot(bank)
+    slot.commit(held or state(bank.layout.weights))
+    return slot, slot.state
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_steps_are_those_of_one_adamw_over_the_whole_vector(block: int, dtype: torch.dtype) -> None:
     config = small(epochs=3, weight_decay=0.1, adam_epsilon=1e-5, warmup_chunks=8)
-    bank, slot, before = bank_with()
-    size = bank.layout.weights
+    slot, before = slot_with()
+    size = slot.layout.weights
     gradients = [random(seed=s, size=size).to(dtype) for s in (3, 4, 5)]
     weights = before.weights.clone().requires_grad_()
     plain = torch.optim.AdamW([weights], betas=(0.7, 0.99), lr=config.learning_rate_at(2), eps=1e-5, weight_decay=0.1)
@@ -63,18 +65,18 @@ def test_the_steps_are_those_of_one_adamw_over_the_whole_vector(block: int, dtyp
     moved = float((weights.detach() - before.weights).square().mean().sqrt())
     assert staged.change() == pytest.approx(moved, rel=1e-4)
     assert torch.allclose(staged.weights, weights, rtol=1e-4, atol=1e-6)
-    staged.commit(bank, slot)
-    after = bank.state(slot)
+    staged.commit(slot)
+    after = slot.state
     assert torch.allclose(after.weights, weights, rtol=1e-4, atol=1e-6)
-    assert torch.equal(bank._serving[slot], after.weights)
+    assert torch.equal(slot.serving, after.weights)
     for name, moment in moments.items():
         assert torch.allclose(getattr(after, name), moment, rtol=1e-4, atol=1e-7), name
     assert (after.steps, after.version) == (9, 4)
 
 
 def test_nothing_changes_before_it_is_committed_and_nothing_twice(block: int) -> None:
-    bank, slot, before = bank_with()
-    size = bank.layout.weights
+    slot, before = slot_with()
+    size = slot.layout.weights
     staged = Staged(before, [Step.clipped(random(seed=3, size=size), 0.01)], small())
     wanted = staged.weights
     assert staged.change() == staged.change() > 0
@@ -82,10 +84,10 @@ def test_nothing_changes_before_it_is_committed_and_nothing_twice(block: int) ->
     assert same(before, state(size))
     assert torch.equal(staged.steps[0].gradient, random(seed=3, size=size))
     for _ in range(2):
-        staged.commit(bank, slot)
-        assert torch.equal(bank.state(slot).weights, wanted)
+        staged.commit(slot)
+        assert torch.equal(slot.state.weights, wanted)
         assert torch.equal(staged.weights, wanted)
-        assert (bank.state(slot).version, bank.state(slot).steps) == (4, 7)
+        assert (slot.state.version, slot.state.steps) == (4, 7)
 
 
 def test_weights_in_another_dtype_are_those_rounded(block: int) -> None:
@@ -107,8 +109,8 @@ def test_a_step_is_shortened_to_the_bound_and_no_further(block: int) -> None:
 def test_a_commit_that_is_interrupted_is_done_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C between two blocks: half an update must never serve."""
     monkeypatch.setattr(optimizer, "_BLOCK", {"cpu": 64})
-    bank, slot, before = bank_with()
-    staged = Staged(before, [Step.clipped(random(seed=3, size=bank.layout.weights), 1.0)], small())
+    slot, before = slot_with()
+    staged = Staged(before, [Step.clipped(random(seed=3, size=slot.layout.weights), 1.0)], small())
     wanted, real = staged.weights, optimizer.adamw
     calls = iter(range(1000))
 
@@ -119,8 +121,8 @@ def test_a_commit_that_is_interrupted_is_done_first(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(optimizer, "adamw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        staged.commit(bank, slot)
+        staged.commit(slot)
     assert next(calls) > 10
-    assert torch.equal(bank.state(slot).weights, wanted)
-    assert torch.equal(bank._serving[slot], wanted)
-    assert bank.state(slot).version == 4
+    assert torch.equal(slot.state.weights, wanted)
+    assert torch.equal(slot.serving, wanted)
+    assert slot.state.version == 4

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import logits
+from adapted import appended, logits
 from conftest import TEXT, small
 
 from templora import ChunkLearned, ChunkScored, ConfigError, Session
 from templora.chunks import Chunk
-from templora.decoding.reader import Adapter, Reader
+from templora.decoding.reader import Reader
 from templora.engine.engine import Engine
 from templora.learning.learner import Learner
 from templora.learning.pending import PendingUpdate
@@ -39,7 +39,7 @@ def life(session: Session) -> tuple[Any, ...]:
     events.append(session.close_chunk())
     events += session.stream(max_new_tokens=50)
     events.append(session.close_chunk())
-    state = session._bank.state(session._slot)
+    state = session.slot.state
     return session.tokens, [plain(e) for e in events], state, dict(session.meter.flops)
 
 
@@ -95,13 +95,13 @@ def test_the_delay_is_one_chunk(text: str) -> None:
     config, ids = parallel(dropout=0.1), list(text.encode())[:320]
     with tiny_engine().session(config) as session:
         scored = [e.adapted_nll for e in session.score_ids(ids) if isinstance(e, ChunkScored)]
-        found = session._bank.state(session._slot).weights.clone()
+        found = session.slot.state.weights.clone()
 
     engine = tiny_engine()
     with engine.session(config) as session:
-        bank, slot = session._bank, session._slot
-        learner = Learner(engine.model, bank, slot, config, Meter())
-        reader = Reader(engine.model, Adapter(bank, slot, config.scaling), config, 0, Meter())
+        slot = session.slot
+        learner = Learner(engine.runner, slot, config, Meter())
+        reader = Reader(engine.runner, slot, config, 0, Meter())
         expected, staged = [], None
         for index, start in enumerate(range(0, len(ids), config.chunk_size)):
             chunk = Chunk(index, max(0, start - config.context), start, start + config.chunk_size)
@@ -110,9 +110,9 @@ def test_the_delay_is_one_chunk(text: str) -> None:
             context = reader.cache.snapshot(chunk.first_target - 1, config.learn_context - 1)
             expected.append(float(reader.nll(ids[: chunk.end], chunk.first_target).double().sum()))
             if staged:
-                staged.commit(bank, slot)
-            staged, _ = learner.stage(bank.state(slot), ids, chunk, context)
-        assert torch.equal(bank.state(slot).weights, found)
+                staged.commit(slot)
+            staged, _ = learner.stage(slot.state, ids, chunk, context)
+        assert torch.equal(slot.state.weights, found)
     assert scored == expected
     with tiny_engine().session(small(dropout=0.1)) as session:
         at_once = [e.adapted_nll for e in session.score_ids(ids) if isinstance(e, ChunkScored)]
@@ -154,7 +154,7 @@ def test_a_chunk_under_the_brake_comes_after_the_one_in_training(engine: Engine,
     with engine.session(parallel(max_repetition=0.3)) as session:
         session.absorb(text[:32])
         for _ in range(32):
-            session._append_written(9, 1.0)
+            appended(session, 9, 1.0)
         events = [e for e in session.absorb_events(text[:40]) if isinstance(e, ChunkLearned)]
     assert [(e.index, e.committed, e.version) for e in events] == [(0, True, 1), (1, False, 1)]
 
@@ -199,16 +199,16 @@ def test_a_saved_adapter_holds_every_full_chunk_and_saving_changes_nothing(text:
                 assert session.version == 1
             session.write(max_new_tokens=40)
             found.append(session.tokens)
-            saved.append(session._bank.state(session._slot))
+            saved.append(session.slot.state)
     assert found[0] == found[1]
     with tiny_engine().session(small()) as session:
         session.load_adapter(tmp_path)
-        loaded = session._bank.state(session._slot).weights.clone()
+        loaded = session.slot.state.weights.clone()
     with tiny_engine().session(parallel()) as session:
         session.absorb(text[:70])
-        session._settle()
+        session.loop.cycle.settle()
         assert session.version == 2
-        assert torch.equal(session._bank.state(session._slot).weights, loaded)
+        assert torch.equal(session.slot.state.weights, loaded)
     assert load_file(tmp_path / "adapter_model.safetensors")
 
 
@@ -216,10 +216,10 @@ def test_an_adapter_is_loaded_over_what_is_being_learnt(engine: Engine, text: st
     with engine.session(parallel()) as session:
         session.absorb(text[:32])
         session.save_adapter(tmp_path)
-        weights = session._pending.stage().weights  # type: ignore[union-attr]
+        weights = session.loop.cycle.stage().weights  # type: ignore[union-attr]
         session.absorb(text[:32])
         session.load_adapter(tmp_path)
-        state = session._bank.state(session._slot)
+        state = session.slot.state
         assert torch.equal(state.weights, weights)
         assert (state.version, state.steps) == (3, 0)
         learned = [e.version for e in session.absorb_events(text[:40]) if isinstance(e, ChunkLearned)]
@@ -232,8 +232,7 @@ def test_what_is_not_sound_is_rolled_back_a_chunk_later(engine: Engine, text: st
         events = [e for e in session.absorb_events(text[:100]) if isinstance(e, ChunkLearned)]
         assert [(e.index, e.committed, e.version) for e in events] == [(0, False, 0), (1, False, 0)]
         assert "too large" in events[0].reason
-        assert session._pending is not None
-        assert session._pending.stage() is None
+        assert session.loop.cycle.stage() is None
 
 
 def test_a_model_that_rewrites_itself_learns_in_turn_only(text: str) -> None:
@@ -261,7 +260,7 @@ def test_an_error_in_training_is_the_sessions_and_the_chunk_is_tried_again(
 ) -> None:
     with tiny_engine().session(parallel()) as session:
         session.absorb(text[:150])
-        wanted = session._bank.state(session._slot).weights.clone()
+        wanted = session.slot.state.weights.clone()
     real = Learner.stage
     errors = iter([MemoryError("no room for it"), None, KeyboardInterrupt(), None, None, None, None])
 
@@ -284,4 +283,4 @@ def test_an_error_in_training_is_the_sessions_and_the_chunk_is_tried_again(
             session.absorb(text[90:100])
         session.absorb(text[96:150])
         assert session.version == 3
-        assert torch.equal(session._bank.state(session._slot).weights, wanted)
+        assert torch.equal(session.slot.state.weights, wanted)

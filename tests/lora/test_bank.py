@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import adapted_logits, logits, with_random_adapter
+from adapted import adapted_logits, fresh_slot, logits, with_random_adapter
 from conftest import small
 
 from templora import ConfigError, ModelError
 from templora.engine.engine import Engine
-from templora.lora.bank import AdapterBank, Layout
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import Layout, Slot
 from templora.lora.targets import choose_targets, linear_layers, parse_layers
+from templora.models.runner import through
 from templora.testing import FAMILIES, tiny_engine, tiny_model
 
 IDS = list(range(3, 43))
@@ -109,12 +111,12 @@ def test_rank_stabilised_scale_is_read(tmp_path: Path) -> None:
     with tiny_engine().session(small()) as session:
         with_random_adapter(session)
         session.save_adapter(tmp_path)
-        weights = session._bank.state(session._slot).weights.clone()
+        weights = session.slot.state.weights.clone()
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True, "lora_alpha": 4}))
     with tiny_engine().session(small()) as session:
         session.load_adapter(tmp_path)
-        assert torch.equal(session._bank.state(session._slot).weights, weights)
+        assert torch.equal(session.slot.state.weights, weights)
 
 
 def test_the_scale_that_is_advised_is_taken(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_the_scale_that_is_advised_is_taken(tmp_path: Path) -> None:
         session.load_adapter(tmp_path)
     with tiny_engine().session(small(rank=8, alpha=45.2548)) as session:
         session.load_adapter(tmp_path)
-        found, layout = session.adapter_weights(), session._bank.layout
+        found, layout = session.adapter_weights(), session.slot.layout
     for (a, b), (was_a, was_b) in zip(layout.views(found), layout.views(weights), strict=True):
         assert torch.equal(a, was_a)
         assert torch.allclose(b * (45.2548 / 8), was_b * (16 / 8**0.5), rtol=1e-6, atol=0)
@@ -212,7 +214,7 @@ def test_what_an_adapter_leaves_out_learns_from_a_fresh_start(dead: str, tmp_pat
     with tiny_engine().session(small(seed=5)) as session:
         fresh = session.adapter_weights()
         session.load_adapter(tmp_path)
-        layout, begun = session._bank.layout, session.adapter_weights()
+        layout, begun = session.slot.layout, session.adapter_weights()
         session.absorb("a chunk that all of it learns from, to the last layer of all")
         learnt = session.adapter_weights()
     pairs = zip(layout.targets, layout.views(begun), layout.views(learnt), layout.views(fresh), strict=True)
@@ -329,7 +331,7 @@ def test_first_weights_are_pefts() -> None:
     """A fills ±1/√inputs, B is zero: PEFT's kaiming_uniform_(a=√5), checked on a real init of the same sizes."""
     bank = bank_of(tiny_model(), rank=32)
     layout = bank.layout
-    for target, (a, b) in zip(layout.targets, layout.views(bank.state(bank.allocate(1)).weights), strict=True):
+    for target, (a, b) in zip(layout.targets, layout.views(fresh_slot(bank).state.weights), strict=True):
         theirs = torch.nn.init.kaiming_uniform_(
             torch.empty_like(a), a=5**0.5, generator=torch.Generator().manual_seed(2)
         )
@@ -339,44 +341,51 @@ def test_first_weights_are_pefts() -> None:
         assert b.abs().max() == 0
 
 
-def test_a_new_slot_leaves_the_others_rows_alone() -> None:
+def test_a_new_slot_leaves_the_others_alone() -> None:
+    """And where they are: what reads them by address goes on."""
     bank = bank_of(tiny_model())
-    slots = [bank.allocate(seed) for seed in (1, 2, 3)]
-    assert slots == [0, 1, 2]
+    slots = [fresh_slot(bank, seed) for seed in (1, 2)]
+    places = [slot.serving.data_ptr() for slot in slots]
+    slots.append(fresh_slot(bank, 3))
+    assert bank.slots == slots
     for slot in slots:
-        assert torch.equal(bank._serving[slot], bank.state(slot).weights)
+        assert torch.equal(slot.serving, slot.state.weights)
+    assert [slot.serving.data_ptr() for slot in slots[:2]] == places
 
 
-def test_slots_are_reused_and_wiped() -> None:
+def test_a_slot_that_is_freed_is_wiped() -> None:
     bank = bank_of(tiny_model())
-    first, second = bank.allocate(1), bank.allocate(2)
-    assert not torch.equal(bank.state(first).weights, bank.state(second).weights)
-    held = bank.state(second).weights.clone()
-    bank.release(first)
-    assert bank._serving[first].abs().max() == 0
-    assert torch.equal(bank._serving[second], held)
-    assert bank.allocate(3) == first
-    assert bank.used == 2
+    first, second = fresh_slot(bank, 1), fresh_slot(bank, 2)
+    assert not torch.equal(first.state.weights, second.state.weights)
+    held = second.state.weights.clone()
+    for _ in range(2):
+        bank.release(first)
+    assert first.is_empty
+    assert first.serving.abs().max() == 0
+    assert torch.equal(second.serving, held)
+    assert bank.slots == [second]
+    with pytest.raises(ModelError, match="is free"):
+        _ = first.state
 
 
 def test_an_interrupted_commit_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = bank_of(tiny_model())
-    slot = bank.allocate(1)
-    before, served = bank.state(slot), bank._serving.clone()
+    slot = fresh_slot(bank)
+    before, served = slot.state, slot.serving.clone()
     staged = replace(before, weights=before.weights + 1, version=1)
-    real, calls = bank._write, []
+    real, calls = Slot._write, []
 
-    def stopped(slot: int, state: Any) -> None:
-        real(slot, state)
+    def stopped(self: Slot, state: Any) -> None:
+        real(self, state)
         calls.append(state)
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(bank, "_write", stopped)
+    monkeypatch.setattr(Slot, "_write", stopped)
     with pytest.raises(KeyboardInterrupt):
-        bank.commit(slot, staged)
-    assert bank.state(slot) is before
-    assert torch.equal(bank._serving, served)
+        slot.commit(staged)
+    assert slot.state is before
+    assert torch.equal(slot.serving, served)
 
 
 def test_a_route_is_its_threads_own(engine: Engine) -> None:
@@ -385,8 +394,7 @@ def test_a_route_is_its_threads_own(engine: Engine) -> None:
     base = logits(engine, ids)
     with engine.session(small()) as session:
         with_random_adapter(session)
-        bank = session._bank
-        with bank.through(bank.serving(session._slot, 2.0)):
+        with through(session.slot.route):
             thread = threading.Thread(target=lambda: found.append(logits(engine, ids)))
             thread.start()
             thread.join()

@@ -20,6 +20,7 @@ from templora.engine.engine import Engine
 from templora.gguf.file import GgufFile
 from templora.lora.gguf import interleaved
 from templora.models.builtin import BUILTIN_MODELS
+from templora.models.runner import through
 from templora.testing import byte_tokenizer, tiny_engine
 
 
@@ -34,7 +35,7 @@ def test_the_file_holds_every_layer_under_llama_cpps_names(engine: Engine, tmp_p
     with engine.session(small()) as session:
         with_random_adapter(session)
         session.save_adapter(path)
-        layout, weights = session._bank.layout, session._bank.state(session._slot).weights
+        layout, weights = session.slot.layout, session.slot.state.weights
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     assert fields["general.architecture"] == "llama"
@@ -124,7 +125,7 @@ def test_llama_cpp_changes_its_predictions_as_we_do(family: str, tmp_path: Path)
     with Engine(model, byte_tokenizer()).session(small(rank=8)) as session:
         with_random_adapter(session)
         session.save_adapter(lora)
-        with torch.no_grad(), session._bank.through(session._bank.serving(session._slot, session.config.scaling)):
+        with torch.no_grad(), through(session.slot.route):
             ours = predicted(model)
     assert (ours - base).abs().max() > 0.05
     with LlamaCpp(path, 512, 1, lora) as rival:

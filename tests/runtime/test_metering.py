@@ -9,6 +9,7 @@ from conftest import small
 from torch.utils.flop_counter import FlopCounterMode
 
 from templora.engine.engine import Engine
+from templora.models.runner import through
 from templora.runtime import metering
 from templora.runtime.metering import Meter, ModelShape, peak_memory_bytes
 from templora.testing import FAMILIES, tiny_engine
@@ -35,11 +36,11 @@ def test_a_models_products_are_those_that_torch_counts(family: str) -> None:
     engine = tiny_engine(family)
     model = engine.model
     with engine.session(small()) as session, torch.no_grad():
-        adapter = session._bank.layout.weights
+        adapter = session.slot.layout.weights
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
         with (
             FlopCounterMode(display=False, custom_mapping=in_place) as counter,
-            session._bank.through(session._adapted.adapter.route),
+            through(session.slot.route),
         ):
             model.logits(model.hidden(list(range(40)), None)[:7])
     counts = counter.get_flop_counts()["Global"]
@@ -65,7 +66,7 @@ def test_a_session_counts_each_phase(engine: Engine, text: str) -> None:
     """A first chunk: scored by base and adapted reader, then learnt over itself; the next token needs a new cache."""
     shape = engine.model.shape
     with engine.session(small()) as session:
-        adapter = session._bank.layout.weights
+        adapter = session.slot.layout.weights
         session.score(text[:32])
         assert session.meter.flops == {
             "decode": 0,

@@ -18,6 +18,7 @@ from templora import Finished, ModelError, SamplingParams, Session
 from templora.engine.engine import Engine
 from templora.kernels.thread_team import Team
 from templora.kvcache.window import WindowCache
+from templora.learning.guards import Written
 from templora.runtime.signals import _State, deferrable, deferred, safe_point
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
 
@@ -55,7 +56,7 @@ def played(engine: Engine, text: str, which: Callable[[], bool], **options: Any)
 
         def write(upto: int, *stop: str) -> None:
             sampling, going_on = SamplingParams(temperature=1.5, stop=stop), len(session.tokens) > upto - 30
-            list(session.stream(max_new_tokens=rest(upto), sampling=sampling, score=True, going_on=going_on))
+            list(session.stream(max_new_tokens=rest(upto), sampling=sampling, score=True, resume=going_on))
 
         for upto, verb in (
             (40, lambda upto: list(session.absorb_ids(ids[len(session.tokens) : upto], learn=False))),
@@ -77,7 +78,7 @@ def played(engine: Engine, text: str, which: Callable[[], bool], **options: Any)
                 finally:
                     sys.settrace(None)
         list(session.absorb_ids([]))
-        return session.tokens, session.adapter_weights().tolist(), session._mixture.weights, drafts[-1]
+        return session.tokens, session.adapter_weights().tolist(), session.loop.scorer.mixture.weights, drafts[-1]
 
 
 @pytest.mark.parametrize("options", [{}, {"learning": "parallel"}, {"cache_reuse": 2}], ids=str)
@@ -91,27 +92,30 @@ def test_interrupted_between_two_steps(text: str, options: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("times", [1, 2, 40])
-def test_between_reading_a_token_and_appending_it(text: str, compiled: bool, times: int) -> None:
+def test_between_reading_a_token_and_appending_it(
+    text: str, compiled: bool, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one chunk, more often than the cache has room for."""
     found = []
     for interrupts in (0, times):
         with Engine(tiny_model(), byte_tokenizer(), compiled=compiled).session(small()) as session:
-            left, real = interrupts, session._append_written
+            left, written = interrupts, session.loop.cycle.written
+            real = type(written).append
 
-            def append(token: int, nats: float, real: Any = real) -> None:
+            def append(self: Written, at: int, nats: float, real: Any = real) -> None:
                 nonlocal left
                 if left:
                     left -= 1
                     raise KeyboardInterrupt
-                real(token, nats)
+                real(self, at, nats)
 
-            session._append_written = append  # type: ignore[method-assign]
+            monkeypatch.setattr(Written, "append", append)
             session.absorb(text[:70])
             while len(session.tokens) < 120:
                 try:
                     list(session.stream(max_new_tokens=120 - len(session.tokens), sampling=HOT))
                 except KeyboardInterrupt:
-                    cache = session._adapted.cache
+                    cache = session.readers[0].cache
                     assert cache.length <= cache.capacity
             found.append((session.tokens, session.adapter_weights().tolist()))
     assert found[0] == found[1]
@@ -157,14 +161,14 @@ def test_ctrl_c_at_any_moment(text: str) -> None:
 def test_the_compiled_step_writes_where_there_is_room_alone(text: str) -> None:
     with tiny_engine().session(small()) as session:
         session.write(text[:40], max_new_tokens=2)
-        reader, step = session._adapted, session._adapted._step
+        reader, step = session.readers[0], session.readers[0]._step
         assert step is not None
-        bank, route, cache = session._bank, reader.route, reader.cache
+        route, cache = reader.route, reader.cache
         length = cache.length
-        step(1, cache, bank, route)
+        step(1, cache, route)
         cache.versions += [0] * (cache.capacity - length)
         with pytest.raises(ModelError, match="there is no room"):
-            step(1, cache, bank, route)
+            step(1, cache, route)
         cache.truncate(length)
         for broken in (
             WindowCache(2, cache.capacity),  # of which nothing was made
@@ -174,12 +178,12 @@ def test_the_compiled_step_writes_where_there_is_room_alone(text: str) -> None:
             _with(cache, lambda t: t.transpose(2, 3)),
         ):
             with pytest.raises(ModelError, match="the window's cache is not"):
-                step(1, broken, bank, route)
+                step(1, broken, route)
         short = _with(cache, torch.clone)
         short.layers = short.layers[:1]
         with pytest.raises(ModelError, match="has 1 layers"):
-            step(1, short, bank, route)
-        assert torch.equal(step(1, cache, bank, route), step(1, _with(cache, torch.clone), bank, route))
+            step(1, short, route)
+        assert torch.equal(step(1, cache, route), step(1, _with(cache, torch.clone), route))
 
 
 def _with(cache: WindowCache, change: Callable[[torch.Tensor], torch.Tensor]) -> WindowCache:
@@ -195,7 +199,7 @@ def test_modules_write_where_there_is_room_alone(text: str) -> None:
     with Engine(tiny_model(), byte_tokenizer(), compiled=False).session(small()) as session:
         session.absorb(text[:40])
         session.write(max_new_tokens=1)
-        reader = session._adapted
+        reader = session.readers[0]
         with pytest.raises(ModelError, match="no room for 200 tokens"):
             reader.feed([1] * 200, logits=0)
         with pytest.raises(ModelError, match="was not read"):
@@ -257,7 +261,7 @@ def test_ctrl_c_ends_a_long_pass_at_its_next_layer(text: str) -> None:
             if len(calls) == 1:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        handle = session._engine.model.decoder.layers[0].register_forward_hook(hook)  # type: ignore[union-attr]
+        handle = session.engine.model.decoder.layers[0].register_forward_hook(hook)  # type: ignore[union-attr]
         with pytest.raises(KeyboardInterrupt):
             session.score(text[20:60])
         handle.remove()
@@ -270,8 +274,8 @@ def test_a_discard_that_is_interrupted_is_whole(text: str) -> None:
     assert isinstance(list(session.stream(text[:20], max_new_tokens=3))[-1], Finished)
     before = signal.signal(signal.SIGINT, lambda *_: (_ for _ in ()).throw(Stopped()))
     try:
-        real = session._engine.release
-        session._engine.release = lambda *a: (os.kill(os.getpid(), signal.SIGINT), real(*a))[1]  # type: ignore[method-assign, assignment]
+        real = session.engine.release
+        session.engine.release = lambda *a: (os.kill(os.getpid(), signal.SIGINT), real(*a))[1]  # type: ignore[method-assign, assignment]
         with pytest.raises(Stopped):
             session.discard()
     finally:

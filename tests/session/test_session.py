@@ -39,7 +39,7 @@ def test_chat_opens_with_one_bos() -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["lora.bank.first_weights", "session.session.Probe.draw", "methods.base.Method.begin"]
+    "where", ["engine.engine.first_weights", "engine.engine.Probe.draw", "methods.base.Method.begin"]
 )
 def test_a_session_that_could_not_begin_leaves_nothing(
     where: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +120,7 @@ def test_a_model_that_also_sees_gets_adapters_where_it_reads() -> None:
     )
     engine = Engine(hf.Gemma3ForConditionalGeneration(config).eval(), byte_tokenizer())
     with engine.session(small(layers="upper")) as session:
-        names = [t.name for t in session._bank.layout.targets]
+        names = [t.name for t in session.slot.layout.targets]
         assert len(names) == 7
         assert all("language_model.layers.1." in name for name in names)
         assert session.write("ab", max_new_tokens=40)
@@ -225,7 +225,7 @@ def test_writing_in_pieces_is_scored_whole(engine: Engine, text: str) -> None:
 def test_sessions_are_kept_apart_by_type(engine: Engine) -> None:
     """Sessions of one shape share a bank; another rank or other layers make another."""
     sessions = [engine.session(c) for c in (small(), small(seed=3), small(rank=2), small(layers="0"))]
-    banks = [s._bank for s in sessions]
+    banks = [s.slot.bank for s in sessions]
     assert banks[0] is banks[1]
     assert len({id(b) for b in banks}) == 3
     assert all(isinstance(s, Session) and s.discard().base_unchanged for s in sessions)

@@ -104,11 +104,11 @@ def test_what_is_written_again_is_what_goes_on(learning: str) -> None:
         session.write("once", max_new_tokens=150)
         expected = session.tokens
     with tiny_engine().session(settings) as session:
-        list(session.stream("once", max_new_tokens=150, again=expected[4:104]))
+        list(session.stream("once", max_new_tokens=150, forced_tokens=expected[4:104]))
         assert session.tokens == expected
     with tiny_engine().session(settings) as session:  # also if the model would have chosen others
         other = [(token + 1) % 200 for token in expected[4:104]]
-        list(session.stream("once", max_new_tokens=150, again=other))
+        list(session.stream("once", max_new_tokens=150, forced_tokens=other))
         assert session.tokens[4:104] == other
         assert session.tokens[104:] != expected[104:]
 

@@ -103,7 +103,7 @@ def measure(
             text_tokens = _read(run, cell, text, engine, session, progress)
             notes += _foreign(run.rows)
         kv_bytes = sum(reader.cache.bytes for reader in session.readers)
-        adapter_weights = session.readers[0 if cell.source.reads else 1].adapter.weights
+        adapter_weights = session.slot.layout.weights if cell.source.reads else 0
         seconds, flops = dict(session.meter.seconds), dict(session.meter.flops)
     assert session.receipt is not None
     clean = session.receipt.base_unchanged and session.receipt.discarded

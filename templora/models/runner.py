@@ -1,0 +1,108 @@
+"""`Runner`: the one caller of the model's forward pass, for whoever reads, scores, learns or writes.
+
+read    many tokens of one text, in a pass that is shared with nobody
+step    one token of each of several texts, one after another; the result of each depends on that one alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from templora.kvcache.window import WindowCache
+from templora.lora.slot import Route
+from templora.models.causal import CausalModel
+from templora.runtime.metering import Meter
+
+# (token, cache, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
+Step: TypeAlias = Callable[[int, WindowCache, Route | None], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One token of one text.
+
+    Args:
+        token: its id.
+        cache: holds all before it; takes it in.
+        route: the adapter; None: the bare base.
+        step: the compiled way; None: through the model's own modules.
+        meter: where FLOPs are counted.
+    """
+
+    token: int
+    cache: WindowCache
+    route: Route | None
+    step: Step | None
+    meter: Meter
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs one model.
+
+    Args:
+        model: the base.
+    """
+
+    model: CausalModel
+
+    def read(
+        self,
+        ids: list[int],
+        cache: Any,
+        position: int,
+        route: Route | None,
+        meter: Meter,
+        *,
+        logits: int = 0,
+    ) -> torch.Tensor:
+        """Final hidden states [len(ids), hidden size]; gradients are recorded if the caller has them recorded.
+
+        Args:
+            ids: what is read.
+            cache: what they see before them, a `WindowCache` or another of transformers'; None: nothing.
+            position: of the first.
+            route: the adapter; None: the bare base.
+            meter: where FLOPs are counted.
+            logits: how many rows will be turned into logits, for that count.
+        """
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        meter.count(self.model.shape.forward(len(ids), seen, logits, weights_of(route)))
+        with through(route):
+            return self.model.hidden(ids, cache, position)
+
+    @torch.no_grad()
+    def step(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """fp32 logits [vocabulary] of what follows each row's token, which is in the row's cache then."""
+        return [self._token(row) for row in rows]
+
+    def _token(self, row: Row) -> torch.Tensor:
+        cache = row.cache
+        if row.step is None or not cache.length:  # a first token has no cache to share yet
+            hidden = self.read([row.token], cache, cache.next_position, row.route, row.meter, logits=1)
+            logits = self.model.logits(hidden)[0]
+        else:
+            row.meter.count(self.model.shape.forward(1, cache.length, 1, weights_of(row.route)))
+            logits = row.step(row.token, cache, row.route)
+        cache.advance(1, cache.served_version)
+        return logits
+
+
+@contextmanager
+def through(route: Route | None) -> Iterator[None]:
+    """The calling thread's passes inside go through this adapter; None: as they went."""
+    if route is None:
+        yield
+        return
+    with route.bank.through(route):
+        yield
+
+
+def weights_of(route: Route | None) -> int:
+    """Weights of the adapter that a pass goes through."""
+    return 0 if route is None else route.bank.layout.weights

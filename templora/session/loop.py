@@ -1,0 +1,187 @@
+"""`Loop`: the parts that a session is made of, and the loop that takes a text through them.
+
+source ─► take: some tokens ─► transcript ─► chunk full? ─► cycle: learn it ─► pass on what became of it ─┐
+  ▲                                                                                                    │
+  └────────────────────────────────────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from templora.config import TempLoraConfig
+from templora.decoding.plans import Plan, Work
+from templora.errors import SessionClosed
+from templora.learning.learner import Learner
+from templora.lora.slot import AdapterState, Slot
+from templora.methods.base import MethodState
+from templora.models.runner import Runner, Step
+from templora.runtime.metering import Meter
+from templora.runtime.signals import deferred
+from templora.session.chunk_cycle import ChunkCycle, Lesson
+from templora.session.fitting import Like, check, most_bytes
+from templora.session.readers import Readers
+from templora.session.scoring import Scorer
+from templora.session.snapshot import STATE, Snapshot
+from templora.session.sources import Source, told
+from templora.session.transcript import Transcript
+from templora.session.unseen import Unseen
+
+
+class Loop:
+    """The life of one text.
+
+    Args:
+        config: of the session.
+        opening: tokens before every text.
+        slot: the adapter.
+        runner: runs the base.
+        learner: of the slot.
+        memory: how what is before a chunk is kept.
+        meter: where time and FLOPs are counted.
+        lesson: what is learnt of a chunk; None: the chunk.
+        new_step: how a new reader is to decode one token.
+
+    Attributes:
+        text, unseen, readers, scorer, cycle: its parts.
+        seed: of the random numbers that tokens are chosen by.
+        ended: it was discarded.
+    """
+
+    def __init__(
+        self,
+        config: TempLoraConfig,
+        opening: Sequence[int],
+        slot: Slot,
+        runner: Runner,
+        learner: Learner,
+        memory: MethodState,
+        meter: Meter,
+        lesson: Lesson | None,
+        new_step: Callable[[], Step | None],
+    ) -> None:
+        self.config, self.slot, self.meter, self.seed, self.ended = config, slot, meter, config.seed, False
+        self.text, self.unseen = Transcript(opening, config.chunk_size, config.context), Unseen()
+        self.readers = Readers(runner, slot, config, self.text, memory, meter, new_step)
+        self.scorer = Scorer(config, self.text, self.readers, learner, meter, shares=lesson is None)
+        self.cycle = ChunkCycle(config, self.text, self.readers, self.scorer, learner, slot, meter, lesson)
+        self._model = runner.model
+
+    def run(self, source: Source) -> Plan[None]:
+        """Wherever tokens come from: some of them, and, when the chunk is full, what is learnt of it."""
+        yield Work(self.enter)
+        # A chunk may have filled up just before a caller stopped listening.
+        yield from self._close_if_full()
+        yield from told(self.cycle.events)
+        while source.goes_on:
+            self.alive()
+            yield from source.take()
+            yield from self._close_if_full()
+            yield from source.pass_on(self.cycle.events)
+
+    def _close_if_full(self) -> Plan[None]:
+        self.alive()
+        if not self.text.room:
+            yield Work(self.cycle.close, "learn")
+            if self.cycle.learns_later:
+                yield Work(self.cycle.stage, "learn", later=True)
+
+    def enter(self) -> None:
+        """What each verb begins with: all that there is says the same again, where one was interrupted half-way."""
+        self.alive()
+        if self.unseen.since is not None:
+            self.take_back(self.unseen.since)
+            self.unseen.since = None
+        self._tidy()
+        self.cycle.remember()
+
+    def take_back(self, end: int) -> None:
+        """Makes the text end at token `end` again, with all else as it was then: nobody has seen what came after it."""
+        with deferred():
+            if crossed := self.unseen.take_back(end):
+                self.restore(self.text.tokens[: crossed[0]], crossed[1])
+                self.cycle.events.clear()
+            del self.text.tokens[end:]
+            self._tidy()
+
+    def _tidy(self) -> None:
+        with deferred():
+            self.text.tidy()
+            self.cycle.written.cut(len(self.text))
+            self.readers.tidy()
+
+    def end(self) -> None:
+        """Lets go of everything that holds weights, keys or values."""
+        self.ended = True
+        del self.readers, self.scorer, self.cycle, self._model
+
+    def alive(self) -> None:
+        """Raises `SessionClosed` if it is not."""
+        if self.ended:
+            raise SessionClosed("this session has been discarded")
+
+    # Snapshots -------------------------------------------------------------------------------------------------
+
+    def snapshot(self, copy: bool = True) -> Snapshot:
+        """All of it but the tokens; without `copy`, views of use until it goes on."""
+        state, readers, cycle = self.slot.state, self.readers.state(), self.cycle.state()
+        # An adapter that has learnt nothing is what the seed gives.
+        own = {name: getattr(state, name) for name in STATE if state.version}
+        tensors = {**own, **readers.tensors, **cycle.tensors}
+        meta = {
+            **self.text.state(),
+            **self.unseen.state(),
+            **readers.meta,
+            **cycle.meta,
+            "caches": {**readers.meta["caches"], **cycle.meta["caches"]},
+            "version": state.version,
+            "steps": state.steps,
+            "seed": self.seed,
+            "mixture": self.scorer.state(),
+            "meter": [self.meter.seconds, self.meter.flops],
+        }
+        return Snapshot({name: t.clone() for name, t in tensors.items()} if copy else tensors, meta)
+
+    def check(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Raises `TextError` if a snapshot cannot be one of this session, with these tokens."""
+        check(snapshot, self._like(len(tokens)))
+
+    def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """Becomes what a snapshot was taken of."""
+        meta, slot = snapshot.meta, self.slot
+        # Copies, since learning edits an adapter's state in place and the snapshot may be restored again.
+        tensors = {k: t.to(slot.bank.device, copy=True) for k, t in snapshot.tensors.items()}
+        self.cycle.drop()
+        if meta["version"]:
+            weights, first, second = (tensors[name] for name in STATE)
+            slot.commit(AdapterState(weights, first, second, meta["steps"], meta["version"]))
+        self.text.load_state(tokens, meta)
+        self.unseen.load_state(meta)
+        self.readers.load_state(tensors, meta)
+        self.scorer.load_state(meta["mixture"])
+        self.cycle.load_state(tensors, meta)
+        self.seed = meta.get("seed", self.seed)  # older ones hold the state of a generator, which is of no use now
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """About as many as a snapshot holds."""
+        return len(STATE) * 4 * self.slot.layout.weights + self.readers.adapted.cache.bytes
+
+    @property
+    def max_snapshot_bytes(self) -> int:
+        """More than any snapshot takes."""
+        return most_bytes(self._like(len(self.text)), self.readers.method_tensors)
+
+    def _like(self, tokens: int) -> Like:
+        """What a snapshot is like, with so many tokens."""
+        c = self.config
+        return Like(
+            tokens=tokens,
+            chunk_size=c.chunk_size,
+            window=c.window,
+            positions=self._model.max_positions,
+            weights=self.slot.layout.weights,
+            entries=self._model.entries,
+            memory=self.readers.fits,
+            context=c.learning == "parallel" and not c.context_gradients,
+        )

@@ -1,0 +1,256 @@
+"""Where the next tokens of a text come from: they are given, given and scored, or sampled.
+
+The loop (`Session`) is the same for all. It asks a source to `take` what comes next, never beyond the end of the open
+chunk; closes the chunk if it is full; and has the source `pass_on` what became of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from templora.decoding.plans import Plan, Token, Work
+from templora.decoding.stopping import Cut, Held
+from templora.events import END, Absorbed, ChunkLearned, Event, Finished, FinishReason, TokenEvent
+from templora.sampling import Sampler, entropy_of
+from templora.session.scoring import Scorer
+from templora.session.transcript import Transcript
+from templora.text import spelled
+
+if TYPE_CHECKING:
+    from templora.session.loop import Loop
+
+
+class Source(Protocol):
+    """Where tokens come from."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there are more."""
+
+    def take(self) -> Plan[None]:
+        """Appends what comes next, of the open chunk at most."""
+
+    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+        """What to say after that, and of what became of chunks meanwhile."""
+
+
+class Given:
+    """Tokens that are given.
+
+    Args:
+        transcript: where they go.
+        ids: they.
+        learn: whether they are in the loss.
+    """
+
+    def __init__(self, transcript: Transcript, ids: Sequence[int], learn: bool) -> None:
+        self._text, self._ids, self._learn = transcript, ids, learn
+        self._done = 0
+
+    @property
+    def goes_on(self) -> bool:
+        return self._done < len(self._ids)
+
+    def take(self) -> Plan[None]:
+        piece = self._ids[self._done : self._done + self._text.room]
+        self._text.give(piece, learn=self._learn)
+        self._done += len(piece)
+        yield from ()
+
+    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+        yield from told(learned)
+        yield Absorbed(self._done, len(self._ids))
+
+
+class Scored(Given):
+    """Tokens that are given, each chunk predicted before it is learnt.
+
+    Args:
+        transcript, ids: as for `Given`.
+        scorer: predicts them.
+        base, adapted: whose predictions are wanted.
+    """
+
+    def __init__(
+        self, transcript: Transcript, ids: Sequence[int], scorer: Scorer, *, base: bool, adapted: bool
+    ) -> None:
+        super().__init__(transcript, ids, True)
+        self._scorer, self._base, self._adapted = scorer, base, adapted
+
+    def take(self) -> Plan[None]:
+        piece = list(self._ids[self._done : self._done + self._text.room])
+        scored = yield Work(lambda: self._scorer.given(piece, base=self._base, adapted=self._adapted), "score")
+        self._done += len(piece)
+        yield scored
+
+
+class Sampled:
+    """Tokens that the model writes.
+
+    Args:
+        loop: of the session.
+        tokenizer: of the model.
+        sampler: chooses them.
+        ends: those that end the text.
+        most: how many.
+        score: whether what is written is scored, before it is learnt.
+        known: what the first of them are known to be.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        tokenizer: Any,
+        sampler: Sampler,
+        ends: Sequence[int],
+        most: int,
+        score: bool,
+        known: Sequence[int],
+    ) -> None:
+        self._loop, self._text, self._unseen = loop, loop.text, loop.unseen
+        self._tokenizer, self._sampler = tokenizer, sampler
+        self._ends, self._most, self._score, self._known = {*ends, END}, most, score, deque(known)
+        self._taken_back = self._unseen.taken_back
+        self._held = self._begin_held()
+        self._prepared: tuple[int, int] | None = None
+        self._reason: FinishReason = "length"
+        self._written = self._shown = 0
+        self._last = False  # nothing comes after the newest token
+        self._cut: Cut | None = None
+        self._rest: deque[int] | None = None  # after a stop text: what its first token says before it, and an end
+        self._text_left = ""
+
+    def _begin_held(self) -> Held:
+        unshown = self._unseen.unshown(len(self._text))
+        return Held(self._tokenizer, self._text.tokens[-4 - unshown :], self._sampler.params.stops, unshown)
+
+    @property
+    def goes_on(self) -> bool:
+        if self._rest is not None:
+            return bool(self._rest)
+        return self._reason == "length" and self._wants_more
+
+    @property
+    def _wants_more(self) -> bool:
+        return bool(self._known) or self._written < self._most
+
+    def take(self) -> Plan[None]:
+        if self._rest is not None:
+            # A run that knows what was written ends in the same way.
+            token = yield from self._draw(self._rest)
+            yield from self._before_close(last=token == END)
+            return
+        token = yield from self._draw(self._known)
+        if token in self._ends:
+            self._reason = "stop"
+        else:
+            self._held.token(len(self._text) - 1, token)
+            self._written += 1
+        self._last = self._reason == "stop" or not self._wants_more
+        self._cut = self._held.cut(last=self._last)
+        if self._cut:
+            yield from self._end_at(self._cut)
+            return
+        yield from self._show()
+        yield from self._before_close(last=self._last)
+
+    def _draw(self, known: deque[int]) -> Plan[int]:
+        """The next token, appended if it is no end; the first of those that are known, if any are."""
+        text, readers = self._text, self._loop.readers
+        if self._sampler.params.stops:
+            self._unseen.begin(len(text))
+        if self._prepared is None or not readers.is_prepared(self._prepared):
+            yield Work(self._prepare, "read")
+            self._prepared = readers.prepared_for
+        forced = known[0] if known else None
+        token, nats = yield Token(readers.adapted, text.tokens, lambda logits: self._choose(logits, forced))
+        if known:
+            known.popleft()
+        if token in self._ends:
+            text.end()
+        else:
+            self._loop.cycle.written.append(len(text), nats)
+            text.tokens.append(token)
+        chosen: int = token
+        return chosen
+
+    def _prepare(self) -> None:
+        self._loop.readers.prepare(self._loop.readers.adapted)
+        self._loop.readers.adapted.ready()
+
+    def _choose(self, logits: torch.Tensor, known: int | None) -> tuple[int, float]:
+        """The token that comes next, chosen unless it is known, and the entropy of what is predicted."""
+        text, token = self._text, known
+        if token is None:
+            token = self._sampler(logits, text.tokens[-self._loop.config.window :], len(text), text.ends)
+        return token, entropy_of(logits) if self._loop.config.min_entropy else 0.0
+
+    def _before_close(self, last: bool) -> Plan[None]:
+        """What is to be done before the open chunk is closed, if it is full, and at the last token."""
+        full = not self._text.room
+        if full and self._unseen.since is not None:
+            before = yield Work(self._loop.snapshot)
+            self._unseen.crossing(len(self._text), before)
+        if self._score and (full or last):
+            scored = yield Work(self._loop.scorer.written, "score")
+            if scored:
+                yield from self._say(scored)
+
+    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+        for event in told(learned):
+            yield from self._say(event)
+        if self._unseen.taken_back != self._taken_back and self._rest is None:
+            # By another verb, called meanwhile: what was not shown is written anew.
+            self._held, self._taken_back = self._begin_held(), self._unseen.taken_back
+            self._reason, self._written = "length", self._shown
+
+    def _say(self, event: Event) -> Iterator[Event]:
+        """An event, when everything that was written before it is shown."""
+        if self._rest is not None:
+            yield event
+            return
+        self._held.other(event)
+        yield from self._show()
+
+    def _show(self) -> Iterator[Event]:
+        """What need not wait any longer."""
+        unseen = self._unseen
+        for event in self._held.shown(last=self._last):
+            if isinstance(event, TokenEvent):
+                self._shown += 1
+                unseen.seen(event.index + 1, self._held.unshown)
+            yield event
+            if unseen.taken_back != self._taken_back:
+                return
+        unseen.catch_up(len(self._text))
+
+    def _end_at(self, cut: Cut) -> Plan[None]:
+        """Takes a stop text back. What its first token says before it is written anew, in tokens of its own."""
+        self._text_left = self._held.flush()
+        self._unseen.whole()
+        yield Work(lambda: self._loop.take_back(len(self._text) - cut.tokens))
+        self._taken_back, self._last = self._unseen.taken_back, True
+        yield from self._show()
+        ids = spelled(self._tokenizer, self._text.tokens[-4:], cut.rest)
+        self._rest = deque([*ids, END])
+        self._written, self._reason = self._written - cut.tokens + len(ids), "stop"
+        self._text_left = cut.broken + (cut.rest if ids else "")
+
+    def finish(self) -> Iterator[Event]:
+        """The end of writing."""
+        if self._rest is None:
+            self._text_left = self._held.flush()
+            self._unseen.whole()
+        else:
+            self._unseen.all_seen()
+        yield Finished(self._written, self._reason, self._text_left)
+
+
+def told(learned: deque[ChunkLearned]) -> Iterator[ChunkLearned]:
+    """What became of chunks; each is forgotten when it is handed over."""
+    while learned:
+        yield learned.popleft()
