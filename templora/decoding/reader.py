@@ -63,6 +63,11 @@ class Reader:
         _ = self._step
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether its next token does not go through the model's modules."""
+        return self._step is not None and bool(self.cache.length)
+
+    @property
     def route(self) -> Route | None:
         """The adapter that it reads through now."""
         return None if self.slot is None else self.slot.route

@@ -26,7 +26,8 @@ import torch
 
 from templora.config import TempLoraConfig
 from templora.decoding.cuda_graph import CudaGraphStep
-from templora.decoding.plans import Kind, Plan, driven
+from templora.decoding.plans import Kind, Plan, Work, driven
+from templora.engine.scheduler import SLICE, Scheduler
 from templora.errors import ConfigError, ModelError, OptionError, TextError
 from templora.events import Event
 from templora.learning.probe import PASSAGE, Probe
@@ -148,6 +149,7 @@ class Engine:
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
         self._rates: dict[tuple[Target, ...], float] = {}
+        self._scheduler: Scheduler | None = None
         self._probes: dict[tuple[int, ...], Probe] = {}
         self._stays: list[Stay] = []
         self._abandoned: deque[Stay] = deque()  # of sessions that nobody holds any more
@@ -276,14 +278,53 @@ class Engine:
         """Called at each adapted layer of every pass, on the way forward and back."""
         safe_point()
         governor.tick()
+        if self._scheduler is not None:
+            self._scheduler.between()
+
+    @contextmanager
+    def shared(self, slice_seconds: float = SLICE) -> Iterator[Scheduler]:
+        """Inside, the sessions of all threads are served together by a thread of the engine's own: each gets its tokens
+        in turn, also while another one learns. What each writes and learns is what it would alone.
+
+        Args:
+            slice_seconds: how long one's learning keeps the others from their next tokens.
+
+        Raises:
+            ModelError: it is shared already.
+        """
+        scheduler = Scheduler(self.step, slice_seconds)
+        with self.shared_by(scheduler):
+            scheduler.start()
+            try:
+                yield scheduler
+            finally:
+                scheduler.stop()
+
+    @contextmanager
+    def shared_by(self, scheduler: Scheduler) -> Iterator[None]:
+        """`shared` for who drives a scheduler of their own, and calls its `step` from one thread."""
+        if self._scheduler is not None:
+            raise ModelError("this engine is shared already")
+        self._scheduler = scheduler
+        try:
+            yield
+        finally:
+            scheduler.stop()
+            self._scheduler = None
 
     def do(self, what: Callable[[], _R], kind: Kind = "other") -> _R:
         """Does something with the model, when nobody else does."""
+        scheduler = self._scheduler
+        if scheduler is not None and not scheduler.is_here:
+            return self.run(_one(what, kind))
         with self.step():
             return what()
 
     def drive(self, plan: Plan[_R]) -> Generator[Event, None, _R]:
         """The events of a plan, whose needs are met as they come."""
+        scheduler = self._scheduler
+        if scheduler is not None and not scheduler.is_here:
+            return (yield from scheduler.events(plan))
         return (yield from driven(plan, self.step))
 
     def run(self, plan: Plan[_R], each: Callable[[Event], object] = lambda _: None) -> _R:
@@ -442,6 +483,9 @@ class Engine:
 
         May be called twice; a `with` does it at its end.
         """
+        if self._scheduler is not None:
+            self._scheduler.stop()
+            self._scheduler = None
         with self.lock:
             if self._model is None:
                 return
@@ -570,6 +614,12 @@ class Engine:
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         }
+
+
+def _one(what: Callable[[], _R], kind: Kind) -> Plan[_R]:
+    """A plan that needs one thing."""
+    answer: _R = yield Work(what, kind)
+    return answer
 
 
 def _check_types(config: object, method: object, lesson: object) -> None:

@@ -129,8 +129,8 @@ class Patience:
 def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any]:
     """What a snapshot has to say about them."""
     return {
-        "spans": written.spans,
-        "entropies": written.entropies,
+        "spans": list(written.spans),
+        "entropies": list(written.entropies),
         "brake": [brake.entropy, brake.tokens],
         "patience": [patience.rolled_back, patience.paused],
     }

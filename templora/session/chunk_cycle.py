@@ -17,7 +17,7 @@ import torch
 
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
-from templora.events import ChunkLearned
+from templora.events import ChunkLearned, ChunkScored
 from templora.kvcache.window import WindowCache
 from templora.learning import guards
 from templora.learning.guards import Brake, Patience, Written
@@ -46,7 +46,7 @@ class ChunkCycle:
         lesson: what is learnt of a chunk; None: the chunk.
 
     Attributes:
-        events: what became of chunks, and nobody was told yet.
+        events: of chunks, that nobody was told yet.
         written: what of the open chunk the model wrote.
     """
 
@@ -63,7 +63,7 @@ class ChunkCycle:
     ) -> None:
         self._config, self._text, self._readers, self._scorer = config, transcript, readers, scorer
         self._learner, self._slot, self._meter, self._lesson = learner, slot, meter, lesson
-        self.events: deque[ChunkLearned] = deque()
+        self.events: deque[ChunkLearned | ChunkScored] = deque()
         self.written, self._brake, self._patience = Written(), Brake(), Patience()
         self._finished: Chunk | None = None  # a chunk that is closed, which the method has still to take in
         self._pending = PendingUpdate(learner, slot) if config.learning == "parallel" else None

@@ -14,6 +14,7 @@ from templora.decoding.plans import Plan, Work
 from templora.errors import SessionClosed
 from templora.learning.learner import Learner
 from templora.lora.slot import AdapterState, Slot
+from templora.lora.targets import first_weights
 from templora.methods.base import MethodState
 from templora.models.runner import Runner, Step
 from templora.runtime.metering import Meter
@@ -92,6 +93,7 @@ class Loop:
         if self.unseen.since is not None:
             self.take_back(self.unseen.since)
             self.unseen.since = None
+        self.cycle.events.extendleft(reversed(self.unseen.put_back()))
         self._tidy()
         self.cycle.remember()
 
@@ -113,6 +115,7 @@ class Loop:
     def end(self) -> None:
         """Lets go of everything that holds weights, keys or values."""
         self.ended = True
+        self.cycle.drop()
         del self.readers, self.scorer, self.cycle, self._model
 
     def alive(self) -> None:
@@ -138,7 +141,7 @@ class Loop:
             "steps": state.steps,
             "seed": self.seed,
             "mixture": self.scorer.state(),
-            "meter": [self.meter.seconds, self.meter.flops],
+            "meter": [dict(self.meter.seconds), dict(self.meter.flops)],
         }
         return Snapshot({name: t.clone() for name, t in tensors.items()} if copy else tensors, meta)
 
@@ -155,6 +158,9 @@ class Loop:
         if meta["version"]:
             weights, first, second = (tensors[name] for name in STATE)
             slot.commit(AdapterState(weights, first, second, meta["steps"], meta["version"]))
+        elif slot.version:  # it had learnt nothing yet
+            fresh = first_weights(slot.layout.targets, slot.layout.rank, self.config.seed)
+            slot.commit(AdapterState.fresh(fresh.to(slot.bank.device)))
         self.text.load_state(tokens, meta)
         self.unseen.load_state(meta)
         self.readers.load_state(tensors, meta)

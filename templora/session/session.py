@@ -172,7 +172,7 @@ class Session:
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
-        yield from self.engine.drive(self.loop.run(Given(self.loop.text, ids, yes("learn", learn))))
+        yield from self.engine.drive(self.loop.run(Given(self.loop, ids, yes("learn", learn))))
 
     def score(self, text: str) -> Score:
         """Predicts a given text, each chunk before it is learnt, by the base and with the adapter."""
@@ -198,7 +198,7 @@ class Session:
                 The mixture needs both.
         """
         self._known(ids)
-        source = Scored(self.loop.text, ids, self.loop.scorer, base=base, adapted=adapted)
+        source = Scored(self.loop, ids, base=base, adapted=adapted)
         yield from self.engine.drive(self.loop.run(source))
 
     def write(
@@ -254,7 +254,7 @@ class Session:
         )
         sampling = SamplingParams.of(sampling)
         self._known([token for token in forced_tokens if token != END])
-        given = Given(self.loop.text, self.encode(prompt, chat=how.chat), how.learn_prompt)
+        given = Given(self.loop, self.encode(prompt, chat=how.chat), how.learn_prompt)
         yield from self.engine.drive(self._writing(given, how, sampling, forced_tokens, resume))
 
     def preview(
@@ -307,15 +307,20 @@ class Session:
         """
         self._alive()
         learned = self.loop.cycle.events
-        known = len(learned)
 
-        def close() -> None:
+        def close() -> int:
             self.loop.enter()
+            known = len(learned)
             self.loop.cycle.close()
             self.loop.cycle.settle()
+            return known
 
-        self.engine.do(close, "learn")
-        return learned.pop() if len(learned) > known else None
+        known = self.engine.do(close, "learn")
+        last = learned[-1] if len(learned) > known else None
+        if not isinstance(last, ChunkLearned):
+            return None
+        learned.pop()
+        return last
 
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""

@@ -14,10 +14,8 @@ import torch
 
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.stopping import Cut, Held
-from templora.events import END, Absorbed, ChunkLearned, Event, Finished, FinishReason, TokenEvent
+from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.sampling import Sampler, entropy_of
-from templora.session.scoring import Scorer
-from templora.session.transcript import Transcript
 from templora.text import spelled
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ class Source(Protocol):
     def take(self) -> Plan[None]:
         """Appends what comes next, of the open chunk at most."""
 
-    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+    def pass_on(self, learned: deque[ChunkLearned | ChunkScored]) -> Iterator[Event]:
         """What to say after that, and of what became of chunks meanwhile."""
 
 
@@ -42,13 +40,13 @@ class Given:
     """Tokens that are given.
 
     Args:
-        transcript: where they go.
+        loop: of the session.
         ids: they.
         learn: whether they are in the loss.
     """
 
-    def __init__(self, transcript: Transcript, ids: Sequence[int], learn: bool) -> None:
-        self._text, self._ids, self._learn = transcript, ids, learn
+    def __init__(self, loop: Loop, ids: Sequence[int], learn: bool) -> None:
+        self._loop, self._text, self._ids, self._learn = loop, loop.text, ids, learn
         self._done = 0
 
     @property
@@ -61,7 +59,7 @@ class Given:
         self._done += len(piece)
         yield from ()
 
-    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+    def pass_on(self, learned: deque[ChunkLearned | ChunkScored]) -> Iterator[Event]:
         yield from told(learned)
         yield Absorbed(self._done, len(self._ids))
 
@@ -70,22 +68,21 @@ class Scored(Given):
     """Tokens that are given, each chunk predicted before it is learnt.
 
     Args:
-        transcript, ids: as for `Given`.
-        scorer: predicts them.
+        loop, ids: as for `Given`.
         base, adapted: whose predictions are wanted.
     """
 
-    def __init__(
-        self, transcript: Transcript, ids: Sequence[int], scorer: Scorer, *, base: bool, adapted: bool
-    ) -> None:
-        super().__init__(transcript, ids, True)
-        self._scorer, self._base, self._adapted = scorer, base, adapted
+    def __init__(self, loop: Loop, ids: Sequence[int], *, base: bool, adapted: bool) -> None:
+        super().__init__(loop, ids, True)
+        self._base, self._adapted = base, adapted
 
     def take(self) -> Plan[None]:
         piece = list(self._ids[self._done : self._done + self._text.room])
-        scored = yield Work(lambda: self._scorer.given(piece, base=self._base, adapted=self._adapted), "score")
+        events, scorer = self._loop.cycle.events, self._loop.scorer
+        # Told of together with what was done, so that neither is lost without the other.
+        yield Work(lambda: events.append(scorer.given(piece, base=self._base, adapted=self._adapted)), "score")
         self._done += len(piece)
-        yield scored
+        yield from told(events)
 
 
 class Sampled:
@@ -196,11 +193,15 @@ class Sampled:
             before = yield Work(self._loop.snapshot)
             self._unseen.crossing(len(self._text), before)
         if self._score and (full or last):
-            scored = yield Work(self._loop.scorer.written, "score")
-            if scored:
-                yield from self._say(scored)
+            yield Work(self._score_written, "score")
+            for event in told(self._loop.cycle.events):
+                yield from self._say(event)
 
-    def pass_on(self, learned: deque[ChunkLearned]) -> Iterator[Event]:
+    def _score_written(self) -> None:
+        if scored := self._loop.scorer.written():
+            self._loop.cycle.events.append(scored)
+
+    def pass_on(self, learned: deque[ChunkLearned | ChunkScored]) -> Iterator[Event]:
         for event in told(learned):
             yield from self._say(event)
         if self._unseen.taken_back != self._taken_back and self._rest is None:
@@ -208,12 +209,13 @@ class Sampled:
             self._held, self._taken_back = self._begin_held(), self._unseen.taken_back
             self._reason, self._written = "length", self._shown
 
-    def _say(self, event: Event) -> Iterator[Event]:
+    def _say(self, event: ChunkLearned | ChunkScored) -> Iterator[Event]:
         """An event, when everything that was written before it is shown."""
         if self._rest is not None:
             yield event
             return
         self._held.other(event)
+        self._unseen.wait(len(self._text), event)
         yield from self._show()
 
     def _show(self) -> Iterator[Event]:
@@ -223,6 +225,8 @@ class Sampled:
             if isinstance(event, TokenEvent):
                 self._shown += 1
                 unseen.seen(event.index + 1, self._held.unshown)
+            elif isinstance(event, ChunkLearned | ChunkScored) and not unseen.tell(event):
+                continue
             yield event
             if unseen.taken_back != self._taken_back:
                 return
@@ -250,7 +254,7 @@ class Sampled:
         yield Finished(self._written, self._reason, self._text_left)
 
 
-def told(learned: deque[ChunkLearned]) -> Iterator[ChunkLearned]:
+def told(learned: deque[ChunkLearned | ChunkScored]) -> Iterator[ChunkLearned | ChunkScored]:
     """What became of chunks; each is forgotten when it is handed over."""
     while learned:
         yield learned.popleft()

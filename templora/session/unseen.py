@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from templora.events import ChunkLearned, ChunkScored
 from templora.session.snapshot import Snapshot
 
 
@@ -26,6 +28,7 @@ class Unseen:
         self.since: int | None = None
         self.taken_back = 0
         self.character = 0, 0
+        self._waiting: deque[tuple[int, ChunkLearned | ChunkScored]] = deque()  # events, and where the text ended
         self._crossed: list[tuple[int, Snapshot]] = []  # ends of chunks in it, and the session before they closed
 
     def begin(self, at: int) -> None:
@@ -36,6 +39,23 @@ class Unseen:
     def crossing(self, at: int, before: Snapshot) -> None:
         """A chunk is about to close at `at`, within what waits."""
         self._crossed.append((at, before))
+
+    def wait(self, at: int, event: ChunkLearned | ChunkScored) -> None:
+        """An event is told of when the text before `at` was shown."""
+        self._waiting.append((at, event))
+
+    def tell(self, event: ChunkLearned | ChunkScored) -> bool:
+        """Whether it is to be told now; not if it was put back meanwhile."""
+        if self._waiting and self._waiting[0][1] is event:
+            self._waiting.popleft()
+            return True
+        return False
+
+    def put_back(self) -> list[ChunkLearned | ChunkScored]:
+        """The events that waited and are to be told by somebody else."""
+        events = [event for _, event in self._waiting]
+        self._waiting.clear()
+        return events
 
     def seen(self, to: int, unshown: int) -> None:
         """Everything before `to` was shown, but for the last `unshown` tokens."""
@@ -67,6 +87,7 @@ class Unseen:
         """What waits from `to` on is taken back; the first chunk that closed in it, if one did: where it ends, and the
         session before."""
         self.taken_back += 1
+        self._waiting = deque(w for w in self._waiting if w[0] <= to)
         crossed = next((c for c in self._crossed if c[0] > to), None)
         self._crossed = [c for c in self._crossed if c[0] <= to]
         return crossed

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from templora.config import TempLoraConfig
 from templora.errors import StoreError, TemploraError
-from templora.session.session import Session
+from templora.session.loop import Loop
 from templora.session.snapshot import Snapshot
 from templora.store.history import History
 from templora.store.log import Log, Record
@@ -177,15 +177,15 @@ def test_a_session_of_an_older_version_goes_on_and_says_so(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its snapshots hold the state of a generator; the seed that it was given last is in its log alone."""
-    real = Session._snapshot
+    real = Loop.snapshot
 
-    def older(self: Session, copy: bool = True) -> Snapshot:
+    def older(self: Loop, copy: bool = True) -> Snapshot:
         made = real(self, copy)
         meta = {name: value for name, value in made.meta.items() if name not in ("seed", "ends", "unshown")}
         return Snapshot({**made.tensors, "generator": torch.zeros(5056, dtype=torch.uint8)}, meta)
 
     with monkeypatch.context() as patch, store.create("old", tiny_engine(), small()) as saved:
-        patch.setattr(Session, "_snapshot", older)
+        patch.setattr(Loop, "snapshot", older)
         saved.absorb(TEXT[:70])
         saved.reseed(5)
         saved.write(max_new_tokens=9)
