@@ -358,19 +358,29 @@ class SessionStore:
         try:
             _make_folder(self.folder)
             self._tidy()
-            made = Path(tempfile.mkdtemp(prefix=NEW, dir=self.folder))
-            try:
-                with _hold(made):
-                    fill(made)
-                    sync_folder(made)
-                    made.rename(self.folder / name)
-                    sync_folder(self.folder)
-            except BaseException:
-                remove(made)
-                raise
+            while not self._made(name, fill):
+                pass
         except OSError as error:
             problem = f"there is a session {name!r} already" if taken(error) else f"cannot be written: {error.strerror}"
             raise StoreError(f"{self.folder}: {problem}") from error
+
+    def _made(self, name: str, fill: Callable[[Path], None]) -> bool:
+        """False if somebody tidied the folder away before it was held."""
+        made = Path(tempfile.mkdtemp(prefix=NEW, dir=self.folder))
+        try:
+            with _hold(made):
+                fill(made)
+                sync_folder(made)
+                made.rename(self.folder / name)
+                sync_folder(self.folder)
+        except (_Gone, FileNotFoundError):
+            if made.exists():
+                raise
+            return False
+        except BaseException:
+            remove(made)
+            raise
+        return True
 
     def _tidy(self) -> None:
         """Deletes what a kill left half made or half deleted."""
@@ -496,6 +506,10 @@ def _link(file: Path, to: Path) -> None:
             shutil.copyfile(file, beside, follow_symlinks=False)
 
 
+class _Gone(StoreError):
+    """What was to be held is not there any more."""
+
+
 @contextlib.contextmanager
 def _hold(folder: Path) -> Iterator[None]:
     """Inside, the session is ours alone."""
@@ -503,7 +517,7 @@ def _hold(folder: Path) -> Iterator[None]:
     try:
         _take(handle, folder)
         if not _is_lock(handle, folder):  # discarded between the two
-            raise StoreError(f"there is no session {folder.name!r} any more")
+            raise _Gone(f"there is no session {folder.name!r} any more")
         with contextlib.suppress(OSError):  # no room to say who we are
             os.ftruncate(handle, 0)
             os.write(handle, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
