@@ -51,15 +51,17 @@ from templora.session.session import Session
 from templora.text import chat_turn, encode, end_ids, opening_ids, tokenizer_fingerprint
 
 _R = TypeVar("_R")
-# Weights of fewer bytes are hashed anew for each session: it takes no time.
+# Weights of fewer bytes are gone through anew for each session: it takes no time.
 _SMALL = 1 << 26
 
 
 @dataclass(frozen=True)
 class _Base:
-    """The model at one moment: hash, evidence and addresses of its weights, and what it computes with beside them."""
+    """The model at one moment: hash, sums, evidence and addresses of its weights, and what it computes with beside
+    them."""
 
     fingerprint: str
+    checksum: str
     evidence: tuple[Any, ...]
     addresses: tuple[int, ...]
     arrangement: Arrangement
@@ -156,6 +158,8 @@ class Engine:
         self._trace: Trace | None = None
         self._moving: list[tuple[Any, str, Any]] = []
         self._known: _Base | None = None
+        self._known_tokenizer: tuple[Any, str] | None = None
+        self._first: tuple[tuple[Any, ...], torch.Tensor] | None = None  # first weights, and what they are of
         self._stale = False  # the model was changed while sessions were alive
 
     @property
@@ -418,8 +422,7 @@ class Engine:
                     self.model.module.requires_grad_(False)
                 if layout not in self._banks:
                     self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype, self._check)
-                weights = first_weights(layout.targets, layout.rank, config.seed)
-                slot = self._banks[layout].allocate(weights, config.scaling)
+                slot = self._banks[layout].allocate(self._first_weights(layout, config.seed), config.scaling)
             except BaseException:  # out of memory, say: leave the model as it was
                 self._tidy()
                 raise
@@ -429,6 +432,13 @@ class Engine:
             stay.session = weakref.ref(session)
             weakref.finalize(session, self._abandon, stay).atexit = False
             return stay
+
+    def _first_weights(self, layout: Layout, seed: int) -> torch.Tensor:
+        """What an adapter begins with; those drawn last are kept, since sessions are often alike."""
+        key = layout.targets, layout.rank, seed
+        if self._first is None or self._first[0] != key:
+            self._first = key, first_weights(*key)
+        return self._first[1].clone()
 
     def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> MethodState:
         """Begins the memory of a session's method, which may change the model from here on. Called by `Session`.
@@ -496,7 +506,7 @@ class Engine:
                     self.release(stay)
                 else:
                     session.discard()
-            self._model, self._known, self._trace = None, None, None
+            self._model, self._known, self._trace, self._first = None, None, None, None
             self._forget()
         gc.collect()
         give_freed_memory_back()
@@ -551,13 +561,16 @@ class Engine:
         """The model as it is now. What was worked out of another one is dropped.
 
         Args:
-            trust: do not hash large weights again that show no sign of a change.
+            trust: do not go through large weights again that show no sign of a change.
         """
         model, known = self.model, self._known
         arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
-        same = known is not None and known.evidence == evidence
-        fingerprint = known.fingerprint if known and same and trust and self._large else model.fingerprint()
-        now = self._known = _Base(fingerprint, evidence, addresses, arrangement)
+        if known and known.evidence == evidence and trust and self._large:
+            fingerprint, checksum = known.fingerprint, known.checksum
+        else:
+            checksum = model.checksum()
+            fingerprint = known.fingerprint if known and known.checksum == checksum else model.fingerprint()
+        now = self._known = _Base(fingerprint, checksum, evidence, addresses, arrangement)
         if known is not None and replace(known, evidence=evidence) != now:
             self._forget()
             self._stale = True
@@ -569,12 +582,22 @@ class Engine:
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from others, as JSON can hold it: weights, what is computed with them, tokenizer."""
-        with self.lock:
+
+        def identity() -> dict[str, Any]:
             self._check_company(Method())
-            found = self._look(trust=False).fingerprint, described(self.model.module, self.model.config, self._hooks)
-        return dict(
-            zip(("fingerprint", "computes", "tokenizer"), (*found, tokenizer_fingerprint(self.tokenizer)), strict=True)
-        )
+            return {
+                "fingerprint": self._look(trust=False).fingerprint,
+                "computes": described(self.model.module, self.model.config, self._hooks),
+                "tokenizer": self._tokenizer_fingerprint(),
+            }
+
+        return self.do(identity)
+
+    def _tokenizer_fingerprint(self) -> str:
+        signs = len(self.tokenizer), opening_ids(self.tokenizer), encode(self.tokenizer, PASSAGE, special=False)
+        if self._known_tokenizer is None or self._known_tokenizer[0] != signs:
+            self._known_tokenizer = signs, tokenizer_fingerprint(self.tokenizer)
+        return self._known_tokenizer[1]
 
     def unlike(self, identity: Mapping[str, Any]) -> str:
         """Why this is not the model of that `identity`; empty if it is. What it does not say is passed over."""
@@ -589,9 +612,10 @@ class Engine:
     def receipt(self, stay: Stay) -> Receipt:
         """Compares the model with what a session found, and looks for what its slot may have left."""
         with self.lock:
-            fingerprint, arrangement, trace = self.model.fingerprint(), self._arrangement(), Trace.of(self.model.module)
-            changed = stay.base.arrangement.differences(arrangement)
-            if fingerprint != stay.base.fingerprint:
+            base, arrangement, trace = stay.base, self._arrangement(), Trace.of(self.model.module)
+            changed, fingerprint = base.arrangement.differences(arrangement), base.fingerprint
+            if self.model.checksum() != base.checksum:
+                fingerprint = self.model.fingerprint()
                 changed = ["weights", *changed]
             # While other sessions live their hooks are there, and nothing else.
             ours = sum(len(layout.targets) for layout in self._banks)

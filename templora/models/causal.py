@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _LOGIT_ROWS, _MIN_LOGIT_ROWS = 256, 96
 _LOGITS = 128 * 49152
 _EVIDENCE = 1024  # values of each tensor
+_SUMMED = 1024  # words of eight bytes that are summed as a row
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,21 @@ class CausalModel:
             few = tensor.detach().flatten()[:: max(1, tensor.numel() // _EVIDENCE)]
             digest.update(raw(few))
         return (*places, digest.hexdigest())
+
+    @torch.no_grad()
+    def checksum(self) -> str:
+        """Sums over all bits of every parameter and saved buffer, which another value anywhere changes; several times
+        faster than `fingerprint`, and no proof against who sets out to deceive."""
+        sums = hashlib.sha256()
+        for name, tensor in self._weights():
+            sums.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            data = tensor.detach().contiguous().flatten().view(torch.uint8)
+            whole = len(data) // (8 * _SUMMED) * 8 * _SUMMED
+            words = data[:whole].view(torch.int64).view(-1, _SUMMED)
+            # By columns and by rows: values that change places change them too.
+            for part in (words.sum(0), words.sum(1), data[whole:]):
+                sums.update(raw(part))
+        return sums.hexdigest()
 
     def weights_addresses(self) -> tuple[int, ...]:
         """Where they lie."""
