@@ -304,6 +304,11 @@ class Engine:
             finally:
                 scheduler.stop()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether sessions of several threads are served together."""
+        return self._scheduler is not None
+
     @contextmanager
     def shared_by(self, scheduler: Scheduler) -> Iterator[None]:
         """`shared` for who drives a scheduler of their own, and calls its `step` from one thread."""

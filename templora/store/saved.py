@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +23,15 @@ from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Fin
 from templora.metrics import Likelihood
 from templora.runtime.files import sha256
 from templora.sampling import SamplingParams
-from templora.store.history import Act, History, file_of
+from templora.store.history import Act, History
 from templora.store.log import FORMAT, Log, New, Record
-from templora.store.places import check_plain, files_of, unfinished
-from templora.store.retention import to_drop
+from templora.store.snapshots import MAX_KEPT, Snapshots
 from templora.text import text_pieces
 
 if TYPE_CHECKING:  # what is in the store is listed without torch
     from templora.decoding.preview import Preview
     from templora.engine.engine import Engine
     from templora.session.session import Session
-    from templora.session.snapshot import Snapshot
-
-MAX_KEPT = 2**31  # snapshots of a session
-# Most of the time that snapshots may take.
-_SHARE = 0.02
-# Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
-_SLOWEST = 2e8
 
 Progress = Callable[[int, int], None]  # tokens done, of how many
 
@@ -75,7 +67,7 @@ class SavedSession:
 
         self.name, self.folder = name, folder
         self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
-        self._log, self._engine, self._keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
+        self._log, self._engine, keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
         self.history = history
         begin = history.begin
         if unlike := engine.unlike(begin["model"]):
@@ -89,10 +81,10 @@ class SavedSession:
         # What became of chunks, by where they end.
         reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
         self._chunks: dict[tuple[str, int], Any] = {(r.kind, r.data["end"]): r.data for r in reports}
-        self._cost, self._since = 0.0, time.perf_counter()
         self.session: Session = engine.session(TempLoraConfig.stored(begin["config"]))
+        self._snapshots = Snapshots(folder, self.session, history, partial(self._note, durable=True), keep)
         try:
-            self._sweep()
+            self._snapshots.sweep()
             self._go_on(progress)
             if log.format < FORMAT:
                 self.notes.append(
@@ -234,7 +226,7 @@ class SavedSession:
 
         self._alive()
         weights = self.session.read_adapter(folder)
-        path = self._files() / self._new_name("adapter-")
+        path = self._snapshots.files / self._snapshots.new_name(self._log.length, "adapter-")
         Snapshot({"weights": weights}, {}).save(path, durable=True)
         self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})], durable=True)
         self.session.use_adapter(weights)
@@ -261,20 +253,21 @@ class SavedSession:
         """Makes a snapshot now, so that going on from here takes no time."""
         self._alive()
         self._catch_up()
-        self._make_snapshot()
+        self._snapshots.make(self._log.length)
 
     def close(self) -> None:
         """Leaves the session on disk, and forgets its adapter here. May be called twice."""
         try:
             if not self.session.closed:
                 self._catch_up_log()
-                self._snapshot_if_worth_it()
+                self._snapshots.make_if_worth_it(self._log.length)
                 self._log.sync()
         finally:
             self._leave()
 
     def _leave(self) -> None:
         self._pending = None
+        self._snapshots.leave()
         with contextlib.suppress(StoreError):  # whoever could do something about it was told before
             self._log.sync()
         try:
@@ -357,7 +350,7 @@ class SavedSession:
                     self._log.sync()
                     raise
                 if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
-                    self._snapshot_if_due()
+                    self._snapshots.make_if_due(self._log.length)
         self._log.sync()
 
     def _record(self, event: Event) -> bool:
@@ -417,57 +410,6 @@ class SavedSession:
         if learned:
             yield learned
 
-    # Snapshots -------------------------------------------------------------------------------------------------
-
-    @property
-    def _expected_cost(self) -> float:
-        """Seconds that a snapshot takes."""
-        return self._cost or self.session.snapshot_bytes / _SLOWEST
-
-    def _snapshot_if_due(self, until: int | None = None) -> None:
-        if self._expected_cost <= _SHARE * (time.perf_counter() - self._since):
-            with contextlib.suppress(StoreError, TextError):  # no room, perhaps: going on will only take longer
-                self._make_snapshot(until)
-
-    def _snapshot_if_worth_it(self) -> None:
-        """At the end: if opening the session without it would take longer than making it."""
-        known = self.history.snapshots[-1].data["tokens"] if self.history.snapshots else 0
-        same = len(self.session.tokens) == len(self.history.tokens)
-        if same and len(self.session.tokens) > known and time.perf_counter() - self._since > self._expected_cost:
-            with contextlib.suppress(StoreError, TextError):
-                self._make_snapshot()
-
-    def _make_snapshot(self, until: int | None = None) -> None:
-        """Makes a snapshot, which holds what the records up to the one numbered `until` say; all, without it."""
-        began = time.perf_counter()
-        folder, seq = self._files(), self._log.length
-        path = folder / self._new_name()
-        self.session.snapshot(copy=False).save(path, durable=True)
-        data = {"file": path.name, "sha256": sha256(path), "tokens": len(self.session.tokens)}
-        self._note([("snapshot", (), data | {"until": seq if until is None else until})], durable=True)
-        # By name: in forks of older versions two may share one.
-        tokens = {r.data["file"]: r.data["tokens"] for r in self.history.snapshots}
-        for name in to_drop([(n, many) for n, many in tokens.items() if (folder / n).exists()], self._keep):
-            (folder / name).unlink(missing_ok=True)
-        self._since = time.perf_counter()
-        self._cost = self._since - began
-
-    def _files(self) -> Path:
-        return files_of(self.folder)
-
-    def _new_name(self, begin: str = "") -> str:
-        """A name that no record's file has: a fork has files that are numbered as in the session that it is from."""
-        number, taken = self._log.length, {file_of(record) for record in self.history.records}
-        while (name := f"{begin}{number:08d}.safetensors") in taken or os.path.lexists(self._files() / name):
-            number += 1
-        return name
-
-    def _sweep(self) -> None:
-        """Deletes files that no record is of: their process was killed before it could say so."""
-        known = {file for record in self.history.records if (file := file_of(record)) is not None}
-        for path in unfinished(self._files(), known):
-            path.unlink(missing_ok=True)
-
     # Going on --------------------------------------------------------------------------------------------------
 
     def _go_on(self, progress: Progress) -> None:
@@ -487,7 +429,7 @@ class SavedSession:
                     self.late += [event] if isinstance(event, ChunkLearned | ChunkScored) else []
                 progress(len(self.session.tokens) - at, len(history.tokens) - at)
                 if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
-                    self._snapshot_if_due(act.seq)
+                    self._snapshots.make_if_due(self._log.length, act.seq)
         if self._pending is None:
             for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet
                 self.late += [event] if self._record(event) else []
@@ -508,7 +450,7 @@ class SavedSession:
             session.reseed(act.data["seed"])
         elif act.kind == "adapter":
             try:
-                session.use_adapter(self._read(act.data).tensors.get("weights"))
+                session.use_adapter(self._snapshots.read(act.data).tensors.get("weights"))
             except FileNotFoundError as error:
                 raise StoreError(f"{error.filename}: is missing; go back to a chunk before it") from error
         else:
@@ -549,7 +491,7 @@ class SavedSession:
     def _restored(self, record: Record) -> bool:
         """Makes the session what the snapshot of a record says, if that is kept, whole, and of this session."""
         try:
-            held = self._read(record.data)
+            held = self._snapshots.read(record.data)
         except FileNotFoundError:
             return False
         except (StoreError, TextError, OSError) as error:
@@ -558,30 +500,14 @@ class SavedSession:
         try:
             self.session.restore(self.history.tokens[: record.data["tokens"]], held)
         except TextError as error:
-            self.notes.append(f"{self._files() / record.data['file']}: {error}; an older snapshot is gone on from")
+            path = self._snapshots.files / record.data["file"]
+            self.notes.append(f"{path}: {error}; an older snapshot is gone on from")
             return False
         if "seed" not in held.meta:  # of an older version
             seeds = [act.data["seed"] for act in self.history.acts if act.kind == "seed" and act.seq < record.seq]
             if seeds:
                 self.session.reseed(seeds[-1])
         return True
-
-    def _read(self, data: Mapping[str, Any]) -> Snapshot:
-        """A file of the session, if it is the one that was written.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            StoreError: it is another one.
-        """
-        from templora.session.snapshot import Snapshot
-
-        path = self._files() / data["file"]
-        check_plain(path, shared=True)
-        if path.stat().st_size > self.session.max_snapshot_bytes:  # before it is read, and held in memory
-            raise StoreError(f"{path}: is larger than any file of this session")
-        if sha256(path) != data["sha256"]:
-            raise StoreError(f"{path}: is damaged")
-        return Snapshot.load(path)
 
 
 def _mark(data: Mapping[str, Any]) -> list[New]:

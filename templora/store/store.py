@@ -50,7 +50,8 @@ from templora.store.places import (
     taken,
 )
 from templora.store.report import account
-from templora.store.saved import MAX_KEPT, Progress, SavedSession
+from templora.store.saved import Progress, SavedSession
+from templora.store.snapshots import MAX_KEPT
 
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig

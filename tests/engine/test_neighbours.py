@@ -22,6 +22,7 @@ from templora import ChunkLearned, SamplingParams, Session, SessionStore
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
 from templora.engine.scheduler import Run, Scheduler
+from templora.store import snapshots
 from templora.testing import tiny_engine
 
 SCHEDULES = int(os.environ.get("TEMPLORA_SCHEDULES", "40"))
@@ -182,8 +183,10 @@ def test_each_is_what_it_is_alone(family: str) -> None:
     assert engine.sessions == 0
 
 
-def test_the_same_after_kills(tmp_path: Path) -> None:
-    """Sessions on disk, each left in the middle of something, again and again, and gone on with."""
+def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions on disk, each left in the middle of something, again and again, and gone on with; with snapshots that
+    are written beside it all."""
+    monkeypatch.setattr(snapshots, "_SHARE", 1e9)  # one after every chunk
     engine, config = tiny_engine(), small(dropout=0.1)
     expected = {}
     for learning in ("cascaded", "parallel"):

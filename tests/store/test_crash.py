@@ -25,7 +25,7 @@ from templora.config import TempLoraConfig
 from templora.errors import TemploraError
 from templora.events import TokenEvent
 from templora.sampling import SamplingParams
-from templora.store import saved as saved_module
+from templora.store import snapshots as snapshots_module
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
@@ -60,7 +60,7 @@ def run(store: SessionStore, shown: Path, seconds: float, file_bytes: int | None
     if not pid:
         code = 70
         try:
-            saved_module._SHARE = 1e9  # a snapshot after every chunk
+            snapshots_module._SHARE = 1e9  # a snapshot after every chunk
             if file_bytes is not None:  # a full disk, for files that would grow beyond this
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

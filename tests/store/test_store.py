@@ -13,9 +13,10 @@ from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, StoreError, TextError
 from templora.events import Absorbed, ChunkLearned, Finished, TokenEvent
 from templora.sampling import Sampler, SamplingParams
-from templora.store import saved as saved_module
+from templora.store import snapshots as snapshots_module
 from templora.store.log import Log
 from templora.store.saved import SavedSession
+from templora.store.snapshots import Snapshots
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
@@ -84,9 +85,9 @@ def test_what_was_killed_goes_on_to_the_same_tokens(
     every = 17
     left = every
 
-    def due(saved: SavedSession, until: int | None = None) -> None:
-        if saved._log.length % 3 == 0:
-            saved._make_snapshot(until)
+    def due(self: Snapshots, length: int, until: int | None = None) -> None:
+        if length % 3 == 0:
+            self.make(length, until)
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal left
@@ -98,7 +99,7 @@ def test_what_was_killed_goes_on_to_the_same_tokens(
     from templora.store.log import Log
 
     extend = Log.extend
-    monkeypatch.setattr(SavedSession, "_snapshot_if_due", due)
+    monkeypatch.setattr(Snapshots, "make_if_due", due)
     store.create("novel", tiny_engine(), config(**options)).close()
     monkeypatch.setattr(Log, "extend", counted)
     for killed in range(100):  # noqa: B007
@@ -335,7 +336,7 @@ def test_a_character_that_was_left_half_way_is_shown_whole(
     said, prompt = "né€𝄞" * 12 + ".", "x"
     ids = list(said.encode())
     monkeypatch.setattr(Sampler, "__call__", lambda self, logits, recent, index, earlier=0: ids[index - 1])
-    monkeypatch.setattr(saved_module, "_SHARE", 1e9)  # a snapshot after every chunk
+    monkeypatch.setattr(snapshots_module, "_SHARE", 1e9)  # a snapshot after every chunk
     for cut in range(1, len(ids), 3):
         with store.create(f"at-{cut}", tiny_engine(), config()) as saved:
             for event in saved.stream(prompt, max_new_tokens=len(ids)):
@@ -367,7 +368,7 @@ def test_a_write_that_lacks_nothing_but_its_end(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(saved_module, "_SHARE", 1e9)
+        patched.setattr(snapshots_module, "_SHARE", 1e9)
         patched.setattr(SavedSession, "_note", fail_after)
         with pytest.raises(Killed), store.create("novel", tiny_engine(), config()) as saved:
             saved.write(TEXT, max_new_tokens=192 - len(TEXT), sampling=HOT)

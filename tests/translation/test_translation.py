@@ -19,7 +19,7 @@ from templora.errors import OptionError, StoreError
 from templora.events import ChunkLearned
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
-from templora.store import saved as saved_module
+from templora.store import snapshots as snapshots_module
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
@@ -258,7 +258,7 @@ def _child(store: SessionStore, shown: Path, seconds: float | None) -> int:
     """Translates in a process of its own, killed after so many seconds; its exit code, or minus the signal."""
     pid = os.fork()
     if not pid:
-        saved_module._SHARE = 1e9  # a snapshot after every chunk
+        snapshots_module._SHARE = 1e9  # a snapshot after every chunk
         with store.open("t", tiny_engine()) as saved, shown.open("a+") as file:
             file.seek(0)
             known = len(file.read().splitlines())

@@ -1,0 +1,161 @@
+"""`Snapshots`: when a session on disk gets one, where it is written, and which are kept.
+
+    due ─► taken, between two chunks ─► written and hashed ─► its record is in the log ─► old ones go
+           (copied, if others wait)     (aside, if others wait)
+
+Writing takes seconds where sessions are large. Where an engine serves several sessions a copy is written by a thread
+beside it, while they all go on; alone, where it would only take cores from what goes on, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import StoreError, TextError
+from templora.runtime.files import sha256
+from templora.store.history import History, file_of
+from templora.store.log import New
+from templora.store.places import check_plain, files_of, unfinished
+from templora.store.retention import to_drop
+
+if TYPE_CHECKING:
+    from templora.session.session import Session
+    from templora.session.snapshot import Snapshot
+
+MAX_KEPT = 2**31  # of a session
+# Most of the time that they may take.
+_SHARE = 0.02
+# Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
+_SLOWEST = 2e8
+# Whose thread writes: one after another, so that at most one copy waits in memory.
+_aside = ThreadPoolExecutor(1, "templora-snapshots")
+
+
+class Snapshots:
+    """The snapshots of one session on disk, and its other files.
+
+    Args:
+        folder: of the session.
+        session: they are of.
+        history: what its log says.
+        note: puts records into the log.
+        keep: most of them to keep.
+    """
+
+    def __init__(
+        self, folder: Path, session: Session, history: History, note: Callable[[list[New]], None], keep: int
+    ) -> None:
+        self._folder, self._session, self._history, self._note, self._keep = folder, session, history, note, keep
+        self._cost, self._since = 0.0, time.perf_counter()
+        self._written: tuple[Future[str], dict[str, Any], float] | None = None
+
+    @property
+    def files(self) -> Path:
+        return files_of(self._folder)
+
+    def make_if_due(self, length: int, until: int | None = None) -> None:
+        """Makes one if that takes no more than its share of the time; arguments as for `make`."""
+        self.settle()
+        if self._written is None and self._expected_cost <= _SHARE * (time.perf_counter() - self._since):
+            with contextlib.suppress(StoreError, TextError):  # no room, perhaps: going on will only take longer
+                self.make(length, until, aside=self._session.engine.is_shared)
+
+    def make_if_worth_it(self, length: int) -> None:
+        """At the end: if opening the session without it would take longer than making it."""
+        self.settle(wait=True)
+        known = self._history.snapshots[-1].data["tokens"] if self._history.snapshots else 0
+        same = len(self._session.tokens) == len(self._history.tokens)
+        worth = time.perf_counter() - self._since > self._expected_cost
+        if same and len(self._session.tokens) > known and worth:
+            with contextlib.suppress(StoreError, TextError):
+                self.make(length)
+
+    def make(self, length: int, until: int | None = None, *, aside: bool = False) -> None:
+        """Makes one.
+
+        Args:
+            length: records in the log.
+            until: number of the record up to which it holds what they say; without it, all of them.
+            aside: do not wait for it to be written; `settle` puts it into the log.
+        """
+        self.settle(wait=True)
+        began = time.perf_counter()
+        path = self.files / self.new_name(length)
+        taken, tokens = self._session.snapshot(copy=aside), len(self._session.tokens)
+        data = {"file": path.name, "tokens": tokens, "until": length if until is None else until}
+        if aside:
+            self._written = _aside.submit(_write, taken, path), data, began
+        else:
+            self._log({**data, "sha256": _write(taken, path)}, began)
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Puts one that was written meanwhile into the log; one that could not be written is forgotten."""
+        if self._written is None or not (wait or self._written[0].done()):
+            return
+        (written, data, began), self._written = self._written, None
+        with contextlib.suppress(StoreError, TextError):
+            self._log({**data, "sha256": written.result()}, began)
+
+    def leave(self) -> None:
+        """Waits for what is being written, and forgets it: who opens the session next deletes it."""
+        if self._written is not None:
+            (written, *_), self._written = self._written, None
+            written.cancel()
+            with contextlib.suppress(Exception):
+                written.result()
+
+    def _log(self, data: dict[str, Any], began: float) -> None:
+        self._note([("snapshot", (), data)])
+        # By name: in forks of older versions two may share one.
+        tokens = {r.data["file"]: r.data["tokens"] for r in self._history.snapshots}
+        for name in to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
+            (self.files / name).unlink(missing_ok=True)
+        self._since = time.perf_counter()
+        self._cost = self._since - began
+
+    @property
+    def _expected_cost(self) -> float:
+        """Seconds that one takes."""
+        return self._cost or self._session.snapshot_bytes / _SLOWEST
+
+    def new_name(self, length: int, begin: str = "") -> str:
+        """A name that no record's file has: a fork has files that are numbered as in the session that it is from."""
+        number, taken = length, {file_of(record) for record in self._history.records}
+        while (name := f"{begin}{number:08d}.safetensors") in taken or os.path.lexists(self.files / name):
+            number += 1
+        return name
+
+    def sweep(self) -> None:
+        """Deletes files that no record is of: their process was killed before it could say so."""
+        known = {file for record in self._history.records if (file := file_of(record)) is not None}
+        for path in unfinished(self.files, known):
+            path.unlink(missing_ok=True)
+
+    def read(self, data: Mapping[str, Any]) -> Snapshot:
+        """A file of the session, if it is the one that was written.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: it is another one.
+        """
+        from templora.session.snapshot import Snapshot
+
+        path = self.files / data["file"]
+        check_plain(path, shared=True)
+        if path.stat().st_size > self._session.max_snapshot_bytes:  # before it is read, and held in memory
+            raise StoreError(f"{path}: is larger than any file of this session")
+        if sha256(path) != data["sha256"]:
+            raise StoreError(f"{path}: is damaged")
+        return Snapshot.load(path)
+
+
+def _write(taken: Snapshot, path: Path) -> str:
+    """Its SHA-256, when it is on the disk."""
+    taken.save(path, durable=True)
+    return sha256(path)
