@@ -140,6 +140,7 @@ class Engine:
         keep_freed_memory()
         self._model: CausalModel | None = CausalModel(module)
         self.model.check()
+        self.model.between = self._between
         self.tokenizer = tokenizer
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
         self._large = self.model.weights_bytes > _SMALL
@@ -278,12 +279,13 @@ class Engine:
         with deferrable(), self.lock, governor.step(self.threads):
             yield
 
-    def _check(self) -> None:
-        """Called at each adapted layer of every pass, on the way forward and back."""
-        safe_point()
+    def _between(self, whole: bool = False) -> None:
+        """Called between two pieces of long work: at each adapted layer, on the way forward and back, and elsewhere."""
+        if not whole:
+            safe_point()
         governor.tick()
         if self._scheduler is not None:
-            self._scheduler.between()
+            self._scheduler.between(whole)
 
     @contextmanager
     def shared(self, slice_seconds: float = SLICE) -> Iterator[Scheduler]:
@@ -426,7 +428,7 @@ class Engine:
                     self.model.module.eval()
                     self.model.module.requires_grad_(False)
                 if layout not in self._banks:
-                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype, self._check)
+                    self._banks[layout] = AdapterBank(self.model.module, layout, self.model.dtype, self._between)
                 slot = self._banks[layout].allocate(self._first_weights(layout, config.seed), config.scaling)
             except BaseException:  # out of memory, say: leave the model as it was
                 self._tidy()

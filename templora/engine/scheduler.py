@@ -187,11 +187,12 @@ class Scheduler:
         decoded = self._decode()
         return self._work() or decoded
 
-    def between(self) -> None:
-        """Called between two layers of every pass: in long work, the others get their tokens in between."""
+    def between(self, whole: bool = False) -> None:
+        """Called between two pieces of long work: the others get their tokens meanwhile. What is not wanted any more
+        ends here, unless it must be `whole`."""
         if self._working is None or self._nested or not self.is_here:
             return
-        if self._working.cancelled:
+        if self._working.cancelled and not whole:
             raise Cancelled
         if self._clock() >= self._slice_end:
             self._nested = True
@@ -322,7 +323,7 @@ class Scheduler:
             while not self._closed:
                 with self._exclusive():
                     busy = self.step()
-                if not busy:
+                if not busy and not self._closed:  # `stop` says so before it wakes us
                     self._wait()
         except BaseException as error:  # of ours: nobody else's errors come so far
             failed = error

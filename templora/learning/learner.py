@@ -168,7 +168,7 @@ class Learner:
         config = self._config
         copy = reading.copy if reading else _TrainingCopy(self._slot)
         steps: list[Step] = []
-        staged = Staged(before, steps, config)
+        staged = Staged(before, steps, config, self._slot.bank.between)
         loss = math.nan
         for epoch in range(config.epochs):
             if epoch == 0 and reading:

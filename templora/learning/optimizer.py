@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 
 from templora.config import TempLoraConfig
 from templora.lora.slot import AdapterState, Slot
-from templora.runtime.signals import deferred
+from templora.runtime.signals import Between, between, deferred
 
 # Weights worked on together: on a CPU what fits its cache, on a GPU what is worth starting a kernel for.
 _BLOCK = {"cpu": 1 << 18}
@@ -53,11 +53,13 @@ class Staged:
         state: what it starts from. Edited by `commit`, and by nothing else.
         steps: in order.
         config: the optimiser's settings.
+        between: called between two blocks.
     """
 
     state: AdapterState
     steps: Sequence[Step]
     config: TempLoraConfig
+    between: Between = between
     _committed: bool = False
 
     @property
@@ -72,7 +74,7 @@ class Staged:
         """Root mean square of the change of the weights; writes them, as they will be, to `out` [weights], of any
         dtype."""
         weights, squares = self.state.weights, 0.0
-        for part, w, _, _ in self._blocks():
+        for part, w, _, _ in self._blocks(whole=False):
             if out is not None:
                 out[part] = w
             squares += float((w - weights[part]).square_().sum())
@@ -88,19 +90,20 @@ class Staged:
             if self._committed:
                 return
             old = self.state
-            for part, w, m, v in self._blocks():
+            for part, w, m, v in self._blocks(whole=True):
                 old.weights[part], old.exp_avg[part], old.exp_avg_sq[part] = w, m, v
             steps, version = old.steps + len(self.steps), old.version + 1
             slot.commit(replace(old, steps=steps, version=version))
             self._committed, self.steps = True, ()  # they are taken; what follows is what was committed
 
-    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _blocks(self, whole: bool) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """(which weights, they and both moments after the steps, fp32) block by block; the next overwrites them."""
         state, config = self.state, self.config
         device, size = state.weights.device, _block(state.weights.device)
         # Made before anything is written, so that a commit cannot run out of memory half-way.
         scratch = torch.empty(4, min(size, len(state.weights)), device=device)
         for begin in range(0, len(state.weights), size):
+            self.between(whole)
             part = slice(begin, begin + size)
             w, m, v, gradient = scratch[:, : len(state.weights[part])]
             for into, held in ((w, state.weights), (m, state.exp_avg), (v, state.exp_avg_sq)):

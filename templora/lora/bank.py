@@ -18,7 +18,7 @@ from torch import nn
 from templora.layers import upcast
 from templora.lora.slot import Layout, Route, Slot
 from templora.lora.targets import module_at
-from templora.runtime.signals import safe_point
+from templora.runtime.signals import Between, between
 
 
 class _Current(threading.local):
@@ -34,16 +34,14 @@ class AdapterBank:
         model: the base. Only its hooks, `requires_grad` and train/eval mode are touched, and only until `detach`.
         layout: targets and rank.
         dtype: compute dtype, the base's own.
-        check: called at each target, on the way forward and back, whoever's pass it is: what it raises ends a long one.
+        between: called at each target, on the way forward and back, whoever's pass it is.
     """
 
-    def __init__(
-        self, model: nn.Module, layout: Layout, dtype: torch.dtype, check: Callable[[], object] = safe_point
-    ) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, dtype: torch.dtype, between: Between = between) -> None:
         self.layout, self.dtype = layout, dtype
         self.device = next(model.parameters()).device
         self.slots: list[Slot] = []
-        self._check = check
+        self.between = between
         self._current = _Current()
         self.hooks = [self._hook(index) for index in range(len(layout.targets))]
         self._handles = [
@@ -53,7 +51,7 @@ class AdapterBank:
 
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
         def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-            self._check()
+            self.between()
             route = self._current.route
             if route is None:
                 return None
@@ -84,10 +82,6 @@ class AdapterBank:
         slot.free()
         if slot in self.slots:
             self.slots.remove(slot)
-
-    def check(self) -> None:
-        """What each target of a pass does first."""
-        self._check()
 
     @property
     def route(self) -> Route | None:
@@ -150,7 +144,7 @@ class _Learnt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         route = ctx.route
-        route.bank.check()
+        route.bank.between()
         x, inner, a, b = ctx.saved_tensors
         d_a, d_b = ctx.gradients
         grad, rows = grads[0].flatten(0, -2), x.flatten(0, -2)

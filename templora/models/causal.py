@@ -21,6 +21,7 @@ from templora.kvcache.window import WindowCache
 from templora.lora.targets import linear_layers
 from templora.models.arrangement import Arrangement, moving_names, raw
 from templora.runtime.metering import ModelShape
+from templora.runtime.signals import Between, between
 from templora.runtime.threads import governor
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class CausalModel:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self.between: Between = between  # called between two blocks of the head's rows
         self.look()
 
     def look(self) -> None:
@@ -200,7 +202,9 @@ class CausalModel:
         """`hidden` and `targets` in blocks of rows whose logits may exist at one time."""
         rows = min(_LOGIT_ROWS, max(_MIN_LOGIT_ROWS, _LOGITS // self.vocabulary))
         wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
-        return zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
+        for block in zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True):
+            self.between()
+            yield block
 
     @torch.no_grad()
     def nll(self, hidden: torch.Tensor, targets: list[int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 # Those whose handlers raise, as a rule: Ctrl-C, requests to end, and time limits.
 _NUMBERS = [
@@ -86,6 +86,19 @@ def safe_point() -> None:
     waiting = _State.waiting
     if waiting and not _State.whole and threading.current_thread() is threading.main_thread():
         _handle_all(waiting)
+
+
+class Between(Protocol):
+    """What long work calls between two of its pieces: it may raise, to end the work, unless that must be `whole`; and
+    somebody else may be served meanwhile."""
+
+    def __call__(self, whole: bool = False) -> object: ...
+
+
+def between(whole: bool = False) -> None:
+    """`Between` where nobody else is: signals are handled."""
+    if not whole:
+        safe_point()
 
 
 def _replace(

@@ -227,7 +227,7 @@ def test_a_widened_adapter_is_the_adapter(scaling: float) -> None:
 
     def learn() -> list[torch.Tensor]:
         d_a, d_b, leaf = torch.zeros_like(a), torch.zeros_like(b), x.clone().requires_grad_()
-        route = Route(SimpleNamespace(check=lambda: None), [(a, b)], scaling)  # type: ignore[arg-type]
+        route = Route(SimpleNamespace(between=lambda: None), [(a, b)], scaling)  # type: ignore[arg-type]
         y = _Learnt.apply(output.clone(), leaf, a.clone().requires_grad_(), b, (d_a, d_b), route)
         y.backward(grad)
         return [y.detach(), d_a, d_b, leaf.grad]
