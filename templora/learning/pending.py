@@ -54,6 +54,11 @@ class PendingUpdate:
         return self._job.chunk if self._job else None
 
     @property
+    def is_staged(self) -> bool:
+        """Whether the training is done."""
+        return self._job is not None and self._job.result is not None
+
+    @property
     def context(self) -> WindowCache:
         """The keys and values that the training reads. There must be one."""
         if self._job is None:

@@ -149,6 +149,11 @@ class ChunkCycle:
         """Whether something waits to be trained."""
         return self._pending is not None and self._pending.chunk is not None
 
+    @property
+    def is_staged(self) -> bool:
+        """Whether what waits is trained already."""
+        return self._pending is not None and self._pending.is_staged
+
     def remember(self) -> None:
         """Has the method take in the chunk that is closed, unless it has."""
         if self._finished:

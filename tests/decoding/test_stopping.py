@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from conftest import small
 from tokenizers import pre_tokenizers
 
-from templora import Finished, OptionError, SamplingParams, Session, TokenEvent
+from templora import ChunkLearned, ChunkScored, Finished, OptionError, SamplingParams, Session, TokenEvent
 from templora.engine.engine import Engine
 from templora.store.log import Log
 from templora.store.store import SessionStore
@@ -199,3 +200,24 @@ def test_killed_at_any_record_it_goes_on_to_the_same_text(tmp_path: Path, killed
             assert found == wanted, (number, at)
             assert found[0] == found[1]
             assert found[0].startswith(PROMPT + free[: (free + stop).index(stop)])
+
+
+@pytest.mark.parametrize("score", [True, False])
+def test_what_became_of_a_chunk_is_told_once_wherever_a_stream_is_left(pieces: Engine, score: bool) -> None:
+    """It waits with the text that may be a stop text; whoever leaves before that is shown is told by the next verb."""
+    counts = []
+    for leave in range(1, 12):
+        with pieces.session(config(chunk_size=8, window=40)) as session:
+            session.absorb("abcdef")
+            ids = [i for part in ("x", "THE", " EN", "x", "y", "z") for i in pieces.tokenizer(part)["input_ids"]]
+            events = session.stream(max_new_tokens=len(ids), sampling=hot("THE END"), forced_tokens=ids, score=score)
+            found: list[Any] = list(itertools.islice(events, leave))
+            events.close()  # type: ignore[attr-defined]
+            for _ in range(2):
+                found += session.absorb_ids([])
+            learned = [(e.index, e.version) for e in found if isinstance(e, ChunkLearned)]
+            assert learned == [(i, i + 1) for i in range(session.version)]
+            scored = [i for e in found if isinstance(e, ChunkScored) for i in range(e.start, e.end)]
+            assert len(scored) == len(set(scored))
+            counts.append((len(session.tokens), session.version))
+    assert (8, 1) in counts  # left where the chunk ends

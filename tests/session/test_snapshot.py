@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,18 @@ def test_a_session_on_disk_goes_on_without_a_snapshot_that_is_not_its_own(tmp_pa
             assert saved.tokens == tokens
             assert torch.equal(saved.session.adapter_weights(), weights)
             assert str(path) in saved.notes[0]
+
+
+def test_a_snapshot_stays_what_it_was(tmp_path: Path) -> None:
+    """While its session goes on; and is gone back to, also where nothing had been learnt yet."""
+    with tiny_engine().session(config()) as session:
+        session.absorb("once")
+        session.write(max_new_tokens=10)
+        held, tokens, meta = session.snapshot(), list(session.tokens), json.dumps(session.snapshot().meta)
+        fresh, after = session.adapter_weights(), session.write(max_new_tokens=60)
+        assert session.version > 0
+        assert json.dumps(held.meta) == meta
+        session.restore(tokens, held)
+        assert (session.version, session.meter.flops) == (0, held.meta["meter"][1])
+        assert torch.equal(session.adapter_weights(), fresh)
+        assert session.write(max_new_tokens=60) == after

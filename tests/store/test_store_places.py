@@ -18,6 +18,7 @@ import pytest
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
 from templora.errors import StoreError, TemploraError
+from templora.store import store as store_module
 from templora.store.store import SessionStore, _hold, _holder
 from templora.testing import tiny_engine
 
@@ -239,3 +240,21 @@ def test_a_lock_that_says_nonsense(store: SessionStore, said: bytes) -> None:
         assert _holder(novel) in ("another process", "process 1 on 5")
         (novel / "lock").write_bytes(b'{"pid": 7, "host": "\\u001b[2J"}')
         assert store.show("novel").holder == "process 7 on \ufffd[2J"
+
+
+def test_two_that_make_sessions_at_once(store: SessionStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one tidies up what the other has made and does not hold yet."""
+    real, left = SessionStore._tidy, [3]
+
+    def take(handle: int, folder: Path) -> None:
+        if left[0] and folder.name.startswith(".new-"):
+            left[0] -= 1
+            real(store)
+            assert not folder.exists()
+        held(handle, folder)
+
+    held = store_module._take
+    monkeypatch.setattr(store_module, "_take", take)
+    store.create("new", engine, CONFIG).close()
+    assert left == [0]
+    assert store.open("new", engine).text == ""

@@ -1,0 +1,287 @@
+"""The scheduler: who is served when, who is left, and what becomes of errors."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import TEXT, small
+
+from templora import ChunkLearned, Finished, ModelError, SamplingParams, SessionClosed, TokenEvent
+from templora.decoding.plans import Plan, Work
+from templora.engine.engine import Engine
+from templora.engine.scheduler import Scheduler
+from templora.events import Absorbed
+from templora.testing import byte_tokenizer, tiny_engine, tiny_model
+
+HOT = SamplingParams(temperature=1.5)
+
+
+def said(done: int) -> Absorbed:
+    return Absorbed(done, 9)
+
+
+def until_quiet(scheduler: Scheduler) -> None:
+    while scheduler.step():
+        pass
+
+
+def taken(run: Any) -> list[Any]:
+    found = []
+    while not run.outbox.empty():
+        found.append(run.outbox.get_nowait())
+    return found
+
+
+# Plans --------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_done_that_nobody_asked_for() -> None:
+    """With `ahead=0` the plan waits at each event until the next one is wanted."""
+    done: list[int] = []
+
+    def plan() -> Plan[str]:
+        for i in range(3):
+            yield Work(lambda i=i: done.append(i))  # type: ignore[misc]
+            yield said(i)
+        return "result"
+
+    scheduler = Scheduler()
+    run = scheduler.submit(plan())
+    for i in range(3):
+        until_quiet(scheduler)
+        assert done == list(range(i + 1))
+        assert taken(run) == [("event", said(i))]
+        run.more()
+    until_quiet(scheduler)
+    assert taken(run) == [("result", "result")]
+    assert scheduler.runs == []
+    ahead = scheduler.submit(plan(), ahead=1)
+    until_quiet(scheduler)
+    assert taken(ahead) == [("event", said(0)), ("event", said(1))]
+
+
+def test_an_error_is_its_own_runs_alone() -> None:
+    def plan(wrong: bool) -> Plan[int]:
+        answer: int = yield Work(lambda: 1 // (0 if wrong else 1))
+        yield said(answer)
+        return answer
+
+    def caught() -> Plan[str]:
+        try:
+            yield Work(lambda: 1 // 0)
+        except ZeroDivisionError:
+            return "caught"
+        return "not raised"
+
+    scheduler = Scheduler()
+    runs = [scheduler.submit(p, ahead=9) for p in (plan(True), plan(False), caught())]
+    until_quiet(scheduler)
+    (kind, error), *rest = taken(runs[0])
+    assert (kind, type(error), rest) == ("error", ZeroDivisionError, [])
+    assert taken(runs[1]) == [("event", said(1)), ("result", 1)]
+    assert taken(runs[2]) == [("result", "caught")]
+
+
+def test_reads_go_before_learning_and_nobody_waits_for_ever() -> None:
+    now, done = [0.0], list[str]()
+
+    def plan(kind: Any) -> Plan[None]:
+        yield Work(lambda: done.append(kind), kind)
+
+    scheduler = Scheduler(clock=lambda: now[0])
+    for kind in ("learn", "score", "read", "other"):
+        scheduler.submit(plan(kind))
+    until_quiet(scheduler)
+    assert done == ["read", "other", "score", "learn"]
+    done.clear()
+    scheduler.submit(plan("learn"))
+    scheduler.submit(plan("read"))
+    scheduler.step()
+    now[0] = 20.0
+    scheduler.submit(plan("read"))
+    until_quiet(scheduler)
+    assert done == ["read", "learn", "read"]
+
+
+def test_what_is_asked_for_later_is_done_when_there_is_time() -> None:
+    done: list[str] = []
+
+    def plan() -> Plan[None]:
+        yield Work(lambda: done.append("later"), "learn", later=True)
+        yield Work(lambda: done.append("now"))
+
+    scheduler = Scheduler()
+    scheduler.submit(plan())
+    until_quiet(scheduler)
+    assert done == ["now", "later"]
+
+
+# Sessions -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_left_ends_at_the_next_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its chunk is being learnt: what was begun is undone, and learnt the next time."""
+    engine, expected = tiny_engine(), tiny_engine()
+    with expected.session(small()) as session:
+        session.absorb(TEXT[:70])
+        weights = session.adapter_weights().tolist()
+    begun, go = threading.Event(), threading.Event()
+    real = Scheduler.between
+
+    def between(self: Scheduler, whole: bool = False) -> None:
+        if not begun.is_set() and session.loop.text.open_tokens == 32:
+            begun.set()
+            go.wait(5)
+        real(self, whole)
+
+    with engine.shared() as scheduler, engine.session(small()) as session:
+        monkeypatch.setattr(Scheduler, "between", between)
+        run = scheduler.submit(engine_plan(session))
+        assert begun.wait(5)
+        run.cancel()
+        go.set()
+        while run.outbox.get(timeout=5)[0] == "event":
+            pass
+        assert session.version == 0
+        assert len(session.tokens) == 32
+        list(session.absorb_ids(session.encode(TEXT[32:70])))
+        assert session.adapter_weights().tolist() == weights
+
+
+def engine_plan(session: Any) -> Plan[None]:
+    from templora.session.sources import Given
+
+    return session.loop.run(Given(session.loop, session.encode(TEXT[:70]), True))
+
+
+def test_others_write_while_one_learns() -> None:
+    """Within one chunk's learning, by tokens of the other that came meanwhile; in one piece, none does."""
+    found = {}
+    for seconds in (0.0, 1e9):
+        engine = tiny_engine()
+        with engine.shared(seconds), engine.session(small()) as one, engine.session(small()) as other:
+            one.absorb(TEXT[:31])
+            written = other.stream(TEXT[:20], max_new_tokens=10_000)
+            first = next(e for e in written if isinstance(e, TokenEvent))
+            go, counts = threading.Event(), [first.index]
+
+            def write(written: Iterator[Any] = written, counts: list[int] = counts, go: Any = go) -> None:
+                for event in written:
+                    if isinstance(event, TokenEvent):
+                        counts[0] = event.index
+                    if go.is_set():
+                        return
+
+            thread = threading.Thread(target=write)
+            stage, during = type(one.loop.cycle).close, []
+
+            def close(
+                self: Any, stage: Any = stage, one: Any = one, during: Any = during, counts: Any = counts
+            ) -> None:
+                before = counts[0]
+                stage(self)
+                if self is one.loop.cycle:
+                    during.append(counts[0] - before)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(one.loop.cycle), "close", close)
+                thread.start()
+                one.absorb(TEXT[31:33])
+                go.set()
+                thread.join()
+        found[seconds] = during[0]
+    assert found[0.0] > 3
+    assert found[1e9] <= 1  # which lay in the outbox already
+
+
+def test_a_model_without_a_compiled_step_is_shared_too() -> None:
+    engine = Engine(tiny_model(), byte_tokenizer(), compiled=False)
+    with engine.shared(0.0), engine.session(small()) as session:
+        assert session.write(TEXT[:60], max_new_tokens=40, sampling=HOT)
+        assert session.version == 3
+
+
+def test_closing_ends_what_is_going_on() -> None:
+    engine = tiny_engine()
+    with engine.shared():
+        session = engine.session(small())
+        events = session.stream(TEXT[:20], max_new_tokens=100)
+        next(events)
+        engine.close()
+        with pytest.raises((ModelError, SessionClosed)):
+            list(events)
+        with pytest.raises((ModelError, SessionClosed)):
+            session.write("x", max_new_tokens=1)
+
+
+def test_an_engine_is_shared_once_and_alone_again_afterwards() -> None:
+    engine = tiny_engine()
+    with engine.session(small()) as session:
+        with engine.shared():
+            assert engine.is_shared
+            with pytest.raises(ModelError, match="shared already"), engine.shared():
+                pass
+            text = session.write(TEXT[:20], max_new_tokens=9)
+            left = session.stream(max_new_tokens=9)
+            next(left)
+        assert not engine.is_shared
+        with pytest.raises(ModelError, match="does not serve sessions together any more"):
+            list(left)
+        assert text
+        assert isinstance(list(session.stream(max_new_tokens=9))[-1], Finished)
+    assert session.discard().base_unchanged
+
+
+def test_a_stream_that_nobody_holds_is_left() -> None:
+    """Its session goes on with another verb."""
+    engine = tiny_engine()
+    with engine.shared() as scheduler, engine.session(small()) as session:
+        events = session.stream(TEXT[:20], max_new_tokens=100)
+        next(events)
+        del events
+        gc.collect()
+        assert session.write(max_new_tokens=3) is not None
+        until = time.monotonic() + 5
+        while scheduler.runs and time.monotonic() < until:
+            time.sleep(0.01)
+        assert scheduler.runs == []
+
+
+def test_sessions_are_begun_and_ended_by_many_threads() -> None:
+    engine = tiny_engine()
+    with engine.session(small()) as session:
+        alone = session.write(TEXT[:40], max_new_tokens=40, sampling=HOT)
+    found: list[str] = []
+
+    def live() -> None:
+        for _ in range(3):
+            with engine.session(small()) as session:
+                found.append(session.write(TEXT[:40], max_new_tokens=40, sampling=HOT))
+            assert session.discard().discarded
+
+    with engine.shared():
+        threads = [threading.Thread(target=live) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [alone] * 15
+    assert engine.sessions == 0
+
+
+def test_parallel_learning_is_done_ahead_when_there_is_time() -> None:
+    """Before the chunk ends at which it is committed."""
+    engine, ahead = tiny_engine(), []
+    with engine.shared(), engine.session(replace(small(), learning="parallel")) as session:
+        for event in session.absorb_events(TEXT[:40]):
+            assert not isinstance(event, ChunkLearned)
+        until = time.monotonic() + 5
+        while not ahead and time.monotonic() < until:
+            ahead = [session.loop.cycle.is_staged] if session.loop.cycle.is_staged else []
+    assert ahead == [True]
