@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from ggufs import has_llama_cpp
 from test_cli import Cli, cli, fails, model, no_load  # noqa: F401
@@ -49,7 +51,12 @@ def test_a_table_then_json_on_the_last_line(cli: Cli) -> None:  # noqa: F811
 
 
 @pytest.mark.usefixtures("ceilings_known")
-def test_a_model_from_a_folder_is_loaded_once_more_for_its_load_time(cli: Cli, model: Path) -> None:  # noqa: F811
+def test_a_model_from_a_folder_is_loaded_once_more_for_its_load_time(
+    cli: Cli,  # noqa: F811
+    model: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", forked.executable())
     ran = cli("bench", "--model", model, *TINY[2:], "--quiet", "--json")
     assert (ran.code, ran.err) == (0, "")
     figures = json.loads(ran.out.splitlines()[-1])["figures"]

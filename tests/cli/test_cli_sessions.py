@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from evaluations import tiny_folder
+from forked import PYTHON
 
 from templora.cli.sessions import sessions
 from templora.cli.translate import translate as translate_command
@@ -97,7 +98,7 @@ def test_a_session_from_its_beginning_to_its_end(
 
 def test_what_was_killed_is_gone_on_with(write: Callable[..., Result], store: SessionStore, model: Path) -> None:
     """By the same command, by `resume`, or by neither."""
-    command = [sys.executable, "-m", "templora", "write", "--session", "novel", "--model", str(model), *SMALL]
+    command = [*PYTHON, "-m", "templora", "write", "--session", "novel", "--model", str(model), *SMALL]
     command += ["--prompt", PROMPT, "--tokens", "3000"]
     shown = b""
     for killed in (signal.SIGKILL, signal.SIGINT):
