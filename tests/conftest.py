@@ -45,6 +45,8 @@ def small(**options: Any) -> TempLoraConfig:
     return TempLoraConfig(**defaults | options)
 
 
+# What a short run thins out, a long one has whole (`./scripts/test --long`).
+LONG = bool(os.environ.get("TEMPLORA_LONG"))
 BEGAN = time.monotonic()
 gc.disable()  # all that is imported to collect the tests stays: nothing to look for
 _at_the_end = contextlib.ExitStack()
@@ -67,6 +69,11 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     _at_the_end.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long come first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None and item.path.parent.name != "bench")
 
 
 def pytest_collection_finish() -> None:
