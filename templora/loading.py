@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, nearest
 from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
+from templora.runtime.garbage import uncollected
 
 if TYPE_CHECKING:
     import torch
@@ -63,13 +64,19 @@ def load(
         raise OptionError("trust_remote_code", f"is for a model that you name yourself, not a file; it names {model!r}")
     began = time.perf_counter()
     found, count = check(model, dtype, weights, threads)
-    import torch
+    with uncollected():
+        import torch
 
     where = find_device(device)
     kind = torch.bfloat16 if weights == "bf16" else None if dtype == "auto" else getattr(torch, dtype)
     if where.type == "cuda":
         _check_cuda(weights, found)
-    from templora.engine.engine import Engine
+    with uncollected():
+        # Beside the engine, what the file of every family's model imports.
+        import transformers.generation
+        import transformers.modeling_utils  # noqa: F401
+
+        from templora.engine.engine import Engine
 
     name = found.name if isinstance(found, BuiltinModel) else str(model)
     with _quiet(), torch.random.fork_rng([]):  # weights are drawn on the CPU, if at all

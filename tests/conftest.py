@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import shlex
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
+from forked import PLACE
 
 from templora import TempLoraConfig
 from templora.engine.engine import Engine
@@ -36,7 +45,41 @@ def small(**options: Any) -> TempLoraConfig:
     return TempLoraConfig(**defaults | options)
 
 
+# What a short run thins out, a long one has whole (`./scripts/test --long`).
+LONG = bool(os.environ.get("TEMPLORA_LONG"))
 BEGAN = time.monotonic()
+gc.disable()  # all that is imported to collect the tests stays: nothing to look for
+_at_the_end = contextlib.ExitStack()
+
+
+def pytest_configure() -> None:
+    """Starts what forks programs for tests (`forked`), once for all of pytest's processes."""
+    if sys.platform == "linux" and PLACE not in os.environ:
+        place = Path(_at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="forks-"))) / "socket"
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, forked.__file__, "serve", str(place)]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        _at_the_end.enter_context(server)  # which closes its standard input, so that it ends
+        os.environ[PLACE] = str(place)
+        script = Path(forked.executable())
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(forked.PYTHON)} "$@"\n')
+        script.chmod(0o700)
+        _at_the_end.callback(os.environ.pop, PLACE)
+
+
+def pytest_unconfigure() -> None:
+    _at_the_end.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long come first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None and item.path.parent.name != "bench")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.unfreeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

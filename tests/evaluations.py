@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from forked import PYTHON
+
 from templora.evals.measuring.cell import Cell
 from templora.evals.measuring.plan import Plan
+from templora.evals.measuring.runner import Runner
 from templora.evals.measuring.texts import Text
 from templora.testing import byte_tokenizer, tiny_model
 
 BOOK = "It was the best of times, it was the worst of times. Nobody knew, and who would have asked? "
+WORKER = (*PYTHON, *Runner.worker[1:])  # as evaluations start it, but forked
 CONFIG = {"window": 64, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -46,7 +48,10 @@ def test_loading_again_is_fast(engine: Engine) -> None:
     assert again.load_seconds < 5
 
 
-def test_weights_are_those_that_transformers_unpacks(engine: Engine) -> None:
+def test_weights_are_those_that_transformers_unpacks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that asks of gguf for each of 400 modules is the same each time; what is refused has tests of its own."""
+    monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+    monkeypatch.setattr("templora.gguf.file.foreign_tensors", lambda *_: None)
     path = BUILTIN_MODELS[DEFAULT_MODEL].path()
     assert path is not None
     with warnings.catch_warnings():
@@ -98,16 +103,18 @@ def test_greedy_stream_without_learning_is_generate(engine: Engine) -> None:
 
 
 def test_same_seed_same_text(engine: Engine) -> None:
-    def run(seed: int) -> tuple[list[int], list[Any]]:
-        with engine.session(engine.config(seed=seed, chunk_size=48, window=128)) as session:
-            events = list(session.stream(STORY[:200], max_new_tokens=60, score=True))
+    def run(seed: int, tokens: int = 40) -> tuple[list[int], list[Any]]:
+        with engine.session(engine.config(seed=seed, chunk_size=32, window=96)) as session:
+            events = list(session.stream(STORY[:200], max_new_tokens=tokens, score=True))
             figures: list[Any] = [(e.loss, e.grad_norm) for e in events if isinstance(e, ChunkLearned)]
             figures += [(e.base_nll, e.adapted_nll) for e in events if isinstance(e, ChunkScored)]
             return session.tokens, figures
 
     first = run(1)
+    assert len(first[1]) >= 4  # two chunks, scored and learnt
     assert run(1) == first
-    assert run(2)[0] != first[0]
+    other = run(2, 20)[0]
+    assert other != first[0][: len(other)]
 
 
 def test_a_gguf_file_by_path_is_the_built_in_model(engine: Engine, tmp_path: Path) -> None:
@@ -128,9 +135,10 @@ def test_learning_one_chunk_later_is_the_same_whenever_it_runs(engine: Engine, m
         engine.threads = 1 if early or bits_depend_on_threads() else 2
         if early:
             monkeypatch.setattr(PendingUpdate, "start", lambda self, *a: (real(self, *a), self.stage()))
-        with engine.session(engine.config(learning="parallel", chunk_size=96, window=192, dropout=0.05)) as session:
-            scored = [e.adapted_nll for e in session.score_events(STORY) if isinstance(e, ChunkScored)]
-            session.write(max_new_tokens=20)
+        with engine.session(engine.config(learning="parallel", chunk_size=32, window=64, dropout=0.05)) as session:
+            scored = [e.adapted_nll for e in session.score_events(STORY[:300]) if isinstance(e, ChunkScored)]
+            session.write(max_new_tokens=32)
+            assert session.version >= 2
             found.append((scored, session.tokens, session.slot.state.weights))
     engine.threads = None
     assert found[0][:2] == found[1][:2]

@@ -16,6 +16,7 @@ from templora import __version__
 from templora.cli import streams
 from templora.cli.exits import Interrupted, stop_signals
 from templora.errors import OptionError, TemploraError, nearest
+from templora.runtime.garbage import leave_to_the_system
 
 _COMMANDS = {
     "write": "Write a long text, learning it as it grows.",
@@ -70,7 +71,9 @@ def main() -> None:
     """Runs the command line and exits."""
     # One line is enough for a warning; where in our code it was raised is no help to a user.
     warnings.showwarning = lambda message, *_: _say(f"templora: warning: {message}")
-    sys.exit(_run())
+    code = _run()
+    leave_to_the_system()
+    sys.exit(code)
 
 
 def _run() -> int:

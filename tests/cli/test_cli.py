@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 import pytest
 import transformers
 from conftest import TEXT
+from forked import PYTHON
 
 import templora
 import templora.learning.learner
@@ -128,10 +129,10 @@ def fails(ran: Ran, *named: object) -> None:
     assert all(str(word) in errors[0] for word in named), errors[0]
 
 
-def start(model: Path, *arguments: object, **streams: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "templora", "write", "--model", model, *SMALL, "--prompt", "It was", *arguments]
+def start(model: Path, *arguments: object, python: Sequence[str] = PYTHON, **streams: Any) -> subprocess.Popen[bytes]:
+    command = [*python, "-m", "templora", "write", "--model", model, *SMALL, "--prompt", "It was"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    return subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL, env=environment, **streams)
+    return subprocess.Popen([*map(str, [*command, *arguments])], stdin=subprocess.DEVNULL, env=environment, **streams)
 
 
 # Texts that cannot be used ------------------------------------------------------------------------------------------
@@ -366,7 +367,9 @@ SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminate
 @pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
 def test_stopped_by_a_signal(model: Path, tmp_path: Path, number: int, code: int, word: str) -> None:
     out = tmp_path / "out.txt"
-    process = start(model, "--tokens", 10**6, "--out", out, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    python = [sys.executable] if number == signal.SIGINT else PYTHON  # once as Python itself starts
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(model, "--tokens", 10**6, "--out", out, python=python, **pipes)
     assert process.stdout is not None
     text = os.read(process.stdout.fileno(), 64)
     process.send_signal(number)

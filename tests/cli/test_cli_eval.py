@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from evaluations import books, tiny_folder
+from evaluations import WORKER, books, tiny_folder
+from forked import PYTHON
 
 from templora.cli.eval import evaluate
 from templora.cli.options import as_flag
 from templora.cli.report import report
 from templora.errors import ModelError, OptionError
+from templora.evals.measuring.runner import Runner
 from templora.evals.reporting import results
 
 SIZES = ["--window", "64", "--chunk-size", "32", "--rank", "4", "--alpha", "4", "--tokens", "200"]
@@ -36,10 +39,13 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
     return ["--books", str(place / "books"), "--model", str(place / "model"), "--out", str(out), *SIZES, *more]
 
 
-def templora(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "templora", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+# The command line, whose workers are forked too.
+FORKED = f"from templora.evals.measuring.runner import Runner\nRunner.worker = {WORKER!r}\n"
+FORKED += "from templora.cli.main import main\nmain()"
+
+
+def templora(*arguments: str, python: Sequence[str] = (*PYTHON, "-c", FORKED)) -> subprocess.Popen[str]:
+    return subprocess.Popen([*python, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_an_evaluation_and_its_report(place: Path, tmp_path: Path) -> None:
@@ -65,6 +71,7 @@ def test_an_evaluation_and_its_report(place: Path, tmp_path: Path) -> None:
 
 def test_a_method_of_ones_own(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the current folder, in a worker of its own; changed, it is measured anew; and a report runs none of it."""
+    monkeypatch.setattr(Runner, "worker", WORKER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
     (tmp_path / "mine_cli.py").write_text(OWN)
@@ -111,7 +118,8 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
 def test_workers_go_when_the_evaluation_is_killed(place: Path, tmp_path: Path) -> None:
-    run = templora("eval", *command(place, tmp_path / "out", "--jobs", "2"))
+    fresh = [sys.executable, "-m", "templora"]
+    run = templora("eval", *command(place, tmp_path / "out", "--jobs", "2"), python=fresh)
     deadline = time.monotonic() + 120
     while len(workers := children(run.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from evaluations import tiny_folder
+from forked import PYTHON
 
 from templora.cli.translate import translate as command
 from templora.errors import ModelError, OptionError, StoreError, TextError
@@ -216,9 +216,7 @@ def test_there_must_be_a_true_translation_to_reveal(translate: Translate) -> Non
 def test_stopped_with_ctrl_c_and_gone_on_with(model: Path, translate: Translate, tmp_path: Path) -> None:
     whole = outcome(translate()).stdout
     arguments = ["book.txt", "--from", "en", "--to", "de", "--model", str(model), *SMALL, "--out", "out.txt"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "templora", "translate", *arguments], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*PYTHON, "-m", "templora", "translate", *arguments], stderr=subprocess.PIPE, text=True)
     out = tmp_path / "out.txt"
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         time.sleep(0.01)

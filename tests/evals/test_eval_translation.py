@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from evaluations import CONFIG, plan, tiny_folder
+from evaluations import CONFIG, WORKER, plan, tiny_folder
 
 from templora.cli.eval import evaluate
 from templora.cli.report import report
@@ -19,6 +19,7 @@ from templora.evals.measuring.measure import measure
 from templora.evals.measuring.pairs import Parallel, find_pairs
 from templora.evals.measuring.plan import Plan, read_plan
 from templora.evals.measuring.run import Stopped
+from templora.evals.measuring.runner import Runner
 from templora.evals.reporting import results, translations
 from templora.evals.reporting.groups import group
 from templora.evals.reporting.report import sections
@@ -243,7 +244,8 @@ def test_the_plan_that_comes_with_the_package(file: Path) -> None:
     assert (made.task, made.pairs, made.to) == ("translation", 300, None)
 
 
-def test_on_the_command_line(model: Path, file: Path, tmp_path: Path) -> None:
+def test_on_the_command_line(model: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runner, "worker", WORKER)
     out = tmp_path / "out"
     sizes = ["--window", "192", "--chunk-size", "96", "--rank", "4", "--alpha", "4", "--threads", "1"]
     asked = ["translation", "--books", str(file), "--to", "en", "--from", "de", "--model", str(model)]

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import PYTHON
 
 from templora.config import TempLoraConfig
 from templora.errors import TemploraError
@@ -91,10 +92,11 @@ def tear(log: Path, chance: random.Random) -> None:
 @pytest.mark.parametrize("options", MODES, ids=str)
 def test_killed_at_any_instant_it_goes_on_to_the_same_text(tmp_path: Path, options: dict[str, Any]) -> None:
     """In a process of its own: whoever forks must not have computed with several threads before, as other tests do."""
-    call = f"test_crash.kill_again_and_again(Path({str(tmp_path)!r}), {options!r})"
+    call = f"import sys; sys.path[:0] = {sys.path!r}; import test_crash; "
+    call += f"test_crash.kill_again_and_again(Path({str(tmp_path)!r}), {options!r})"
     done = subprocess.run(
-        [sys.executable, "-c", f"from pathlib import Path; import test_crash; {call}"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False,
+        [*PYTHON, "-c", f"from pathlib import Path; {call}"],
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     print(done.stdout)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXT, small
+from conftest import LONG, TEXT, small
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from templora.config import TempLoraConfig
@@ -31,10 +31,12 @@ CHANCE = random.Random(0)
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of three sessions, with snapshots; nobody writes to it."""
+    """A store of three sessions, with snapshots where they are asked for and none by the clock; nobody writes to it."""
     store = SessionStore(tmp_path_factory.mktemp("store") / "sessions")
     for name in ("novel", "other", "third"):
-        with store.create(name, tiny_engine(), CONFIG, keep=2) as saved:
+        with pytest.MonkeyPatch.context() as patch, store.create(name, tiny_engine(), CONFIG, keep=2) as saved:
+            patch.setattr(saved, "_snapshot_if_due", lambda *_: None)
+            patch.setattr(saved, "_snapshot_if_worth_it", lambda: None)
             saved.absorb(f"The {name} keeper climbed the stairs. " * 3)
             saved.snapshot()
             saved.write(max_new_tokens=40)
@@ -222,7 +224,7 @@ _RECORDS = st.lists(
 
 
 @given(_RECORDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150 if LONG else 50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_made_up_records_are_refused_or_read(sound: Path, tmp_path_factory: pytest.TempPathFactory, new: list) -> None:
     store = SessionStore(tmp_path_factory.mktemp("made") / "sessions")
     shutil.copytree(sound / "novel", store.folder / "novel")
