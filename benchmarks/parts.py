@@ -128,7 +128,7 @@ def main() -> None:
                 clocks.phase = lambda: meter._phases[-1] if meter._phases else None
         spent, counted = dict(meter.seconds), dict(meter.flops)
         # Counted as learning, but taken in the pass that scores.
-        head = a.chunks * engine.model.shape.backward(0, 0, a.chunk, 0) * session.learns_as_it_scores
+        head = a.chunks * engine.model.shape.backward(0, 0, a.chunk, 0) * session.loop.scorer.shares
         counted["score"], counted["learn"] = counted["score"] + head, counted["learn"] - head
         clocks.phase = lambda: None
         memory["learnt"] = memory_now(cpu)

@@ -202,7 +202,7 @@ class Bench:
                     learnt.append(event.seconds)
             flops = {phase: total - before[phase] for phase, total in session.meter.flops.items()}
         # FLOPs are counted by what they are for, seconds by when: the pass that scores takes the head's gradient too.
-        early = self._engine.model.shape.backward(0, 0, self._config.chunk_size, 0) * session.learns_as_it_scores
+        early = self._engine.model.shape.backward(0, 0, self._config.chunk_size, 0) * session.loop.scorer.shares
         reading, learning = flops["score"] + flops["cache"] + early, flops["learn"] - early
         plural = "s" if epochs > 1 else ""
         return (

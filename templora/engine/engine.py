@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,6 +27,8 @@ from templora.config import TempLoraConfig
 from templora.decoding.cuda_graph import CudaGraphStep
 from templora.decoding.plans import Kind, Plan, Work, driven
 from templora.engine.scheduler import SLICE, Scheduler
+from templora.engine.turn import Turn
+from templora.engine.watch import Found, Watch, unlike
 from templora.errors import ConfigError, ModelError, OptionError, TextError
 from templora.events import Event
 from templora.learning.probe import PASSAGE, Probe
@@ -37,7 +38,6 @@ from templora.lora.slot import Layout, Slot
 from templora.lora.targets import Target, choose_targets, first_weights
 from templora.methods.base import Method, MethodState
 from templora.metrics import Likelihood
-from templora.models.arrangement import Arrangement, described, told_apart
 from templora.models.causal import CausalModel, Trace
 from templora.models.runner import Runner, Step
 from templora.recipes import recipe
@@ -48,55 +48,9 @@ from templora.runtime.threads import governor, threads
 from templora.session.chunk_cycle import Lesson
 from templora.session.results import Receipt
 from templora.session.session import Session
-from templora.text import chat_turn, encode, end_ids, opening_ids, tokenizer_fingerprint
+from templora.text import chat_turn, encode, end_ids, opening_ids
 
 _R = TypeVar("_R")
-# Weights of fewer bytes are gone through anew for each session: it takes no time.
-_SMALL = 1 << 26
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The model at one moment: hash, sums, evidence and addresses of its weights, and what it computes with beside
-    them."""
-
-    fingerprint: str
-    checksum: str
-    evidence: tuple[Any, ...]
-    addresses: tuple[int, ...]
-    arrangement: Arrangement
-
-
-class _Turn:
-    """The lock: re-entrant, and whoever lets it go sees to what could not be done in the middle of a step."""
-
-    def __init__(self, afterwards: weakref.WeakMethod[Callable[[], None]]) -> None:
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._afterwards = afterwards
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-        if (afterwards := self._afterwards()) is not None:
-            afterwards()
-
-    def enter_if_free(self) -> bool:
-        """Takes it, unless somebody has it: another thread, or this one in the middle of a step. Never waits."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        if self._depth:
-            self._lock.release()
-            return False
-        self._depth += 1
-        return True
-
-    def leave(self) -> None:
-        self._depth -= 1
-        self._lock.release()
 
 
 @dataclass(eq=False)
@@ -112,7 +66,7 @@ class Stay:
     """
 
     slot: Slot
-    base: _Base
+    base: Found
     method: Method
     memory: MethodState | None = None
     session: weakref.ref[Session] | None = None
@@ -143,9 +97,9 @@ class Engine:
         self.model.between = self._between
         self.tokenizer = tokenizer
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or type(module).__name__
-        self._large = self.model.weights_bytes > _SMALL
+        self._watch = Watch(self._model, tokenizer)
         self.generation_config = getattr(module, "generation_config", None)
-        self.lock = _Turn(weakref.WeakMethod(self._collect))
+        self.lock = Turn(weakref.WeakMethod(self._collect))
         self.load_seconds = 0.0
         self.prepare_seconds = 0.0
         self._compiled = compiled
@@ -158,8 +112,6 @@ class Engine:
         self._abandoned: deque[Stay] = deque()  # of sessions that nobody holds any more
         self._trace: Trace | None = None
         self._moving: list[tuple[Any, str, Any]] = []
-        self._known: _Base | None = None
-        self._known_tokenizer: tuple[Any, str] | None = None
         self._first: tuple[tuple[Any, ...], torch.Tensor] | None = None  # first weights, and what they are of
         self._stale = False  # the model was changed while sessions were alive
 
@@ -458,7 +410,7 @@ class Engine:
             stay.memory = method.begin(self.model, config, opening)
             if method.changes_model:
                 self._forget()
-            elif changed := stay.base.arrangement.differences(self._arrangement()):
+            elif changed := self._watch.differences(stay.base, self._hooks):
                 raise ModelError(
                     f"{method.name} changes the model ({', '.join(changed[:3])}) and does not say so: its "
                     "changes_model must be True"
@@ -513,8 +465,9 @@ class Engine:
                     self.release(stay)
                 else:
                     session.discard()
-            self._model, self._known, self._trace, self._first = None, None, None, None
+            self._model, self._trace, self._first = None, None, None
             self._forget()
+            del self._watch
         gc.collect()
         give_freed_memory_back()
         if device.type == "cuda":
@@ -522,8 +475,10 @@ class Engine:
 
     def __del__(self) -> None:
         # What its weights took is given back too: malloc keeps it otherwise (`allocator`).
-        large = vars(self).get("_large", False)
+        watch = vars(self).get("_watch")
+        large = watch is not None and watch.large
         vars(self).clear()
+        del watch
         if large and not sys.is_finalizing():
             give_freed_memory_back()
 
@@ -555,75 +510,41 @@ class Engine:
             setattr(module, name, value)
         self._moving = []
 
-    def _arrangement(self) -> Arrangement:
-        """What the model computes with, our own hooks left out."""
-        return self.model.arrangement(self._hooks)
-
     @property
     def _hooks(self) -> list[Any]:
         """Our own on the model."""
         return [hook for bank in self._banks.values() for hook in bank.hooks]
 
-    def _look(self, trust: bool = True) -> _Base:
-        """The model as it is now. What was worked out of another one is dropped.
-
-        Args:
-            trust: do not go through large weights again that show no sign of a change.
-        """
-        model, known = self.model, self._known
-        arrangement, evidence, addresses = self._arrangement(), model.weights_evidence(), model.weights_addresses()
-        if known and known.evidence == evidence and trust and self._large:
-            fingerprint, checksum = known.fingerprint, known.checksum
-        else:
-            checksum = model.checksum()
-            fingerprint = known.fingerprint if known and known.checksum == checksum else model.fingerprint()
-        now = self._known = _Base(fingerprint, checksum, evidence, addresses, arrangement)
-        if known is not None and replace(known, evidence=evidence) != now:
+    def _look(self, trust: bool = True) -> Found:
+        """The model as it is now. What was worked out of another one is dropped."""
+        found, changed = self._watch.look(self._hooks, trust)
+        if changed:
             self._forget()
             self._stale = True
         if self._stale and not self._stays:
-            model.look()
-            model.check()
+            self.model.look()
+            self.model.check()
             self._stale = False
-        return now
+        return found
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from others, as JSON can hold it: weights, what is computed with them, tokenizer."""
 
         def identity() -> dict[str, Any]:
             self._check_company(Method())
-            return {
-                "fingerprint": self._look(trust=False).fingerprint,
-                "computes": described(self.model.module, self.model.config, self._hooks),
-                "tokenizer": self._tokenizer_fingerprint(),
-            }
+            return self._watch.identity(self._look(trust=False), self._hooks)
 
         return self.do(identity)
 
-    def _tokenizer_fingerprint(self) -> str:
-        signs = len(self.tokenizer), opening_ids(self.tokenizer), encode(self.tokenizer, PASSAGE, special=False)
-        if self._known_tokenizer is None or self._known_tokenizer[0] != signs:
-            self._known_tokenizer = signs, tokenizer_fingerprint(self.tokenizer)
-        return self._known_tokenizer[1]
-
     def unlike(self, identity: Mapping[str, Any]) -> str:
         """Why this is not the model of that `identity`; empty if it is. What it does not say is passed over."""
-        now = self.identity()
-        if identity["fingerprint"] != now["fingerprint"]:
-            return f"its weights are others ({str(identity['fingerprint'])[:12]}, not {now['fingerprint'][:12]})"
-        then = identity.get("computes")
-        if isinstance(then, dict) and (differs := told_apart(then, now["computes"])):
-            return f"its weights are the same, but not what is computed with them: {'; '.join(differs[:3])}"
-        return "its tokenizer is another" if identity.get("tokenizer", now["tokenizer"]) != now["tokenizer"] else ""
+        return unlike(identity, self.identity())
 
     def receipt(self, stay: Stay) -> Receipt:
         """Compares the model with what a session found, and looks for what its slot may have left."""
         with self.lock:
-            base, arrangement, trace = stay.base, self._arrangement(), Trace.of(self.model.module)
-            changed, fingerprint = base.arrangement.differences(arrangement), base.fingerprint
-            if self.model.checksum() != base.checksum:
-                fingerprint = self.model.fingerprint()
-                changed = ["weights", *changed]
+            fingerprint, changed = self._watch.compare(stay.base, self._hooks)
+            trace = Trace.of(self.model.module)
             # While other sessions live their hooks are there, and nothing else.
             ours = sum(len(layout.targets) for layout in self._banks)
             before = self._trace or trace

@@ -8,10 +8,13 @@ source ─► take: some tokens ─► transcript ─► chunk full? ─► cycl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
 
 from templora.config import TempLoraConfig
 from templora.decoding.plans import Plan, Work
-from templora.errors import SessionClosed
+from templora.errors import SessionClosed, TextError
 from templora.learning.learner import Learner
 from templora.lora.slot import AdapterState, Slot
 from templora.lora.targets import first_weights
@@ -24,7 +27,7 @@ from templora.session.fitting import Like, check, most_bytes
 from templora.session.readers import Readers
 from templora.session.scoring import Scorer
 from templora.session.snapshot import STATE, Snapshot
-from templora.session.sources import Source, told
+from templora.session.sources import Sampled, Source, told
 from templora.session.transcript import Transcript
 from templora.session.unseen import Unseen
 
@@ -80,6 +83,18 @@ class Loop:
             yield from self._close_if_full()
             yield from source.pass_on(self.cycle.events)
 
+    def write(self, given: Source, sampled: Callable[[], Sampled], resume: bool) -> Plan[None]:
+        """A prompt is given, then goes on what is sampled, which begins where the prompt ends; with `resume` as the
+        rest of a write."""
+        yield from self.run(given)
+        if not self.text.tokens:
+            raise TextError("there is nothing to go on from: give a prompt")
+        if not resume:
+            self.text.scored_to = len(self.text)
+        source = sampled()
+        yield from self.run(source)
+        yield from source.finish()
+
     def _close_if_full(self) -> Plan[None]:
         self.alive()
         if not self.text.room:
@@ -97,6 +112,23 @@ class Loop:
         self._tidy()
         self.cycle.remember()
 
+    def close_chunk(self) -> int:
+        """Ends the open chunk, and commits all that is still to be; returns how many events there were before."""
+        self.enter()
+        before = len(self.cycle.events)
+        self.cycle.close()
+        self.cycle.settle()
+        return before
+
+    def begin_from(self, weights: torch.Tensor) -> None:
+        """Goes on from another adapter, fp32 [weights], as one that was just begun."""
+        self.enter()
+        self.cycle.settle()
+        self.cycle.begin_anew()
+        self.scorer.drop()
+        fresh = AdapterState.fresh(weights.to(self.slot.bank.device))
+        self.slot.commit(replace(fresh, version=self.slot.version + 1))
+
     def take_back(self, end: int) -> None:
         """Makes the text end at token `end` again, with all else as it was then: nobody has seen what came after it."""
         with deferred():
@@ -111,6 +143,11 @@ class Loop:
             self.text.tidy()
             self.cycle.written.cut(len(self.text))
             self.readers.tidy()
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether no token waits to be seen, which may be the beginning of a stop text."""
+        return self.unseen.since is None
 
     def end(self) -> None:
         """Lets go of everything that holds weights, keys or values."""
@@ -145,9 +182,21 @@ class Loop:
         }
         return Snapshot({name: t.clone() for name, t in tensors.items()} if copy else tensors, meta)
 
-    def check(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
-        """Raises `TextError` if a snapshot cannot be one of this session, with these tokens."""
+    def settled_snapshot(self, copy: bool = True) -> Snapshot:
+        """`snapshot` of what there is when nothing is half done."""
+        self.enter()
+        return self.snapshot(copy)
+
+    def become(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
+        """`restore`, if a snapshot can be one of this session with these tokens; what was spent, too.
+
+        Raises:
+            TextError: it cannot.
+        """
+        self.enter()
         check(snapshot, self._like(len(tokens)))
+        self.restore(tokens, snapshot)
+        self.meter.seconds, self.meter.flops = (dict(part) for part in snapshot.meta["meter"])
 
     def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Becomes what a snapshot was taken of."""

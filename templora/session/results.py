@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from templora.events import ChunkScored, Event
 from templora.metrics import Likelihood, perplexity
 
 
@@ -16,6 +18,18 @@ class Score:
     base: Likelihood
     adapted: Likelihood
     mixed: Likelihood
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Score:
+        """What chunks that were scored add up to."""
+        score = cls(Likelihood(), Likelihood(), Likelihood())
+        for event in events:
+            if isinstance(event, ChunkScored):
+                score.base.add(event.base_nll or 0.0, event.targets)
+                score.adapted.add(event.adapted_nll or 0.0, event.targets)
+                if event.mixed_nll is not None:
+                    score.mixed.add(event.mixed_nll, event.targets)
+        return score
 
     def __repr__(self) -> str:
         parts = [(name, getattr(self, name)) for name in ("base", "adapted", "mixed")]

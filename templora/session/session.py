@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from templora.arguments import SEEDS, Writing, shown, whole, yes
 from templora.config import TempLoraConfig
-from templora.decoding.plans import Plan
 from templora.decoding.preview import Preview
 from templora.decoding.reader import Reader
 from templora.errors import OptionError, TextError
-from templora.events import END, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
+from templora.events import END, ChunkLearned, Event, Finished, TokenEvent
 from templora.learning.learner import Learner
-from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
-from templora.lora.peft import load_adapter, save_adapter
-from templora.lora.slot import AdapterState, Slot
-from templora.lora.targets import first_weights
+from templora.lora import adapter_files
+from templora.lora.slot import Slot
 from templora.methods.base import Method
 from templora.metrics import Likelihood
 from templora.runtime.metering import Meter
@@ -120,29 +115,6 @@ class Session:
         """Tokens of the open chunk, which are not learnt yet."""
         return self.loop.text.open_tokens
 
-    @property
-    def sure(self) -> bool:
-        """Whether no token waits to be seen, which may be the beginning of a stop text."""
-        return self.loop.unseen.since is None
-
-    @property
-    def learns_as_it_scores(self) -> bool:
-        """Whether the pass that scores a whole chunk is also the first one that learns it."""
-        self._alive()
-        return self.loop.scorer.shares
-
-    @property
-    def snapshot_bytes(self) -> int:
-        """About as many as `snapshot` holds."""
-        self._alive()
-        return self.loop.snapshot_bytes
-
-    @property
-    def max_snapshot_bytes(self) -> int:
-        """More than any snapshot of it takes."""
-        self._alive()
-        return self.engine.do(lambda: self.loop.max_snapshot_bytes)
-
     # Verbs -----------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
@@ -176,14 +148,7 @@ class Session:
 
     def score(self, text: str) -> Score:
         """Predicts a given text, each chunk before it is learnt, by the base and with the adapter."""
-        score = Score(Likelihood(), Likelihood(), Likelihood())
-        for event in self.score_events(text):
-            if isinstance(event, ChunkScored):
-                score.base.add(event.base_nll or 0.0, event.targets)
-                score.adapted.add(event.adapted_nll or 0.0, event.targets)
-                if event.mixed_nll is not None:
-                    score.mixed.add(event.mixed_nll, event.targets)
-        return score
+        return Score.of(self.score_events(text))
 
     def score_events(self, text: str) -> Iterator[Event]:
         """`score`, yielding `ChunkScored`, `ChunkLearned` and `Absorbed` as it goes."""
@@ -252,10 +217,15 @@ class Session:
         how = Writing(
             max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
         )
-        sampling = SamplingParams.of(sampling)
+        sampler = self._sampler(SamplingParams.of(sampling), how.stop_at_end)
         self._known([token for token in forced_tokens if token != END])
+        tokenizer, ends, most = self.engine.tokenizer, self.engine.end_ids, how.max_new_tokens
+
+        def sampled() -> Sampled:
+            return Sampled(self.loop, tokenizer, sampler, ends, most, how.score, forced_tokens)
+
         given = Given(self.loop, self.encode(prompt, chat=how.chat), how.learn_prompt)
-        yield from self.engine.drive(self._writing(given, how, sampling, forced_tokens, resume))
+        yield from self.engine.drive(self.loop.write(given, sampled, resume))
 
     def preview(
         self,
@@ -306,21 +276,8 @@ class Session:
         With parallel learning: everything that is still to be learnt, and returns what came last.
         """
         self._alive()
-        learned = self.loop.cycle.events
-
-        def close() -> int:
-            self.loop.enter()
-            known = len(learned)
-            self.loop.cycle.close()
-            self.loop.cycle.settle()
-            return known
-
-        known = self.engine.do(close, "learn")
-        last = learned[-1] if len(learned) > known else None
-        if not isinstance(last, ChunkLearned):
-            return None
-        learned.pop()
-        return last
+        before, learned = self.engine.do(self.loop.close_chunk, "learn"), self.loop.cycle.events
+        return cast(ChunkLearned, learned.pop()) if len(learned) > before else None
 
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""
@@ -342,12 +299,8 @@ class Session:
 
         def save() -> None:
             self.loop.enter()
-            weights, layout = (self.loop.cycle.stage() or self.slot.state).weights, self.slot.layout
-            base, config = self.engine.model.module, self.config
-            if Path(path).suffix == ".gguf":
-                save_gguf_adapter(Path(path), layout, weights, config.alpha, base, half=half)
-            else:
-                save_adapter(Path(path), layout, weights, config.alpha, config.dropout, base)
+            weights = (self.loop.cycle.stage() or self.slot.state).weights
+            adapter_files.save(Path(path), self.slot.layout, weights, self.config, self.engine.model.module, half=half)
 
         self.engine.do(save)
 
@@ -366,13 +319,10 @@ class Session:
 
     def read_adapter(self, path: str | os.PathLike[str]) -> torch.Tensor:
         """The weights of an adapter that `load_adapter` takes, for `use_adapter`."""
-        layout, alpha = self.slot.layout, self.config.alpha
+        layout = self.slot.layout
         if not isinstance(path, str | os.PathLike):
             raise OptionError("adapter", f"must be the path of one, not {shown(path)}")
-        where, fresh = Path(path), first_weights(layout.targets, layout.rank, self.config.seed)
-        if where.suffix == ".gguf" and not where.is_dir():
-            return load_gguf_adapter(where, layout, alpha, fresh, self.engine.model.module)
-        return load_adapter(where, layout, alpha, fresh)
+        return adapter_files.load(Path(path), layout, self.config, self.engine.model.module)
 
     def use_adapter(self, weights: torch.Tensor | None) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`).
@@ -380,17 +330,8 @@ class Session:
         Raises:
             TextError: it is none.
         """
-        slot = self.slot
-        found = check_weights(weights, slot.layout.weights)
-
-        def use() -> None:
-            self.loop.enter()
-            self.loop.cycle.settle()
-            self.loop.cycle.begin_anew()
-            self.loop.scorer.drop()
-            slot.commit(replace(AdapterState.fresh(found.to(slot.bank.device)), version=slot.version + 1))
-
-        self.engine.do(use, "learn")
+        found = check_weights(weights, self.slot.layout.weights)
+        self.engine.do(lambda: self.loop.begin_from(found), "learn")
 
     def adapter_weights(self) -> torch.Tensor:
         """A copy of the adapter as it serves: fp32 [weights], A then B of each target in turn."""
@@ -406,12 +347,7 @@ class Session:
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
         """
-
-        def snapshot() -> Snapshot:
-            self.loop.enter()
-            return self.loop.snapshot(copy)
-
-        return self.engine.do(snapshot)
+        return self.engine.do(lambda: self.loop.settled_snapshot(copy))
 
     def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Becomes the session that a snapshot was taken of.
@@ -424,14 +360,7 @@ class Session:
             TextError: it is not of such a session.
         """
         self._known(tokens)
-
-        def restore() -> None:
-            self.loop.enter()
-            self.loop.check(tokens, snapshot)
-            self.loop.restore(tokens, snapshot)
-            self.meter.seconds, self.meter.flops = (dict(part) for part in snapshot.meta["meter"])
-
-        self.engine.do(restore)
+        self.engine.do(lambda: self.loop.become(tokens, snapshot))
 
     def discard(self) -> Receipt:
         """Ends the session: nothing of the adapter stays, and the base is as it was. May be called twice."""
@@ -450,24 +379,8 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
-
-    def _writing(
-        self, given: Given, how: Writing, sampling: SamplingParams, forced_tokens: Sequence[int], resume: bool
-    ) -> Plan[None]:
-        loop = self.loop
-        yield from loop.run(given)
-        if not self.tokens:
-            raise TextError("there is nothing to go on from: give a prompt")
-        if not resume:
-            loop.text.scored_to = len(self.tokens)
-        sampler, ends = self._sampler(sampling, how.stop_at_end), self.engine.end_ids
-        source = Sampled(loop, self.engine.tokenizer, sampler, ends, how.max_new_tokens, how.score, forced_tokens)
-        yield from loop.run(source)
-        yield from source.finish()
 
     def _sampler(self, sampling: SamplingParams, stop_at_end: bool) -> Sampler:
         banned = [] if stop_at_end else self.engine.end_ids

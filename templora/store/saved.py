@@ -349,9 +349,14 @@ class SavedSession:
                 except GeneratorExit:  # nobody listens any more
                     self._log.sync()
                     raise
-                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
+                if isinstance(event, ChunkLearned | Absorbed) and self._at_border:
                     self._snapshots.make_if_due(self._log.length)
         self._log.sync()
+
+    @property
+    def _at_border(self) -> bool:
+        """Whether everything is seen, and a chunk begins here."""
+        return not self.session.open_tokens and self.session.loop.is_seen
 
     def _record(self, event: Event) -> bool:
         """Puts an event into the log; False if it is there already."""
@@ -428,7 +433,7 @@ class SavedSession:
                 if not isinstance(event, Finished) and self._record(event):
                     self.late += [event] if isinstance(event, ChunkLearned | ChunkScored) else []
                 progress(len(self.session.tokens) - at, len(history.tokens) - at)
-                if isinstance(event, ChunkLearned | Absorbed) and not self.session.open_tokens and self.session.sure:
+                if isinstance(event, ChunkLearned | Absorbed) and self._at_border:
                     self._snapshots.make_if_due(self._log.length, act.seq)
         if self._pending is None:
             for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet

@@ -122,7 +122,7 @@ class Snapshots:
     @property
     def _expected_cost(self) -> float:
         """Seconds that one takes."""
-        return self._cost or self._session.snapshot_bytes / _SLOWEST
+        return self._cost or self._session.loop.snapshot_bytes / _SLOWEST
 
     def new_name(self, length: int, begin: str = "") -> str:
         """A name that no record's file has: a fork has files that are numbered as in the session that it is from."""
@@ -148,7 +148,8 @@ class Snapshots:
 
         path = self.files / data["file"]
         check_plain(path, shared=True)
-        if path.stat().st_size > self._session.max_snapshot_bytes:  # before it is read, and held in memory
+        most = self._session.engine.do(lambda: self._session.loop.max_snapshot_bytes)
+        if path.stat().st_size > most:  # before it is read, and held in memory
             raise StoreError(f"{path}: is larger than any file of this session")
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")

@@ -196,7 +196,7 @@ def test_others_write_while_one_learns() -> None:
                 go.set()
                 thread.join()
         found[seconds] = during[0]
-    assert found[0.0] > 3
+    assert found[0.0] > 1
     assert found[1e9] <= 1  # which lay in the outbox already
 
 
