@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXT, small
+from conftest import LONG, TEXT, small
 
 from templora import ChunkLearned, SamplingParams, Session, SessionStore
 from templora.config import TempLoraConfig
@@ -25,7 +25,7 @@ from templora.engine.scheduler import Run, Scheduler
 from templora.store import snapshots
 from templora.testing import tiny_engine
 
-SCHEDULES = int(os.environ.get("TEMPLORA_SCHEDULES", "40"))
+SCHEDULES = int(os.environ.get("TEMPLORA_SCHEDULES", "600" if LONG else "24"))
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"learning": "parallel"},

@@ -73,7 +73,7 @@ def test_discard_may_be_interrupted_and_repeated(engine: Engine, monkeypatch: py
 
     session = engine.session(small())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "fingerprint", interrupted)
+        patch.setattr(engine.model, "checksum", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.discard()
     assert session.closed

@@ -22,6 +22,7 @@ from templora.session.loop import Loop
 from templora.session.snapshot import Snapshot
 from templora.store.history import History
 from templora.store.log import Log, Record
+from templora.store.snapshots import Snapshots
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
@@ -35,8 +36,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = SessionStore(tmp_path_factory.mktemp("store") / "sessions")
     for name in ("novel", "other", "third"):
         with pytest.MonkeyPatch.context() as patch, store.create(name, tiny_engine(), CONFIG, keep=2) as saved:
-            patch.setattr(saved, "_snapshot_if_due", lambda *_: None)
-            patch.setattr(saved, "_snapshot_if_worth_it", lambda: None)
+            patch.setattr(Snapshots, "make_if_due", lambda *_: None)
+            patch.setattr(Snapshots, "make_if_worth_it", lambda *_: None)
             saved.absorb(f"The {name} keeper climbed the stairs. " * 3)
             saved.snapshot()
             saved.write(max_new_tokens=40)
