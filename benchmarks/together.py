@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Several sessions of one engine at once (docs/architecture.md, the life of a token).
 
-    benchmarks/together.py [--sessions 4] [--tokens 1200] [--out results/benchmarks/together.json]
+    benchmarks/together.py [--sessions 4] [--tokens 1200] [--weights int4] [--out results/benchmarks/together.json]
 
 On the embedded model, each session in a thread of its own, all writing: how equal their shares are; how long each
 waits from token to token, while another one learns and otherwise, with the default slices and with learning in one
@@ -181,9 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=1200)
+    parser.add_argument("--weights", default="int4")
     parser.add_argument("--out", default="results/benchmarks/together.json")
     arguments = parser.parse_args()
-    engine = templora.load()
+    engine = templora.load(weights=arguments.weights)
     with engine.session() as session:
         session.write(PROMPT * 30, max_new_tokens=4)  # compiles what is compiled at first use
     load = os.getloadavg()[0]
@@ -191,6 +192,7 @@ def main() -> None:
         "device": describe_device(engine.model.device),
         "versions": versions() | {"commit": source_commit(), "code": code_digest()},
         "model": engine.name,
+        "weights": arguments.weights,
         "config": engine.config().to_dict(),
         "sessions": arguments.sessions,
         "load_average_before": load,

@@ -80,7 +80,7 @@ class Engine:
             and is exactly as it was when the last one is discarded.
         tokenizer: its tokenizer.
         name: what to call it in reports.
-        compiled: decode through the compiled step where it applies (docs/architecture.md).
+        compiled: decode through the compiled step where it applies (docs/decisions.md).
 
     Attributes:
         lock: held for each step of a session.
