@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from journal import code_digest, versions
@@ -31,9 +32,12 @@ from templora.engine.engine import Engine
 from templora.engine.scheduler import SLICE
 from templora.events import ChunkLearned, Event, TokenEvent
 from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.store import snapshots as snapshots_module
 from templora.store.log import Log
 from templora.store.store import SessionStore
 
+# Of the time, for snapshots: more than by default (2 %), so that a short run has some.
+_SHARE = 0.05
 PROMPT = "The lighthouse keeper climbed the stairs and lit the lamp, as he had done every evening since the war. "
 
 
@@ -81,16 +85,16 @@ def quantiles(values: list[float]) -> dict[str, float]:
             "max_ms": float(ms.max())}  # fmt: skip
 
 
-def timed(owner: Any, name: str, spans: list[tuple[float, float]], stack: ExitStack) -> None:
-    """Notes when a method is called and when it returns."""
+def timed(owner: Any, name: str, spans: list[tuple[float, float, float]], stack: ExitStack) -> None:
+    """Notes when a function is called and when it returns, and the CPU seconds of its thread meanwhile."""
     real = getattr(owner, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.thread_time()
         try:
             return real(*args, **kwargs)
         finally:
-            spans.append((began, time.perf_counter()))
+            spans.append((began, time.perf_counter(), time.thread_time() - cpu))
 
     setattr(owner, name, call)
     stack.callback(setattr, owner, name, real)
@@ -99,13 +103,14 @@ def timed(owner: Any, name: str, spans: list[tuple[float, float]], stack: ExitSt
 def together(engine: Engine, sessions: int, tokens: int, slice_seconds: float, disk: bool) -> dict[str, Any]:
     """Figures of `sessions` at once, until the first has written all of its tokens."""
     seen, go, threads = [Seen() for _ in range(sessions)], threading.Event(), []
-    logged: list[tuple[float, float]] = []
-    written: list[tuple[float, float]] = []
+    logged: list[tuple[float, float, float]] = []
+    written: list[tuple[float, float, float]] = []
     with ExitStack() as stack:
         store = SessionStore(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         timed(Log, "extend", logged, stack)
         timed(Log, "sync", logged, stack)
-        timed(__import__("templora.store.snapshots", fromlist=["_write"]), "_write", written, stack)
+        timed(snapshots_module, "_write", written, stack)
+        stack.enter_context(mock.patch.object(snapshots_module, "_SHARE", _SHARE))
         stack.enter_context(engine.shared(slice_seconds))
         for i in range(sessions):
             config = engine.config(seed=i)
@@ -143,12 +148,13 @@ def together(engine: Engine, sessions: int, tokens: int, slice_seconds: float, d
         "at_all_times": quantiles(gaps(seen, lambda _: everything)),
     }
     if disk:
-        inside = [(a, b) for a, b in logged if began <= a and b <= ended]
-        snapshots = [(a, b) for a, b in written if began <= a and b <= ended]
+        inside = [(b - a, cpu) for a, b, cpu in logged if began <= a and b <= ended]
+        snapshots = [(a, b) for a, b, _ in written if began <= a and b <= ended]
         learning = [[span for one in seen for span in one.learnt] for _ in range(sessions)]
         quiet = [s for s in snapshots if not any(a < s[1] and b > s[0] for a, b in learning[0])]
         found |= {
-            "log_share": sum(b - a for a, b in inside) / (ended - began),
+            "log_cpu_share": sum(cpu for _, cpu in inside) / (ended - began),
+            "log_share_with_waiting": sum(seconds for seconds, _ in inside) / (ended - began),
             "snapshots": len(snapshots),
             "snapshot_seconds": [b - a for a, b in snapshots],
             "while_a_snapshot_is_written_and_nobody_learns": quantiles(gaps(seen, lambda _: quiet)),
@@ -207,6 +213,7 @@ def main() -> None:
         ("on_disk", (n, tokens, SLICE, True)),
     ):
         document[name] = together(engine, *of)
+        document["snapshot_share"] = _SHARE
         print(name, document[name], flush=True)
         write_json(Path(arguments.out), document)
 
