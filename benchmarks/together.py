@@ -37,7 +37,7 @@ from templora.store.log import Log
 from templora.store.store import SessionStore
 
 # Of the time, for snapshots: more than by default (2 %), so that a short run has some.
-_SHARE = 0.05
+_SHARE = 0.1
 PROMPT = "The lighthouse keeper climbed the stairs and lit the lamp, as he had done every evening since the war. "
 
 

@@ -83,6 +83,31 @@ def test_dependencies_point_one_way() -> None:
             assert other == room or floor[other] < floor[room], f"{name} imports {module}"
 
 
+def test_passes_begin_in_one_place() -> None:
+    """`Runner` is the only caller of forward: nobody else asks the model for hidden states or runs its modules.
+
+    But for the model itself, which tries whether it works at all, and for the step that a CUDA graph records.
+    """
+    begins = {}
+    for name, path in MODULES.items():
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        found = {c.attr for c in calls if isinstance(c, ast.Attribute)} & {"hidden", "decoder", "module"}
+        if found:
+            begins[name] = found
+    assert begins == {
+        "models.runner": {"hidden"},
+        "models.causal": {"hidden", "decoder", "module"},
+        "decoding.cuda_graph": {"decoder"},
+    }
+
+
+def test_no_file_is_long() -> None:
+    """A stranger reads one in a sitting; the verbs of a session are one screen after another, no program."""
+    lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert max(lines.values()) <= 600, max(lines, key=lambda name: lines[name])
+    assert lines["session.session"] <= 400
+
+
 def test_tests_are_in_the_same_rooms() -> None:
     rooms = {path.name for path in Path(__file__).parent.iterdir() if any(path.glob("test_*.py"))} - {"fuzz"}
     assert rooms <= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}

@@ -167,3 +167,4 @@ class Previewer:
         for read, end in list(zip(passes, ends, strict=True))[same:]:
             self._reader.fill(tokens[: end + 1], version)
             self._passes.append(read)
+        self._reader.ready()

@@ -64,8 +64,8 @@ class Reader:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether its next token does not go through the model's modules."""
-        return self._step is not None and bool(self.cache.length)
+        """Whether its next token does not go through the model's modules; known once it is `ready`."""
+        return self.__dict__.get("_step") is not None and bool(self.cache.length)
 
     @property
     def route(self) -> Route | None:

@@ -113,6 +113,7 @@ class Engine:
         self._trace: Trace | None = None
         self._moving: list[tuple[Any, str, Any]] = []
         self._first: tuple[tuple[Any, ...], torch.Tensor] | None = None  # first weights, and what they are of
+        self._honest: set[tuple[type, str]] = set()  # methods that were found to leave the model alone
         self._stale = False  # the model was changed while sessions were alive
 
     @property
@@ -410,11 +411,15 @@ class Engine:
             stay.memory = method.begin(self.model, config, opening)
             if method.changes_model:
                 self._forget()
+            elif (kind := (type(method), str(method.options()))) in self._honest:
+                pass
             elif changed := self._watch.differences(stay.base, self._hooks):
                 raise ModelError(
                     f"{method.name} changes the model ({', '.join(changed[:3])}) and does not say so: its "
                     "changes_model must be True"
                 )
+            else:
+                self._honest.add(kind)
             return stay.memory
 
     def release(self, stay: Stay) -> None:

@@ -63,13 +63,13 @@ class Watch:
             trust: do not go through large weights again that show no sign of a change.
         """
         model, known = self._model, self._known
-        evidence = model.weights_evidence()
+        evidence, addresses = model.weights_evidence()
         if known and known.evidence == evidence and trust and self.large:
             fingerprint, checksum = known.fingerprint, known.checksum
         else:
             checksum = model.checksum()
             fingerprint = known.fingerprint if known and known.checksum == checksum else model.fingerprint()
-        found = Found(fingerprint, checksum, evidence, model.weights_addresses(), model.arrangement(hooks))
+        found = Found(fingerprint, checksum, evidence, addresses, model.arrangement(hooks))
         self._known = found
         return found, known is not None and replace(known, evidence=evidence) != found
 

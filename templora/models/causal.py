@@ -259,16 +259,17 @@ class CausalModel:
         return [(m, n, v.clone() if isinstance(v, torch.Tensor) else v) for m, n, v in held]
 
     @torch.no_grad()
-    def weights_evidence(self) -> tuple[Any, ...]:
+    def weights_evidence(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
         """What tells weights that were changed from those that were not, at no cost: torch's counts of changes, and a
-        few values. A change that it misses is seen by `fingerprint`."""
-        digest, places = hashlib.sha256(), list[Any]()
+        few values; and where they lie. A change that it misses is seen by `checksum`."""
+        digest, places, addresses = hashlib.sha256(), list[Any](), list[int]()
         for name, tensor in self._weights():
             changes = 0 if tensor.is_inference() else tensor._version
             places.append((name, tuple(tensor.shape), tensor.dtype, changes))
             few = tensor.detach().flatten()[:: max(1, tensor.numel() // _EVIDENCE)]
             digest.update(raw(few))
-        return (*places, digest.hexdigest())
+            addresses.append(tensor.data_ptr())
+        return (*places, digest.hexdigest()), tuple(addresses)
 
     @torch.no_grad()
     def checksum(self) -> str:
@@ -284,10 +285,6 @@ class CausalModel:
             for part in (words.sum(0), words.sum(1), data[whole:]):
                 sums.update(raw(part))
         return sums.hexdigest()
-
-    def weights_addresses(self) -> tuple[int, ...]:
-        """Where they lie."""
-        return tuple(tensor.data_ptr() for _, tensor in self._weights())
 
     @property
     def weights_bytes(self) -> int:

@@ -180,7 +180,8 @@ class Loop:
             "mixture": self.scorer.state(),
             "meter": [dict(self.meter.seconds), dict(self.meter.flops)],
         }
-        return Snapshot({name: t.clone() for name, t in tensors.items()} if copy else tensors, meta)
+        taken = Snapshot(tensors, meta)
+        return taken.copied() if copy else taken
 
     def settled_snapshot(self, copy: bool = True) -> Snapshot:
         """`snapshot` of what there is when nothing is half done."""

@@ -29,6 +29,10 @@ class Snapshot:
     tensors: Mapping[str, torch.Tensor]
     meta: Mapping[str, Any]
 
+    def copied(self) -> Snapshot:
+        """One whose tensors are its own."""
+        return Snapshot({name: tensor.clone() for name, tensor in self.tensors.items()}, self.meta)
+
     def save(self, path: Path, *, durable: bool = False) -> None:
         """Writes it as safetensors, so that a reader sees all of it or the old one.
 

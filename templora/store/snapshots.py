@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from templora.errors import StoreError, TextError
 from templora.runtime.files import sha256
+from templora.runtime.priority import step_aside
 from templora.store.history import History, file_of
 from templora.store.log import New
 from templora.store.places import check_plain, files_of, unfinished
@@ -34,7 +35,7 @@ _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
 _SLOWEST = 2e8
 # Whose thread writes: one after another, so that at most one copy waits in memory.
-_aside = ThreadPoolExecutor(1, "templora-snapshots")
+_aside = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
 
 
 class Snapshots:
@@ -87,7 +88,9 @@ class Snapshots:
         self.settle(wait=True)
         began = time.perf_counter()
         path = self.files / self.new_name(length)
-        taken, tokens = self._session.snapshot(copy=aside), len(self._session.tokens)
+        taken, tokens = self._session.snapshot(copy=False), len(self._session.tokens)
+        if aside:  # copied here, by the caller's own thread: the session waits for it, and no other does
+            taken = taken.copied()
         data = {"file": path.name, "tokens": tokens, "until": length if until is None else until}
         if aside:
             self._written = _aside.submit(_write, taken, path), data, began
