@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from conftest import TEXT, small
 
-from templora import ChunkLearned, Finished, ModelError, SamplingParams, SessionClosed, TokenEvent
+from templora import ChunkLearned, Finished, ModelError, SamplingParams, SessionClosed, SessionStore, TokenEvent
 from templora.decoding.plans import Plan, Work
 from templora.engine.engine import Engine
 from templora.engine.scheduler import Scheduler
 from templora.events import Absorbed
+from templora.store import snapshots
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
 
 HOT = SamplingParams(temperature=1.5)
@@ -285,3 +286,44 @@ def test_parallel_learning_is_done_ahead_when_there_is_time() -> None:
         while not ahead and time.monotonic() < until:
             ahead = [session.loop.cycle.is_staged] if session.loop.cycle.is_staged else []
     assert ahead == [True]
+
+
+def test_a_draft_is_a_row_among_others() -> None:
+    """Token by token, each told to its caller as it comes; and the same as alone."""
+    engine, told = tiny_engine(), list[str]()
+    with engine.session(small()) as session:
+        session.absorb(TEXT[:50])
+        alone = session.preview("so: ", max_new_tokens=12, sampling=HOT)
+    with engine.shared(), engine.session(small()) as session:
+        session.absorb(TEXT[:50])
+        assert session.preview("so: ", max_new_tokens=12, sampling=HOT, each=told.append) == alone
+        assert len(told) > 3
+        with pytest.raises(ZeroDivisionError):
+            session.preview("so: ", max_new_tokens=12, each=lambda _: 1 // 0)
+        assert session.likelihood("a", "b") == engine.likelihood("a", "b")
+
+
+def test_sessions_on_disk_in_many_threads(tmp_path: Any) -> None:
+    """Snapshots written aside are in the log when their session is closed, and can be gone on from."""
+    engine, store = tiny_engine(), SessionStore(tmp_path)
+
+    def live(name: str) -> None:
+        with store.create(name, engine, small()) as saved:
+            list(saved.stream(TEXT[:40], max_new_tokens=90, sampling=HOT))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "_SHARE", 1e9)  # one after every chunk
+        with engine.shared():
+            threads = [threading.Thread(target=live, args=(f"s{i}",)) for i in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    texts = {store.history(name).text for name in store.names()}
+    assert len(texts) == 1
+    for name in store.names():
+        assert store.history(name).snapshots
+        done: list[int] = []
+        with store.open(name, engine, progress=lambda now, of, done=done: done.append(of)) as saved:  # type: ignore[misc]
+            assert max(done, default=0) < 64
+            assert saved.notes == []
