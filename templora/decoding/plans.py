@@ -80,17 +80,6 @@ def driven(plan: Plan[_R], step: Callable[[], AbstractContextManager[object]]) -
             yield event
 
 
-def done(plan: Plan[_R], step: Callable[[], AbstractContextManager[object]]) -> _R:
-    """The result of a plan, whose events nobody wants."""
-    events = driven(plan, step)
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            result: _R = end.value
-            return result
-
-
 def _next_event(plan: Plan[Any]) -> Event:
     said = plan.send(None)
     while isinstance(said, Token | Work):
