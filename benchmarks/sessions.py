@@ -92,7 +92,7 @@ def long(store: SessionStore, tokens: int) -> dict[str, Any]:
                     memory.append(memory_now(engine.model.device))
                 began = time.perf_counter()
         held = saved.history.snapshots[-1].data["tokens"]
-        saved._leave()  # as a kill would: without a last snapshot
+        saved.leave()  # as a kill would: without a last snapshot
     info = store.show("long")
     files = {p.name: p.stat().st_size for p in (store.folder / "long").rglob("*") if p.is_file()}
     return {

@@ -55,17 +55,17 @@ class Reader:
         self.cache = WindowCache(self.model.layers, config.window, opening, min(_SINKS, config.context - 1))
 
     @cached_property
-    def _step(self) -> Step | None:
+    def step(self) -> Step | None:
         return self._make_step()
 
     def ready(self) -> None:
         """Makes what the first token needs, so that no clock of decoding counts it."""
-        _ = self._step
+        _ = self.step
 
     @property
     def is_compiled(self) -> bool:
         """Whether its next token does not go through the model's modules; known once it is `ready`."""
-        return self.__dict__.get("_step") is not None and bool(self.cache.length)
+        return self.__dict__.get("step") is not None and bool(self.cache.length)
 
     @property
     def route(self) -> Route | None:
@@ -130,7 +130,7 @@ class Reader:
 
     def row(self, token: int) -> Row:
         """What reads `token`, the newest, after what the cache holds."""
-        return Row(token, self.cache, self.route, self._step, self.meter)
+        return Row(token, self.cache, self.route, self.step, self.meter)
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""

@@ -58,7 +58,7 @@ class AdapterBank:
             a, b = route.pairs[index]
             x = args[0]
             if route.dropout:
-                x = _dropped(x, route.dropout, route.seed + index)
+                x = dropped_inputs(x, route.dropout, route.seed + index)
             if output._is_view() or not output.is_contiguous():  # autograd lets nobody edit some views in place
                 output = output.clone(memory_format=torch.contiguous_format)
             if route.gradients is None:
@@ -157,7 +157,7 @@ class _Learnt(torch.autograd.Function):
         return grads[0], d_x, None, None, None, None
 
 
-def _dropped(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+def dropped_inputs(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
     """Dropout with a generator of its own: torch's own one is everybody's, in every thread."""
     generator = torch.Generator(x.device).manual_seed(seed)
     kept = torch.empty_like(x).bernoulli_(1 - share, generator=generator)

@@ -16,6 +16,7 @@ from templora.config import TempLoraConfig
 from templora.events import ChunkScored
 from templora.learning.learner import Learner, Reading
 from templora.runtime.metering import Meter
+from templora.runtime.signals import deferred
 from templora.session.mixture import Mixture
 from templora.session.readers import Readers
 from templora.session.transcript import Transcript
@@ -68,11 +69,12 @@ class Scorer:
                 with self._meter.phase("score"):
                     reading = self._read(longer, first)
                     by_adapted = reading.nll if reading else readers.adapted.nll(longer, first)
-        mixed = None
+        mixed, mixture = None, Mixture(self.mixture.weights)
         if base and adapted and self._config.mixture:
-            mixed = sum(self.mixture.nll(by_base.tolist(), by_adapted.tolist()))
-        self._text.give(piece)
-        self._kept = reading
+            mixed = sum(mixture.nll(by_base.tolist(), by_adapted.tolist()))
+        with deferred():  # what is read is weighed once
+            self._text.give(piece)
+            self.mixture, self._kept = mixture, reading
         figures = _total(by_base) if base else None, _total(by_adapted) if adapted else None
         return ChunkScored(start, end, end - first, *figures, time.perf_counter() - began, mixed)
 

@@ -81,6 +81,7 @@ class Log:
     Attributes:
         length: records that it holds.
         format: of the version that wrote to it last.
+        unsynced: tokens, and other records, that a loss of power would take.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -90,7 +91,7 @@ class Log:
         weakref.finalize(self, connection.close).atexit = False  # of a log that nobody holds any more
         self._last = b""
         self._file = os.stat(path)
-        self._unsynced, self._synced = 0, time.monotonic()
+        self.unsynced, self._synced = 0, time.monotonic()
         self._named = False  # the write-ahead log, which is made anew by whoever opens it, has its name on the disk
 
     @classmethod
@@ -172,7 +173,7 @@ class Log:
             else:
                 self._insert(rows)
             self.length, self._last = self.length + len(rows), last
-            self._unsynced += sum(max(1, len(record.ids)) for record in records)
+            self.unsynced += sum(max(1, len(record.ids)) for record in records)
         if durable:
             self.sync()
         return records
@@ -186,7 +187,7 @@ class Log:
         Raises:
             StoreError: it could not be, or the log is not there any more.
         """
-        if not self._unsynced or (due and not self._is_due):
+        if not self.unsynced or (due and not self._is_due):
             return
         with deferred(), _told(self.path):
             if not self.is_there:
@@ -200,11 +201,11 @@ class Log:
                 os.close(handle)
             if not self._named:
                 sync_folder(self.path.parent)
-            self._unsynced, self._synced, self._named = 0, time.monotonic(), True
+            self.unsynced, self._synced, self._named = 0, time.monotonic(), True
 
     @property
     def _is_due(self) -> bool:
-        return self._unsynced >= MAX_IDS or time.monotonic() - self._synced >= MAX_SECONDS
+        return self.unsynced >= MAX_IDS or time.monotonic() - self._synced >= MAX_SECONDS
 
     @property
     def is_there(self) -> bool:

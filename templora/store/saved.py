@@ -48,6 +48,7 @@ class SavedSession:
         progress: told, while what came after the last snapshot is done again.
 
     Attributes:
+        log, history: of the session.
         notes: what the user should know about how it was opened.
         late: what became of chunks then, of which the process before could not say it any more.
     """
@@ -67,7 +68,7 @@ class SavedSession:
 
         self.name, self.folder = name, folder
         self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
-        self._log, self._engine, keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
+        self.log, self._engine, keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
         self.history = history
         begin = history.begin
         if unlike := engine.unlike(begin["model"]):
@@ -226,7 +227,7 @@ class SavedSession:
 
         self._alive()
         weights = self.session.read_adapter(folder)
-        path = self._snapshots.files / self._snapshots.new_name(self._log.length, "adapter-")
+        path = self._snapshots.files / self._snapshots.new_name(self.log.length, "adapter-")
         Snapshot({"weights": weights}, {}).save(path, durable=True)
         self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})], durable=True)
         self.session.use_adapter(weights)
@@ -253,27 +254,28 @@ class SavedSession:
         """Makes a snapshot now, so that going on from here takes no time."""
         self._alive()
         self._catch_up()
-        self._snapshots.make(self._log.length)
+        self._snapshots.make(self.log.length)
 
     def close(self) -> None:
         """Leaves the session on disk, and forgets its adapter here. May be called twice."""
         try:
             if not self.session.closed:
                 self._catch_up_log()
-                self._snapshots.make_if_worth_it(self._log.length)
-                self._log.sync()
+                self._snapshots.make_if_worth_it(self.log.length)
+                self.log.sync()
         finally:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Forgets the session here as it is on disk: what it is in the middle of is done again when it is opened."""
         self._pending = None
         self._snapshots.leave()
         with contextlib.suppress(StoreError):  # whoever could do something about it was told before
-            self._log.sync()
+            self.log.sync()
         try:
             self.session.discard()
         finally:
-            self._log.close()
+            self.log.close()
             self._on_close()
 
     def on_close(self, what: Callable[[], None]) -> None:
@@ -287,7 +289,7 @@ class SavedSession:
         if kind is None:
             self.close()
         else:  # what the session is in the middle of is done again when it is opened next
-            self._leave()
+            self.leave()
 
     # The log ---------------------------------------------------------------------------------------------------
 
@@ -303,14 +305,14 @@ class SavedSession:
             raise SessionClosed(f"session {self.name!r} is closed; it is on disk: open it again")
 
     def _note(self, records: Sequence[New], *, durable: bool = False) -> None:
-        for seq, new in enumerate(records, self._log.length):
+        for seq, new in enumerate(records, self.log.length):
             try:
                 self.history.check(Record(seq, *new))
             except ValueError as error:  # never in the log, where it would be in the way for ever
                 raise StoreError(f"session {self.name!r} cannot keep this: {error}") from error
-        for record in self._log.extend(records):
+        for record in self.log.extend(records):
             self.history.add(record)
-        self._log.sync(due=not durable)
+        self.log.sync(due=not durable)
 
     def _given(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
         """Given texts as records, each within a chunk, so that the log can be cut between any two chunks."""
@@ -347,11 +349,11 @@ class SavedSession:
                 try:
                     yield event
                 except GeneratorExit:  # nobody listens any more
-                    self._log.sync()
+                    self.log.sync()
                     raise
                 if isinstance(event, ChunkLearned | Absorbed) and self._at_border:
-                    self._snapshots.make_if_due(self._log.length)
-        self._log.sync()
+                    self._snapshots.make_if_due(self.log.length)
+        self.log.sync()
 
     @property
     def _at_border(self) -> bool:
@@ -434,7 +436,7 @@ class SavedSession:
                     self.late += [event] if isinstance(event, ChunkLearned | ChunkScored) else []
                 progress(len(self.session.tokens) - at, len(history.tokens) - at)
                 if isinstance(event, ChunkLearned | Absorbed) and self._at_border:
-                    self._snapshots.make_if_due(self._log.length, act.seq)
+                    self._snapshots.make_if_due(self.log.length, act.seq)
         if self._pending is None:
             for event in self.session.absorb_ids([]):  # a chunk may be full and not learnt yet
                 self.late += [event] if self._record(event) else []
@@ -444,7 +446,7 @@ class SavedSession:
         session, known = self.session, act.ids[max(0, at - act.start) :]
         problem = self._refused(act)
         if problem:
-            self.notes.append(f"{self._log.path}: record {act.seq} cannot be done again: {problem}; its text is read")
+            self.notes.append(f"{self.log.path}: record {act.seq} cannot be done again: {problem}; its text is read")
             act.ended, act.reason = act.seq, "left"
             yield from session.absorb_ids(known)
         elif act.kind == "given":

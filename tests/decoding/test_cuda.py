@@ -59,8 +59,8 @@ def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
     """The same logits with and without the graph, through commits, window moves and a new recording."""
     engine = Engine(tiny_model(family).cuda(), byte_tokenizer())
     with engine.session(small(max_repetition=1.0)) as session, engine.session(small(max_repetition=1.0)) as plain:
-        assert session.readers[0]._step is not None
-        plain.readers[0]._step = None
+        assert session.readers[0].step is not None
+        plain.readers[0].step = None
         both_ways(session, plain, text[:70], 50)
         with engine.session(small(seed=7)):  # moves the serving rows
             both_ways(session, plain, "", 30)

@@ -33,7 +33,7 @@ def recorded(decoder: Reader, records: list[int] | None = None) -> None:
             records.append(1)
         return step
 
-    decoder._step = CudaGraphStep(decoder.model, record)
+    decoder.step = CudaGraphStep(decoder.model, record)
 
 
 def both_ways(session: Session, plain: Session, text: str, tokens: int) -> None:

@@ -310,14 +310,14 @@ def test_dropout_changes_learning_but_not_decoding(text: str) -> None:
 
 def test_dropout_is_drawn_anew_for_every_step_and_target(engine: Engine, text: str) -> None:
     seeds: list[int] = []
-    real = bank._dropped
+    real = bank.dropped_inputs
 
     def spy(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
         seeds.append(seed)
         return real(x, share, seed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bank, "_dropped", spy)
+        patch.setattr(bank, "dropped_inputs", spy)
         for seed in (1, 2, 1):
             with engine.session(small(dropout=0.1, epochs=2, seed=seed)) as session:
                 session.absorb(text[:96])
@@ -330,10 +330,10 @@ def test_dropout_is_drawn_anew_for_every_step_and_target(engine: Engine, text: s
 def test_dropout_is_that_of_torch_with_a_generator_of_its_own() -> None:
     x = torch.randn(1, 64, 2048, dtype=torch.bfloat16)
     before = torch.get_rng_state()
-    dropped = bank._dropped(x, 0.25, 5)
+    dropped = bank.dropped_inputs(x, 0.25, 5)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(dropped, bank._dropped(x, 0.25, 5))
-    assert not torch.equal(dropped, bank._dropped(x, 0.25, 6))
+    assert torch.equal(dropped, bank.dropped_inputs(x, 0.25, 5))
+    assert not torch.equal(dropped, bank.dropped_inputs(x, 0.25, 6))
     gone = dropped == 0
     assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.01)
     assert torch.allclose(dropped[~gone], x[~gone] / 0.75, rtol=1e-2)

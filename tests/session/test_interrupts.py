@@ -161,7 +161,7 @@ def test_ctrl_c_at_any_moment(text: str) -> None:
 def test_the_compiled_step_writes_where_there_is_room_alone(text: str) -> None:
     with tiny_engine().session(small()) as session:
         session.write(text[:40], max_new_tokens=2)
-        reader, step = session.readers[0], session.readers[0]._step
+        reader, step = session.readers[0], session.readers[0].step
         assert step is not None
         route, cache = reader.route, reader.cache
         length = cache.length

@@ -240,7 +240,7 @@ def test_what_was_asked_right_after_a_snapshot_is_in_a_fork(store: SessionStore,
         saved.absorb("half")
         saved.snapshot()
         getattr(saved, verb)(*{"load_adapter": [tmp_path / "adapter"], "reseed": [7]}.get(verb, []))
-        saved._leave()  # without one more, as a kill does
+        saved.leave()  # without one more, as a kill does
     for name, of in (("other", "novel"), ("third", "other")):
         store.fork(of, name)
     found = []
@@ -294,7 +294,7 @@ def test_a_missing_adapter_is_named(store: SessionStore, tmp_path: Path) -> None
         session.save_adapter(tmp_path / "adapter")
     with long_one(store) as saved:
         saved.load_adapter(tmp_path / "adapter")
-        saved._leave()
+        saved.leave()
     next((store.folder / "novel" / "files").glob("adapter-*")).unlink()
     for use in (lambda: store.open("novel", tiny_engine()), lambda: store.fork("novel", "other")):
         with pytest.raises(StoreError, match=r"adapter-\d+\.safetensors: is missing"):

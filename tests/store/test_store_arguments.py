@@ -108,11 +108,11 @@ TAKEN: list[Callable[[SavedSession], Any]] = [
 def test_what_is_refused_is_not_logged(store: SessionStore, engine: Engine) -> None:
     with store.create("novel", engine, CONFIG) as saved:
         saved.absorb(TEXT)
-        length = saved._log.length
+        length = saved.log.length
         for misuse in REFUSED:
             with pytest.raises(TemploraError):
                 misuse(saved)
-            assert saved._log.length == length
+            assert saved.log.length == length
         saved.absorb("On.")
     assert not check(store, engine, TEXT + "On.")
 

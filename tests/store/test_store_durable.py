@@ -75,7 +75,7 @@ def test_at_most_so_many_tokens_are_not_on_the_disk(
             synced = len(done)
             most = max(most, shown)
         assert 20 < most <= MAX_IDS
-        assert not saved._log._unsynced
+        assert not saved.log.unsynced
 
 
 def test_nor_what_is_older_than_so_many_seconds(
@@ -112,10 +112,10 @@ def test_when_a_verb_has_ended_it_is_on_the_disk(
     saved = store.create("novel", engine, config())
     for verb in verbs:
         done.clear()
-        length = saved._log.length
+        length = saved.log.length
         verb(saved)
-        assert saved._log.length > length or saved.session.closed
-        assert not saved._log._unsynced
+        assert saved.log.length > length or saved.session.closed
+        assert not saved.log.unsynced
         assert "sync log.sqlite-wal" in done or saved.session.closed
     kept = [name for name in done if not name.endswith("-wal")]
     assert kept in ([], ["sync files"]) or any(name.startswith("sync .templora-") for name in kept)
