@@ -22,37 +22,37 @@ class Written:
     """What the model wrote itself of the open chunk.
 
     Attributes:
-        spans: where, as [first, end) of the text's tokens.
-        entropies: of the predictions that they were chosen from, in nats.
+        entropies: by position in the text, the entropy of the prediction that a token was chosen from, in nats.
     """
 
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
+    entropies: dict[int, float] = field(default_factory=dict)
 
     @property
     def entropy(self) -> float:
         """All of it."""
-        return sum(self.entropies)
-
-    def append(self, at: int, entropy: float) -> None:
-        """Counts the token at `at`."""
-        if self.spans and self.spans[-1][1] == at:
-            self.spans[-1] = (self.spans[-1][0], at + 1)
-        else:
-            self.spans.append((at, at + 1))
-        self.entropies.append(entropy)
-
-    def cut(self, end: int) -> None:
-        """Counts no token from `end` on."""
-        while self.spans and self.spans[-1][1] > end:
-            first, last = self.spans.pop()
-            if first < end:
-                self.spans.append((first, end))
-            del self.entropies[len(self.entropies) - (last - max(first, end)) :]
+        return sum(self.entropies.values())
 
     @property
     def tokens(self) -> int:
-        return sum(end - first for first, end in self.spans)
+        return len(self.entropies)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where, as [first, end) of the text's tokens."""
+        found: list[tuple[int, int]] = []
+        for at in self.entropies:
+            first = found.pop()[0] if found and found[-1][1] == at else at
+            found.append((first, at + 1))
+        return found
+
+    def append(self, at: int, entropy: float) -> None:
+        """Counts the token at `at`."""
+        self.entropies[at] = entropy
+
+    def cut(self, end: int) -> None:
+        """Counts no token from `end` on."""
+        while self.entropies and next(reversed(self.entropies)) >= end:
+            self.entropies.popitem()
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Brake:
             written: what of the chunk the model wrote.
             lesson: the tokens that are to be learnt.
         """
-        own = [tokens[i] for first, end in written.spans for i in range(first, end)]
+        own = [tokens[at] for at in written.entropies]
         for ids, most in ((own, config.max_repetition), (lesson, max(_DEGENERATE, config.max_repetition))):
             share = repeated(ids) if len(ids) >= _MIN_TO_JUDGE else 0.0
             if share > most:
@@ -129,8 +129,8 @@ class Patience:
 def to_json(written: Written, brake: Brake, patience: Patience) -> dict[str, Any]:
     """What a snapshot has to say about them."""
     return {
-        "spans": list(written.spans),
-        "entropies": list(written.entropies),
+        "spans": written.spans,
+        "entropies": list(written.entropies.values()),
         "brake": [brake.entropy, brake.tokens],
         "patience": [patience.rolled_back, patience.paused],
     }
@@ -141,5 +141,6 @@ def from_json(held: Mapping[str, Any]) -> tuple[Written, Brake, Patience]:
     spans = [(first, end) for first, end in held["spans"]]
     tokens = sum(end - first for first, end in spans)
     entropies = held["entropies"] if "entropies" in held else [held["entropy"], *[0.0] * (tokens - 1)][:tokens]
-    written = Written(spans, list(entropies))
+    places = [at for first, end in spans for at in range(first, end)]
+    written = Written(dict(zip(places, entropies, strict=True)))
     return written, Brake(*held["brake"]), Patience(*held["patience"])
