@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adapted import GREEDY, adapted_logits, bits, logits, same_bits
-from conftest import small
+from conftest import LONG, small
 
 from templora import ChunkLearned, ChunkScored, Session, TokenEvent
 from templora.engine.engine import Engine
@@ -121,14 +121,15 @@ def test_a_receipt_says_so_when_the_base_has_changed(engine: Engine, text: str) 
     assert not session.receipt.base_unchanged
 
 
-def test_base_is_bit_for_bit_the_same_after_1000_chunks() -> None:
+def test_base_is_bit_for_bit_the_same_after_many_chunks() -> None:
+    chunks = 1000 if LONG else 250
     """Merging and unmerging in bf16, as the released scripts do, changes 3 % of the weights after 8 chunks."""
     engine = tiny_engine(dtype=torch.bfloat16)
     before = bits(engine.model.module)
     config = small(rank=2, chunk_size=8, window=24, target_modules=("q_proj", "down_proj"))
     with engine.session(config) as session:
-        session.absorb("".join(chr(97 + i * i % 26) for i in range(8 * 1000)))
-        assert session.version == 1000
+        session.absorb("".join(chr(97 + i * i % 26) for i in range(8 * chunks)))
+        assert session.version == chunks
     assert same_bits(bits(engine.model.module), before)
 
 

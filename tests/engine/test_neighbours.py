@@ -25,7 +25,7 @@ from templora.engine.scheduler import Run, Scheduler
 from templora.store import snapshots
 from templora.testing import tiny_engine
 
-SCHEDULES = int(os.environ.get("TEMPLORA_SCHEDULES", "600" if LONG else "24"))
+SCHEDULES = int(os.environ.get("TEMPLORA_SCHEDULES", "600" if LONG else "12"))
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"learning": "parallel"},
@@ -194,7 +194,7 @@ def test_the_same_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             session.absorb(TEXT[:50])
             session.write(max_new_tokens=150, sampling=SamplingParams(temperature=1.5))
             expected[learning] = session.tokens, session.adapter_weights().tolist()
-    for number in range(max(4, SCHEDULES // 10)):
+    for number in range(max(2, SCHEDULES // 10)):
         draw, store = random.Random(number), SessionStore(tmp_path / str(number))
         found = {}
 
