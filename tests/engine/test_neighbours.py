@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import LONG, TEXT, small
 
-from templora import ChunkLearned, SamplingParams, Session, SessionStore
+from templora import ChunkLearned, Finished, SamplingParams, Session, SessionStore
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
 from templora.engine.scheduler import Run, Scheduler
@@ -80,14 +80,15 @@ class Script:
         """All of it; what came of each verb, and what the session is at the end."""
         learned: dict[int, Any] = {}
         for at, (verb, other, size) in enumerate(zip(self._verbs, self._others, self._sizes, strict=True)):
-            upto = len(session.tokens) + size
+            upto, ended = len(session.tokens) + size, len(session.tokens)
             while (left := upto - len(session.tokens)) > 0:
-                before = len(session.tokens)
                 for event in self._left(self._events(session, verb, at, left)):
                     if isinstance(event, ChunkLearned):
                         learned[event.index] = replace(event, seconds=0.0)
-                if verb == "stop" and len(session.tokens) == before:
-                    break
+                    elif isinstance(event, Finished):
+                        if len(session.tokens) == ended:  # at a stop text, right away
+                            upto = 0
+                        ended = len(session.tokens)
                 session.settle()
             for event in session.absorb_ids([]):  # what nobody was told of yet
                 assert isinstance(event, ChunkLearned)
