@@ -21,6 +21,7 @@ from templora.errors import TextError
 MAX_BYTES = 1 << 30
 _MAX_TIMES, _ALWAYS = 200, 1 << 26
 _PIECE = 1 << 20
+BOM = "\ufeff"
 
 
 class Readable(Protocol):
@@ -41,14 +42,22 @@ def read_text(name: str) -> str:
         TextError: missing, empty, not text, damaged, or larger than any text is.
     """
     label = "standard input" if name == "-" else name or "''"
-    raw = read_bytes(name, label)
+    return decoded(label, read_bytes(name, label)).removeprefix(BOM)
+
+
+def decoded(label: str, raw: bytes) -> str:
+    """The text of a file, with its byte order mark if it has one.
+
+    Raises:
+        TextError: it is empty, or no UTF-8 text.
+    """
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise TextError(f"{label}: not UTF-8 text (byte {error.start}); convert it first") from error
     if "\0" in text:
         raise TextError(f"{label}: a binary file, not text")
-    if not text.strip():
+    if not text.removeprefix(BOM).strip():
         raise TextError(f"{label}: empty")
     return text
 

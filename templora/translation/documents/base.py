@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from templora.errors import TextError
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
-
-BOM = "\ufeff"
 
 
 class Document(ABC):
@@ -105,20 +102,3 @@ class FlatDocument(Document):
     def render(self, targets: Sequence[str], to: Language) -> bytes:
         """The document up to the first segment that is not translated."""
         return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
-
-
-def decoded(label: str, raw: bytes) -> str:
-    """The text of a file, with its byte order mark if it has one.
-
-    Raises:
-        TextError: it is empty, or no UTF-8 text.
-    """
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise TextError(f"{label}: not UTF-8 text (byte {error.start}); convert it first") from error
-    if "\0" in text:
-        raise TextError(f"{label}: a binary file, not text")
-    if not text.removeprefix(BOM).strip():
-        raise TextError(f"{label}: empty")
-    return text

@@ -12,7 +12,8 @@ from typing import Any
 
 from markdown_it.token import Token
 
-from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
+from templora.text_files import BOM, decoded
+from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.documents.commonmark import parser
 from templora.translation.documents.inline import (
     DEEPEST,

@@ -15,7 +15,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
+from templora.text_files import BOM, decoded
+from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.inline.characters import EAST_ASIAN, has_letter
 from templora.translation.inline.marking import mark_up
 
