@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from templora.translation.documents.base import Document
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.marking import mark_up
-from templora.translation.languages import Language
 from templora.translation.pairs import Aligned, Pair
 
 
@@ -37,9 +36,6 @@ class AlignedPairs(Document):
 
     def piece(self, index: int, target: str) -> str:
         return _line(self._pairs[index], self.restored(index, target).text)
-
-    def render(self, targets: Sequence[str], to: Language) -> bytes:
-        return "".join(self.piece(i, target) for i, target in enumerate(targets)).encode()
 
 
 def _line(pair: Pair, translation: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +11,7 @@ from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
 
 
-class Document(ABC):
+class Document:
     """A document.
 
     Attributes:
@@ -39,14 +38,15 @@ class Document(ABC):
         """A segment's translation, and what stands between it and the next one. Only of a document that streams."""
         raise NotImplementedError
 
-    @abstractmethod
     def render(self, targets: Sequence[str], to: Language) -> bytes:
-        """The document with its first segments translated; all else is the source's, byte for byte.
+        """The document with its first segments translated; all else is the source's, byte for byte. One that streams
+        ends in front of the first segment that is not translated.
 
         Args:
             targets: translations as the model writes them, with tags.
             to: the language that they are in.
         """
+        return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
 
     def restored(self, index: int, target: str) -> Restored:
         """A translation as the document holds it."""
@@ -98,7 +98,3 @@ class FlatDocument(Document):
         """A translation as it stands in the file; one that is the source's own text, as that does, to the byte."""
         same = one_line(target).strip() == self.segments[index].text
         return self._held[index] if same else self.restored(index, target).text
-
-    def render(self, targets: Sequence[str], to: Language) -> bytes:
-        """The document up to the first segment that is not translated."""
-        return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
