@@ -92,9 +92,6 @@ class FlatDocument(Document):
         return self._opening
 
     def piece(self, index: int, target: str) -> str:
-        return self.written(index, target) + self._gaps[index]
-
-    def written(self, index: int, target: str) -> str:
-        """A translation as it stands in the file; one that is the source's own text, as that does, to the byte."""
+        """The same; a translation that is the source's own text stands as that does, to the byte."""
         same = one_line(target).strip() == self.segments[index].text
-        return self._held[index] if same else self.restored(index, target).text
+        return (self._held[index] if same else self.restored(index, target).text) + self._gaps[index]
