@@ -55,11 +55,7 @@ def foreign_tensors(header: GgufHeader, config: Any) -> None:
     """Raises `ModelError` where there is a tensor that transformers' reader would leave out."""
     from transformers import AutoModelForCausalLM
     from transformers.integrations.gguf import is_gguf_arch_supported
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     family = header.text("general.architecture")
     if is_gguf_arch_supported(family):  # read in another way, which says what it does not know
