@@ -98,9 +98,6 @@ def _nested(value: Any) -> int:
     depth, level = 0, [value]
     while level:
         depth += 1
-        level = [part for held in level if isinstance(held, (dict, list)) for part in _parts(held)]
+        lists = [held.values() if isinstance(held, dict) else held for held in level if isinstance(held, (dict, list))]
+        level = [part for held in lists for part in held]
     return depth
-
-
-def _parts(held: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(held.values()) if isinstance(held, dict) else held
