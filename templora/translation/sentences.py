@@ -82,19 +82,11 @@ def _pieces(text: str, fits: Callable[[str], bool], levels: Sequence[Cuts]) -> l
 
 def _fitting(parts: Sequence[str], fits: Callable[[str], bool]) -> int:
     """How many of the first parts fit together. Looked for by doubling, since `fits` may run a tokenizer."""
-    if not fits(parts[0]):
-        return 0
-    low, high = 1, 2
+    high = 1
     while high <= len(parts) and fits("".join(parts[:high])):
-        low, high = high, high * 2
-    high = min(high, len(parts) + 1)
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if fits("".join(parts[:middle])):
-            low = middle
-        else:
-            high = middle
-    return low
+        high *= 2
+    between = range(high // 2 + 1, min(high, len(parts) + 1))
+    return high // 2 + bisect_left(between, True, key=lambda count: not fits("".join(parts[:count])))
 
 
 def _inside(cut: int, tags: Sequence[tuple[int, int]]) -> bool:
