@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,6 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
 
 def _running(rows: list[dict[str, Any]], key: str) -> list[float]:
     """Perplexity of everything up to and including each chunk."""
-    values, nll, tokens = [], 0.0, 0
-    for row in rows:
-        nll, tokens = nll + row[key], tokens + row["targets"]
-        values.append(math.exp(min(700.0, nll / tokens)))
-    return values
+    nlls = itertools.accumulate(row[key] for row in rows)
+    tokens = itertools.accumulate(row["targets"] for row in rows)
+    return [math.exp(min(700.0, nll / many)) for nll, many in zip(nlls, tokens, strict=True)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from templora.translation.documents.base import Document
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.marking import mark_up
-from templora.translation.pairs import Aligned, Pair
+from templora.translation.pairs import Aligned
 
 
 class AlignedPairs(Document):
@@ -35,10 +35,7 @@ class AlignedPairs(Document):
         return ""
 
     def piece(self, index: int, target: str) -> str:
-        return _line(self._pairs[index], self.restored(index, target).text)
-
-
-def _line(pair: Pair, translation: str) -> str:
-    where = {key: value for key, value in (("document", pair.document), ("chapter", pair.chapter)) if value}
-    values = {**where, "source": pair.source, "reference": pair.target, "translation": translation}
-    return json.dumps(values, ensure_ascii=False) + "\n"
+        pair = self._pairs[index]
+        where = {key: value for key, value in (("document", pair.document), ("chapter", pair.chapter)) if value}
+        both = {"source": pair.source, "reference": pair.target, "translation": self.restored(index, target).text}
+        return json.dumps(where | both, ensure_ascii=False) + "\n"

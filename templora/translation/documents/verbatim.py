@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from markdown_it import MarkdownIt
 from markdown_it.common.html_blocks import block_names
+from markdown_it.common.utils import normalizeReference
 from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
@@ -123,7 +124,7 @@ def _found(state: StateInline) -> tuple[int, str, str] | None:
         match = _COLONS.match(src, at, stop)
     elif first in "[!":
         match = _WIKI.match(src, at, stop)
-        if match and first == "[" and _is_reference(state, match[1]):
+        if match and first == "[" and normalizeReference(match[1]) in state.env.get("references", {}):
             return None
         if footnote := FOOTNOTE.match(src, at, stop):
             return footnote.end(), "", "footnote"
@@ -172,12 +173,6 @@ def span(state: StateInline, silent: bool) -> bool:
         state.push("span_close", f"span{src[label:end]}", -1)
     state.pos, state.posMax = end, stop
     return True
-
-
-def _is_reference(state: StateInline, label: str) -> bool:
-    from markdown_it.common.utils import normalizeReference
-
-    return normalizeReference(label) in state.env.get("references", {})
 
 
 def attributes(src: str, at: int, stop: int) -> int:

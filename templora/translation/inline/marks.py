@@ -69,18 +69,15 @@ class Place(NamedTuple):
     def source(self) -> str:
         return self.mark.closing if self.edge == "closing" else self.mark.opening
 
-    @property
-    def text(self) -> str:
-        """What a reader reads there, as far as it is known."""
-        return self.mark.shown if self.edge == "whole" else ""
-
 
 Part: TypeAlias = str | Place
 
 
 def visible(part: Part) -> str:
-    """What a reader reads of a part."""
-    return part if isinstance(part, str) else part.text
+    """What a reader reads of a part, as far as it is known."""
+    if isinstance(part, str):
+        return part
+    return part.mark.shown if part.edge == "whole" else ""
 
 
 def joined(parts: Iterable[Part | None]) -> list[Part]:
