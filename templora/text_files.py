@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 from templora.errors import TextError
 
@@ -24,11 +24,7 @@ _PIECE = 1 << 20
 BOM = "\ufeff"
 
 
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-_OPENERS: dict[str, Callable[[io.BytesIO], Readable]] = {
+_OPENERS: dict[str, Callable[[io.BytesIO], io.BufferedIOBase]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
@@ -83,7 +79,7 @@ def read_bytes(name: str, label: str) -> bytes:
     return raw if opener is None else _unpacked(raw, opener, label)
 
 
-def _read(file: Readable, most: int, label: str) -> bytes:
+def _read(file: BinaryIO | io.BufferedIOBase, most: int, label: str) -> bytes:
     """All of a file, a piece at a time: one that is asked for a gibibyte makes room for it first."""
     found = io.BytesIO()
     while piece := file.read(_PIECE):
@@ -93,7 +89,7 @@ def _read(file: Readable, most: int, label: str) -> bytes:
     return found.getvalue()
 
 
-def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], Readable], label: str) -> bytes:
+def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], io.BufferedIOBase], label: str) -> bytes:
     """What compressed bytes hold. They are measured before they are kept."""
     most = min(MAX_BYTES, max(_ALWAYS, _MAX_TIMES * len(packed)))
     try:

@@ -103,12 +103,8 @@ class PlainText(FlatDocument):
 
     def __init__(self, label: str, raw: bytes) -> None:
         text = decoded(label, raw)
-        slots = []
-        for start, end, source in _pieces(text):
-            marked = mark_up([source])
-            if marked:
-                slots.append(Slot(start, end, marked))
-        super().__init__(text, slots)
+        marked = ((start, end, mark_up([source])) for start, end, source in _pieces(text))
+        super().__init__(text, [Slot(start, end, held) for start, end, held in marked if held])
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int, str]]:
@@ -134,8 +130,7 @@ def _columns(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _joined(text: str, lines: Sequence[_Line]) -> str:
-    found = text[lines[0].start : lines[0].end]
-    pieces = [found]
+    pieces = [text[lines[0].start : lines[0].end]]
     for before, line in itertools.pairwise(lines):
         pieces.append(line.text if _HYPHEN.search(f"{before.text[-4:]}\n{line.text[:4]}") else f"\n{line.text}")
     return "".join(pieces)
