@@ -35,7 +35,7 @@ class Output:
         self.note = ""
         self._document, self._to, self._path = document, to, path
         self.moved = 0
-        self._opening = document.opening if document.streams else ""
+        self._opening = document.opening
         if path is not None and path.is_file() and path.stat().st_size and not begun:
             raise OptionError("out", f"{path} is there already; give another name, or delete it")
 

@@ -25,14 +25,7 @@ class AlignedPairs(Document):
         marked = [(pair, mark_up([pair.source])) for document in documents for pair in document.pairs]
         self._pairs = [pair for pair, segment in marked if segment]
         self.segments = tuple(segment for _, segment in marked if segment)
-
-    @property
-    def references(self) -> Sequence[str]:
-        return [one_line(pair.target).strip() for pair in self._pairs]
-
-    @property
-    def opening(self) -> str:
-        return ""
+        self.references = [one_line(pair.target).strip() for pair in self._pairs]
 
     def piece(self, index: int, target: str) -> str:
         pair = self._pairs[index]

@@ -17,22 +17,16 @@ class Document:
     Attributes:
         segments: its paragraphs, headings, cells and labels that hold a letter, in reading order.
         problems: what is wrong with it, and was left as it is.
+        references: true translations of all segments; none where there are none.
         streams: whether it can be written a segment at a time: `opening`, then each `piece`.
+        opening: what stands before the first segment. Only of a document that streams.
     """
 
     streams: ClassVar[bool] = False
     segments: tuple[Marked, ...]
     problems: Sequence[str] = ()
-
-    @property
-    def references(self) -> Sequence[str]:
-        """True translations of all segments; none where there are none."""
-        return ()
-
-    @property
-    def opening(self) -> str:
-        """What stands before the first segment. Only of a document that streams."""
-        raise NotImplementedError
+    references: Sequence[str] = ()
+    opening: str = ""
 
     def piece(self, index: int, target: str) -> str:
         """A segment's translation, and what stands between it and the next one. Only of a document that streams."""
@@ -84,12 +78,8 @@ class FlatDocument(Document):
         starts = [*(slot.start for slot in slots), len(text)]
         self.segments = tuple(slot.marked for slot in slots)
         self._held = [text[slot.start : slot.end] for slot in slots]
-        self._opening = text[: starts[0]]
+        self.opening = text[: starts[0]]
         self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
-
-    @property
-    def opening(self) -> str:
-        return self._opening
 
     def piece(self, index: int, target: str) -> str:
         """The same; a translation that is the source's own text stands as that does, to the byte."""

@@ -189,11 +189,7 @@ class Epub(Document):
         body = page.root.first("body")
         for element in (page.root, *([body] if body else [])):
             there = element.attributes
-            wanted: dict[str, str | None] = {
-                name: to.code for name in (names if element is page.root else ("lang", "xml:lang")) if names
-            }
-            if element is body:
-                wanted = {name: value for name, value in wanted.items() if name in there}
+            wanted: dict[str, str | None] = {n: to.code for n in names if element is page.root or n in there}
             if page.root.name == "html":
                 if to.right_to_left and (element is page.root or "dir" in there):
                     wanted["dir"] = "rtl"
