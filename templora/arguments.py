@@ -29,11 +29,9 @@ class Writing:
     score: bool = False
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1, _MAX_TOKENS)}
+        object.__setattr__(self, "max_new_tokens", whole("max_new_tokens", self.max_new_tokens, 1, _MAX_TOKENS))
         for f in fields(self)[1:]:
-            checked[f.name] = yes(f.name, getattr(self, f.name))
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, f.name, yes(f.name, getattr(self, f.name)))
 
 
 def whole(option: str, value: Any, low: int, high: int) -> int:
@@ -98,9 +96,6 @@ def _nested(value: Any) -> int:
     depth, level = 0, [value]
     while level:
         depth += 1
-        level = [part for held in level if isinstance(held, (dict, list)) for part in _parts(held)]
+        lists = [held.values() if isinstance(held, dict) else held for held in level if isinstance(held, (dict, list))]
+        level = [part for held in lists for part in held]
     return depth
-
-
-def _parts(held: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(held.values()) if isinstance(held, dict) else held

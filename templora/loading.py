@@ -152,6 +152,8 @@ class _Folder:
         ModelError: it cannot be read, or lacks a tensor.
     """
 
+    dtype = "auto"
+
     def __init__(self, source: Path | str, trust_remote_code: bool, named_by_file: bool, device: torch.device) -> None:
         self._name = os.fspath(source)
         self._where = "in this directory" if isinstance(source, Path) else "here, and none was had from the hub"
@@ -183,10 +185,6 @@ class _Folder:
 
         with self._reading():
             return AutoTokenizer.from_pretrained(self._name, **self._how)
-
-    @property
-    def dtype(self) -> Any:
-        return "auto"
 
     def load(self, dtype: Any, weights: str) -> Any:
         from transformers import AutoModelForCausalLM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from templora.config import TempLoraConfig
@@ -56,12 +55,7 @@ def recipe(name: str = "default", max_positions: int | None = None, **overrides:
         values["window"] = max_positions
         values["chunk_size"] = min(values.get("chunk_size", TempLoraConfig.chunk_size), max(2, max_positions // 4))
     if values.get("train_context") is not None and "train_context" not in overrides:
-        sizes: Mapping[str, Any] = {
-            "window": TempLoraConfig.window,
-            "chunk_size": TempLoraConfig.chunk_size,
-            **values,
-            **overrides,
-        }
+        sizes = {"window": TempLoraConfig.window, "chunk_size": TempLoraConfig.chunk_size, **values, **overrides}
         left = _number(sizes["window"]) - _number(sizes["chunk_size"])
         # Where other sizes were asked for, the recipe's L_T means "at most this".
         values["train_context"] = max(1, min(values["train_context"], left))

@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 from templora.errors import TextError
 
@@ -21,13 +21,10 @@ from templora.errors import TextError
 MAX_BYTES = 1 << 30
 _MAX_TIMES, _ALWAYS = 200, 1 << 26
 _PIECE = 1 << 20
+BOM = "\ufeff"
 
 
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-_OPENERS: dict[str, Callable[[io.BytesIO], Readable]] = {
+_OPENERS: dict[str, Callable[[io.BytesIO], io.BufferedIOBase]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
@@ -41,14 +38,22 @@ def read_text(name: str) -> str:
         TextError: missing, empty, not text, damaged, or larger than any text is.
     """
     label = "standard input" if name == "-" else name or "''"
-    raw = read_bytes(name, label)
+    return decoded(label, read_bytes(name, label)).removeprefix(BOM)
+
+
+def decoded(label: str, raw: bytes) -> str:
+    """The text of a file, with its byte order mark if it has one.
+
+    Raises:
+        TextError: it is empty, or no UTF-8 text.
+    """
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise TextError(f"{label}: not UTF-8 text (byte {error.start}); convert it first") from error
     if "\0" in text:
         raise TextError(f"{label}: a binary file, not text")
-    if not text.strip():
+    if not text.removeprefix(BOM).strip():
         raise TextError(f"{label}: empty")
     return text
 
@@ -74,7 +79,7 @@ def read_bytes(name: str, label: str) -> bytes:
     return raw if opener is None else _unpacked(raw, opener, label)
 
 
-def _read(file: Readable, most: int, label: str) -> bytes:
+def _read(file: BinaryIO | io.BufferedIOBase, most: int, label: str) -> bytes:
     """All of a file, a piece at a time: one that is asked for a gibibyte makes room for it first."""
     found = io.BytesIO()
     while piece := file.read(_PIECE):
@@ -84,7 +89,7 @@ def _read(file: Readable, most: int, label: str) -> bytes:
     return found.getvalue()
 
 
-def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], Readable], label: str) -> bytes:
+def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], io.BufferedIOBase], label: str) -> bytes:
     """What compressed bytes hold. They are measured before they are kept."""
     most = min(MAX_BYTES, max(_ALWAYS, _MAX_TIMES * len(packed)))
     try:

@@ -41,9 +41,9 @@ _READ = (*_SIZES, *_HEAD_SIZES, *_ROPE, "attention.head_count_kv", "attention.la
 _READ_GEMMA = ("attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa",
                "final_logit_softcapping")  # fmt: skip
 # Say nothing of what is computed.
-HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
+_HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned", "pooling_type")
 # Ask for nothing at these values, and are refused at all others.
-NEUTRAL: dict[str, tuple[float, ...]] = {
+_NEUTRAL: dict[str, tuple[float, ...]] = {
     "attention.causal": (1,), "attention.scale": (0,), "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,),
     "attention.temperature_scale": (0,), "attention.temperature_length": (0,), "attention.output_scale": (0, 1),
     "attention.shared_kv_layers": (0,), "attention.sliding_window": (0,), "attention.sliding_window_pattern": (0, 1),
@@ -71,8 +71,7 @@ def model_config(header: GgufHeader) -> Any:
 
     keys = Keys(header)
     family = keys.family
-    read = {*_READ, *HARMLESS, *(_READ_GEMMA if family == "gemma3" else ())}
-    keys.refuse(read, NEUTRAL)
+    keys.refuse({*_READ, *(_READ_GEMMA if family == "gemma3" else ())})
     sizes = {name: keys.size(key) for key, name in _SIZES.items()}
     heads, blocks = sizes["num_attention_heads"], sizes["num_hidden_layers"]
     groups = keys.size("attention.head_count_kv", heads)
@@ -102,7 +101,8 @@ def model_config(header: GgufHeader) -> Any:
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "rope_parameters": _rope(keys, head),
-        **{f"{name}_token_id": token_id(header, key) for name, key in _SPECIAL.items()},
+        "bos_token_id": token_id(header, "bos"),
+        "pad_token_id": token_id(header, "padding"),
         "eos_token_id": ends if len(ends) > 1 else ends[0] if ends else None,
     }
     if header.text("general.name"):
@@ -112,9 +112,6 @@ def model_config(header: GgufHeader) -> Any:
     if family == "qwen2" and head * heads == hidden:
         del options["head_dim"]  # its config has no such field of its own
     return AutoConfig.for_model(FAMILIES[family], **options)
-
-
-_SPECIAL = {"bos": "bos", "pad": "padding"}
 
 
 def _gemma(keys: Keys, options: dict[str, Any]) -> dict[str, Any]:
@@ -255,14 +252,14 @@ class Keys:
     def full(self, key: str) -> str:
         return f"{self.family}.{key}"
 
-    def refuse(self, read: set[str], neutral: dict[str, tuple[float, ...]]) -> None:
+    def refuse(self, read: set[str]) -> None:
         """Raises `ModelError` where there is a key that is not read and asks for something."""
         for full in self.header.fields:
             if not full.startswith(self.full("")):
                 continue
             key = full.removeprefix(self.full(""))
             value = self.value(key)
-            if key in read or (isinstance(value, int | float) and value in neutral.get(key, ())):
+            if key in read or key in _HARMLESS or (isinstance(value, int | float) and value in _NEUTRAL.get(key, ())):
                 continue
             if key == "attention.sliding_window" and isinstance(value, int) and value >= self.size("context_length"):
                 continue

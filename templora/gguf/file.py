@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -154,16 +155,12 @@ class GgufFile:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         """Everything exactly, to be saved: `NAME.weight` and so on, blocks as `NAME.codes`, `.scale`, `.minimum`."""
-        if self._tensors is None:
-            return None
-        return self._all_exact(self._tensors)
+        return None if self._tensors is None else itertools.chain.from_iterable(map(self._named, self._tensors))
 
-    def _all_exact(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        for name in names:
-            held = self._exact(name)
-            layer = name.removesuffix(".weight")
-            keys = [name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS]
-            yield from zip(keys, held, strict=False)
+    def _named(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        held = self._exact(name)
+        layer = name.removesuffix(".weight")
+        return zip([name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS], held, strict=False)
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
@@ -200,7 +197,7 @@ class GgufFile:
 
 
 def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
-    """A GGUF's rows of blocks, uint8 [out, bytes], as (codes, scale, minimum) or, for Q8_0, (codes, scale)."""
+    """Rows of blocks of Q4_0, Q4_1 or Q8_0, uint8 [out, bytes], as (codes, scale, minimum) or, of the last, without."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
 
     out = data.shape[0]
@@ -210,13 +207,8 @@ def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, 
         return [np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(out, -1), scale]
     if kind == Kind.Q4_0:
         return [np.ascontiguousarray(blocks[..., 2:]), scale, scale * np.float16(-8)]
-    if kind == Kind.Q4_1:
-        minimum = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
-        return [np.ascontiguousarray(blocks[..., 4:]), scale, minimum]
-    if kind != Kind.Q4_K:
-        raise ModelError(f"blocks of kind {kind.name} cannot be taken as they are")
-    codes, wide, minimum = split_super_blocks(data, Kind.Q4_K)
-    return [codes, wide.astype(np.float16), minimum.astype(np.float16)]
+    minimum = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
+    return [np.ascontiguousarray(blocks[..., 4:]), scale, minimum]
 
 
 def split_super_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
@@ -288,11 +280,7 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
 
 
 def assemble(
-    config: Any,
-    names: Iterable[str],
-    stored: Callable[[str], list[torch.Tensor]],
-    dtype: torch.dtype,
-    packed: bool,
+    config: Any, names: Iterable[str], stored: Callable[[str], list[torch.Tensor]], dtype: torch.dtype, packed: bool
 ) -> Any:
     """The model of a config, its weights read one after the other.
 

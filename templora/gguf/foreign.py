@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from templora.errors import ModelError
-from templora.gguf.config import HARMLESS, NEUTRAL, Keys
+from templora.gguf.config import Keys
 from templora.gguf.header import GgufHeader
 
 # What transformers calls a family, where it is not what GGUF calls it.
@@ -47,7 +47,7 @@ def foreign_config(header: GgufHeader) -> Any:
     if "attention.sliding_window" not in read and type(window) is int and hasattr(config, "sliding_window"):
         config.sliding_window = window
         read.add("attention.sliding_window")
-    keys.refuse(read | set(HARMLESS) | _implied(keys, config), NEUTRAL)
+    keys.refuse(read | _implied(keys, config))
     return config
 
 
@@ -55,11 +55,7 @@ def foreign_tensors(header: GgufHeader, config: Any) -> None:
     """Raises `ModelError` where there is a tensor that transformers' reader would leave out."""
     from transformers import AutoModelForCausalLM
     from transformers.integrations.gguf import is_gguf_arch_supported
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     family = header.text("general.architecture")
     if is_gguf_arch_supported(family):  # read in another way, which says what it does not know

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
 
-_BASE, _ADAPTED, _MIXED = "#8a8f98", "#c2410c", "#7c2d12"
-_NAMES = {"base": "base", "adapted": "adapted", "mixed": "mixture"}
+_ADAPTED = "#c2410c"
+_CURVES = (("base", "base", "#8a8f98"), ("adapted", "adapted", _ADAPTED), ("mixed", "mixture", "#7c2d12"))
 _PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
 
 
@@ -26,7 +27,7 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
     rows = [c for c in report["chunks"] if c.get("targets")]
-    for key, colour in (("base", _BASE), ("adapted", _ADAPTED), ("mixed", _MIXED)):
+    for key, name, colour in _CURVES:
         if key == "mixed" and not (rows and all("mixed_nll" in c for c in rows)):
             continue
         values = [math.exp(min(700.0, c[f"{key}_nll"] / c["targets"])) for c in rows]
@@ -34,7 +35,7 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
         if key != "mixed":
             curve.plot(where, values, ".", color=colour, alpha=0.35)
         overall = (report.get(key) or {}).get("perplexity")
-        label = f"{_NAMES[key]}: {overall:.2f} over all" if overall is not None else _NAMES[key]
+        label = f"{name}: {overall:.2f} over all" if overall is not None else name
         curve.plot(where, _running(rows, f"{key}_nll"), "-", color=colour, label=label)
     if not rows:  # nothing was scored; what was learnt had a loss
         rows = [c | {"targets": 1} for c in report["chunks"] if c.get("loss") is not None]
@@ -42,15 +43,9 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
         values = [math.exp(min(700.0, c["loss"])) for c in rows]
         curve.plot(where, values, ".-", color=_ADAPTED, label="adapted: each chunk when it was learnt")
     curve.set(xlabel="position in the text (tokens)", ylabel="perplexity", title=title)
-    rejected = [c for c in report["chunks"] if c.get("reason")]
+    rejected = [c["start"] for c in report["chunks"] if c.get("reason")]
     if rejected:
-        curve.vlines(
-            [c["start"] for c in rejected],
-            *curve.get_ylim(),
-            colors="#dc2626",
-            alpha=0.3,
-            label="rolled back or skipped",
-        )
+        curve.vlines(rejected, *curve.get_ylim(), colors="#dc2626", alpha=0.3, label="rolled back or skipped")
     curve.grid(alpha=0.2)
     if rows:
         curve.legend(title="dots: each chunk; line: so far")
@@ -71,8 +66,6 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
 
 def _running(rows: list[dict[str, Any]], key: str) -> list[float]:
     """Perplexity of everything up to and including each chunk."""
-    values, nll, tokens = [], 0.0, 0
-    for row in rows:
-        nll, tokens = nll + row[key], tokens + row["targets"]
-        values.append(math.exp(min(700.0, nll / tokens)))
-    return values
+    nlls = itertools.accumulate(row[key] for row in rows)
+    tokens = itertools.accumulate(row["targets"] for row in rows)
+    return [math.exp(min(700.0, nll / many)) for nll, many in zip(nlls, tokens, strict=True)]

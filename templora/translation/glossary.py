@@ -6,6 +6,7 @@ import csv
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,20 +134,18 @@ def _columns(where: str, line: str, commas: bool) -> list[str]:
 
 def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
     """A term may be its own translation; else no translation may lead back to its term."""
-    seen: dict[str, str] = {}  # from where a term was come by first
-    cycles: list[list[str]] = []
-    for source in found:
-        way: list[str] = []
-        at = source
-        while at in found and at not in seen:
-            seen[at] = source
-            way.append(at)
-            at = found[at][0]
-        if seen.get(at) == source and at in way and found[at][0] != at:
-            cycles.append(way[way.index(at) :])
-    if cycles:
-        cycle = min(cycles, key=lambda cycle: min(found[term][1] for term in cycle))
-        first = min(range(len(cycle)), key=lambda i: found[cycle[i]][1])
-        way = [*cycle[first:], *cycle[:first]]
+    left = {source: target for source, (target, _) in found.items() if source != target}
+    # Without the terms that no translation leads to, and without those that then none does, only cycles are left.
+    leading = Counter(left.values())
+    ends = [source for source in left if not leading[source]]
+    while ends:
+        target = left.pop(ends.pop())
+        leading[target] -= 1
+        if target in left and not leading[target]:
+            ends.append(target)
+    if left:
+        way = [next(iter(left))]
+        while (target := left[way[-1]]) != way[0]:
+            way.append(target)
         shown = [*way[:_MAX_SHOWN], *(["…"] if len(way) > _MAX_SHOWN else []), way[0]]
         raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}")

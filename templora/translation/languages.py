@@ -78,7 +78,8 @@ def language(option: str, value: str) -> Language:
 def detect(text: str) -> Language | None:
     """The language that most of a text is in; None where that cannot be told."""
     votes: dict[str, float] = {}
-    passages = [passage for passage in _passages(text) if has_letter(passage)]
+    step = max(_PASSAGE, len(text) // _PASSAGES)  # from all over a text: what comes first is often in another language
+    passages = list(filter(has_letter, (text[at : at + _PASSAGE] for at in range(0, len(text), step))))
     for passage in passages:
         for code, share in _ranking()(passage):
             votes[code] = votes.get(code, 0.0) + share
@@ -111,12 +112,6 @@ def surely_other(text: str, wanted: Language) -> Language | None:
 def _near(code: str) -> frozenset[str]:
     """A language, and those near it."""
     return frozenset({code}).union(*(group for group in _GROUPS if code in group))
-
-
-def _passages(text: str) -> list[str]:
-    """Passages from all over a text: what comes first is often in another language."""
-    step = max(_PASSAGE, len(text) // _PASSAGES)
-    return [text[at : at + _PASSAGE] for at in range(0, len(text), step)]
 
 
 @functools.cache

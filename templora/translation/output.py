@@ -34,19 +34,14 @@ class Output:
     def __init__(self, document: Document, to: Language, path: Path | None, *, begun: bool) -> None:
         self.note = ""
         self._document, self._to, self._path = document, to, path
-        self._moved: dict[int, int] = {}
-        self._opening = document.opening if document.streams else ""
+        self.moved = 0
+        self._opening = document.opening
         if path is not None and path.is_file() and path.stat().st_size and not begun:
             raise OptionError("out", f"{path} is there already; give another name, or delete it")
 
-    @property
-    def moved(self) -> int:
-        return sum(self._moved.values())
-
     def begin(self, targets: Sequence[str]) -> str:
         """Writes what is translated already; returns what is for standard output: all of it, once it is whole."""
-        for i, target in enumerate(targets):
-            self._count(i, target)
+        self.moved += sum(self._document.moved(i, target) for i, target in enumerate(targets))
         if not self._document.streams:
             return ""
         text = "".join(self._document.piece(i, t) for i, t in enumerate(targets))
@@ -68,7 +63,7 @@ class Output:
 
     def add(self, index: int, target: str) -> str:
         """Writes one more paragraph; returns what is for standard output."""
-        self._count(index, target)
+        self.moved += self._document.moved(index, target)
         if not self._document.streams:
             return ""
         text, self._opening = self._opening + self._document.piece(index, target), ""
@@ -88,9 +83,6 @@ class Output:
         raw = self._document.render(targets, self._to)
         with self._writing(), written_whole(self._path) as beside:
             beside.write_bytes(raw)
-
-    def _count(self, index: int, target: str) -> None:
-        self._moved[index] = self._document.moved(index, target)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ _SENTENCE = re.compile(
 )
 _CLAUSE = re.compile(rf"[,;:–]{_CLOSERS}\s+|[、，；：،؛—]+{_CLOSERS}\s*")
 _SPACE = re.compile(r"[\s\u200b]+")
+_CHARACTER = re.compile(".", re.DOTALL)
 _AFTER = re.compile(_OPENERS)
 _LAST_WORD = re.compile(rf"{_OPENERS}(\S*)$")
 _NUMBERED = frozenset({"art", "bd", "cap", "ch", "fig", "no", "nr", "num", "p", "pp", "s", "vol"})
@@ -44,7 +45,7 @@ def pieces(text: str, fits: Callable[[str], bool]) -> list[str]:
         text: of one paragraph; tags like `<1>` are never cut.
         fits: whether a text is short enough. One that does not fit should not fit with more after it either.
     """
-    return _pieces(text, fits, (_sentence_ends, _clause_ends, _word_ends, _character_ends))
+    return _pieces(text, fits, (_sentence_ends, *map(_matches, (_CLAUSE, _SPACE, _CHARACTER))))
 
 
 def join(targets: Sequence[str], language: Language) -> str:
@@ -81,19 +82,11 @@ def _pieces(text: str, fits: Callable[[str], bool], levels: Sequence[Cuts]) -> l
 
 def _fitting(parts: Sequence[str], fits: Callable[[str], bool]) -> int:
     """How many of the first parts fit together. Looked for by doubling, since `fits` may run a tokenizer."""
-    if not fits(parts[0]):
-        return 0
-    low, high = 1, 2
+    high = 1
     while high <= len(parts) and fits("".join(parts[:high])):
-        low, high = high, high * 2
-    high = min(high, len(parts) + 1)
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if fits("".join(parts[:middle])):
-            low = middle
-        else:
-            high = middle
-    return low
+        high *= 2
+    between = range(high // 2 + 1, min(high, len(parts) + 1))
+    return high // 2 + bisect_left(between, True, key=lambda count: not fits("".join(parts[:count])))
 
 
 def _inside(cut: int, tags: Sequence[tuple[int, int]]) -> bool:
@@ -122,13 +115,6 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     return not (word in _NUMBERED and following.isdigit())
 
 
-def _clause_ends(text: str) -> list[int]:
-    return [m.end() for m in _CLAUSE.finditer(text) if m.end() < len(text)]
-
-
-def _word_ends(text: str) -> list[int]:
-    return [m.end() for m in _SPACE.finditer(text) if m.end() < len(text)]
-
-
-def _character_ends(text: str) -> list[int]:
-    return list(range(1, len(text)))
+def _matches(pattern: re.Pattern[str]) -> Cuts:
+    """Where what a pattern matches ends."""
+    return lambda text: [m.end() for m in pattern.finditer(text) if m.end() < len(text)]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 import templora
 from templora import ModelError
 from templora.bench.llama_cpp import LlamaCpp
-from templora.gguf.file import FAMILIES, GgufFile, split_blocks
+from templora.gguf.file import FAMILIES, GgufFile, as_asked, split_blocks, split_super_blocks
 from templora.layers.quantized import Packed, QuantEmbedding, QuantLinear, unpack
 
 
@@ -27,9 +27,15 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def blocks(data: np.ndarray, kind: Kind) -> list[torch.Tensor]:
+    """A GGUF's rows as they are held in int4."""
+    split = split_super_blocks if kind == Kind.Q4_K else split_blocks
+    return as_asked([torch.from_numpy(part) for part in split(data, kind)], packed=True)
+
+
 def numbers(data: np.ndarray, kind: Kind) -> torch.Tensor:
     """Our blocks of a GGUF's rows, unpacked in fp32."""
-    codes, scale, *minimum = (torch.from_numpy(part) for part in split_blocks(data, kind))
+    codes, scale, *minimum = blocks(data, kind)
     return unpack(codes, scale, minimum[0] if minimum else None, torch.float32)
 
 
@@ -49,7 +55,7 @@ def test_super_blocks_lose_no_more_than_a_half_does() -> None:
     halves = generator.uniform(1e-3, 1e-2, (5, 3, 2)).astype(np.float16)
     data.reshape(5, 3, -1)[..., :4] = halves.view(np.uint8)
     found, wanted = numbers(data, Kind.Q4_K), torch.from_numpy(dequantize(data, Kind.Q4_K))
-    scale, minimum = (torch.from_numpy(part).float() for part in split_blocks(data, Kind.Q4_K)[1:])
+    scale, minimum = (part.float() for part in blocks(data, Kind.Q4_K)[1:])
     bound = (15 * scale.abs() + minimum.abs()) * 2.0**-11
     off = (found - wanted).abs().view(5, -1, 32)
     assert (off <= bound[..., None]).all()

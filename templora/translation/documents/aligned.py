@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from templora.translation.documents.base import Document
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.marking import mark_up
-from templora.translation.languages import Language
-from templora.translation.pairs import Aligned, Pair
+from templora.translation.pairs import Aligned
 
 
 class AlignedPairs(Document):
@@ -26,23 +25,10 @@ class AlignedPairs(Document):
         marked = [(pair, mark_up([pair.source])) for document in documents for pair in document.pairs]
         self._pairs = [pair for pair, segment in marked if segment]
         self.segments = tuple(segment for _, segment in marked if segment)
-
-    @property
-    def references(self) -> Sequence[str]:
-        return [one_line(pair.target).strip() for pair in self._pairs]
-
-    @property
-    def opening(self) -> str:
-        return ""
+        self.references = [one_line(pair.target).strip() for pair in self._pairs]
 
     def piece(self, index: int, target: str) -> str:
-        return _line(self._pairs[index], self.restored(index, target).text)
-
-    def render(self, targets: Sequence[str], to: Language) -> bytes:
-        return "".join(self.piece(i, target) for i, target in enumerate(targets)).encode()
-
-
-def _line(pair: Pair, translation: str) -> str:
-    where = {key: value for key, value in (("document", pair.document), ("chapter", pair.chapter)) if value}
-    values = {**where, "source": pair.source, "reference": pair.target, "translation": translation}
-    return json.dumps(values, ensure_ascii=False) + "\n"
+        pair = self._pairs[index]
+        where = {key: value for key, value in (("document", pair.document), ("chapter", pair.chapter)) if value}
+        both = {"source": pair.source, "reference": pair.target, "translation": self.restored(index, target).text}
+        return json.dumps(where | both, ensure_ascii=False) + "\n"

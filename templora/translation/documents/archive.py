@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import copy
 import html
 import io
 import itertools
@@ -24,7 +25,6 @@ from templora.translation.documents.xhtml import MAX_LENGTH
 
 # Members of a book; bytes of all that is unpacked of it, which are its texts; bytes that unpacking may take.
 _MAX_MEMBERS, _MAX_TEXT, _MAX_MEMORY = 20_000, 1 << 28, 1 << 27
-_LOCAL, _ENTRY, _END = "<4s5H3I2H", "<4s6H3I5H2I", "<4s4H2IH"
 _ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, MemoryError)
 _UNREADABLE = (*_DAMAGE, IndexError, KeyError, NotImplementedError, OverflowError, RuntimeError)
@@ -139,52 +139,34 @@ class Archive:
         there.compress_type = zipfile.ZIP_STORED
         members = {first[0]: there} if first[0] in changed else {}
         members |= self.members
-        target, directory = io.BytesIO(), io.BytesIO()
-        for name, info in members.items():
-            self._write(name, info, changed.get(name), target, directory, name == first[0])
-        at, many = target.tell(), len(members)
-        target.write(directory.getvalue())
-        if target.tell() > 0xFFFFFFFF:
-            raise TextError(f"{self._label}: the translation is larger than 4 GiB")
-        target.write(struct.pack(_END, b"PK\5\6", 0, 0, many, many, directory.tell(), at, len(self._comment)))
-        target.write(self._comment)
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.comment = self._comment
+            for name, info in members.items():
+                entry = copy.copy(info)
+                entry.filename, entry.extra = name, b""
+                if name not in changed:
+                    self._copy(archive, entry)
+                    continue
+                stored = name == first[0] or info.compress_type == zipfile.ZIP_STORED
+                archive.writestr(entry, changed[name], zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
+                entry.external_attr = info.external_attr
         return target.getvalue()
 
-    def _write(
-        self,
-        name: str,
-        info: zipfile.ZipInfo,
-        content: bytes | None,
-        target: io.BytesIO,
-        directory: io.BytesIO,
-        stored: bool,
-    ) -> None:
-        if content is None:
-            start = self._starts[name]
-            packed = self._raw[start : start + info.compress_size]
-            kind, crc, size = info.compress_type, info.CRC, info.file_size
-            # Where a password is checked depends on whether the sizes follow.
-            flags = info.flag_bits & ~_UTF8 & (~0 if info.flag_bits & _ENCRYPTED else ~_STREAMED)
-        else:
-            kind = zipfile.ZIP_STORED if stored or info.compress_type == zipfile.ZIP_STORED else zipfile.ZIP_DEFLATED
-            packer = zlib.compressobj(wbits=-15)
-            packed = packer.compress(content) + packer.flush() if kind else content
-            crc, size, flags = zlib.crc32(content), len(content), 0
-        title = name.encode("utf-8", "surrogateescape")
-        flags |= 0 if name.isascii() else _UTF8
-        year, month, day, hour, minute, second = info.date_time
-        date, time = max(0, year - 1980) << 9 | month << 5 | day, hour << 11 | minute << 5 | second // 2
-        needs = min(info.extract_version, 0xFFFF) if content is None else zipfile.DEFAULT_VERSION
-        offset = target.tell()
-        if offset > 0xFFFFFFFF:
-            raise TextError(f"{self._label}: the translation is larger than 4 GiB")
-        shared = needs, flags, kind, time, date, crc, len(packed), size, len(title)
-        made = info.create_system << 8 | min(info.create_version, 0xFF)
-        target.write(struct.pack(_LOCAL, b"PK\3\4", *shared, 0) + title + packed)
-        if flags & _STREAMED:
-            target.write(struct.pack("<4s3I", b"PK\7\x08", crc, len(packed), size))
-        about = 0, len(info.comment), 0, info.internal_attr, info.external_attr, offset
-        directory.write(struct.pack(_ENTRY, b"PK\1\2", made, *shared, *about) + title + info.comment)
+    def _copy(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+        """Copies a member as it is packed, which is beyond what zipfile does by itself."""
+        start = self._starts[entry.filename]
+        packed = self._raw[start : start + entry.compress_size]
+        # Where a password is checked depends on whether the sizes follow.
+        entry.flag_bits &= ~_UTF8 & (~0 if entry.flag_bits & _ENCRYPTED else ~_STREAMED)
+        entry.header_offset = archive.start_dir
+        assert archive.fp is not None
+        archive.fp.seek(archive.start_dir)
+        archive.fp.write(entry.FileHeader() + packed)
+        if entry.flag_bits & _STREAMED:
+            archive.fp.write(struct.pack("<4s3I", b"PK\7\x08", entry.CRC, entry.compress_size, entry.file_size))
+        archive.start_dir = archive.fp.tell()
+        archive.filelist.append(entry)
 
 
 def _unpacked(info: zipfile.ZipInfo, packed: bytes, most: int) -> bytes:

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from templora.errors import TextError
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
 
-BOM = "\ufeff"
 
-
-class Document(ABC):
+class Document:
     """A document.
 
     Attributes:
         segments: its paragraphs, headings, cells and labels that hold a letter, in reading order.
         problems: what is wrong with it, and was left as it is.
+        references: true translations of all segments; none where there are none.
         streams: whether it can be written a segment at a time: `opening`, then each `piece`.
+        opening: what stands before the first segment. Only of a document that streams.
     """
 
     streams: ClassVar[bool] = False
     segments: tuple[Marked, ...]
     problems: Sequence[str] = ()
-
-    @property
-    def references(self) -> Sequence[str]:
-        """True translations of all segments; none where there are none."""
-        return ()
-
-    @property
-    def opening(self) -> str:
-        """What stands before the first segment. Only of a document that streams."""
-        raise NotImplementedError
+    references: Sequence[str] = ()
+    opening: str = ""
 
     def piece(self, index: int, target: str) -> str:
         """A segment's translation, and what stands between it and the next one. Only of a document that streams."""
         raise NotImplementedError
 
-    @abstractmethod
     def render(self, targets: Sequence[str], to: Language) -> bytes:
-        """The document with its first segments translated; all else is the source's, byte for byte.
+        """The document with its first segments translated; all else is the source's, byte for byte. One that streams
+        ends in front of the first segment that is not translated.
 
         Args:
             targets: translations as the model writes them, with tags.
             to: the language that they are in.
         """
+        return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
 
     def restored(self, index: int, target: str) -> Restored:
         """A translation as the document holds it."""
@@ -87,38 +78,10 @@ class FlatDocument(Document):
         starts = [*(slot.start for slot in slots), len(text)]
         self.segments = tuple(slot.marked for slot in slots)
         self._held = [text[slot.start : slot.end] for slot in slots]
-        self._opening = text[: starts[0]]
+        self.opening = text[: starts[0]]
         self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
 
-    @property
-    def opening(self) -> str:
-        return self._opening
-
     def piece(self, index: int, target: str) -> str:
-        return self.written(index, target) + self._gaps[index]
-
-    def written(self, index: int, target: str) -> str:
-        """A translation as it stands in the file; one that is the source's own text, as that does, to the byte."""
+        """The same; a translation that is the source's own text stands as that does, to the byte."""
         same = one_line(target).strip() == self.segments[index].text
-        return self._held[index] if same else self.restored(index, target).text
-
-    def render(self, targets: Sequence[str], to: Language) -> bytes:
-        """The document up to the first segment that is not translated."""
-        return "".join((self.opening, *(self.piece(i, target) for i, target in enumerate(targets)))).encode()
-
-
-def decoded(label: str, raw: bytes) -> str:
-    """The text of a file, with its byte order mark if it has one.
-
-    Raises:
-        TextError: it is empty, or no UTF-8 text.
-    """
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise TextError(f"{label}: not UTF-8 text (byte {error.start}); convert it first") from error
-    if "\0" in text:
-        raise TextError(f"{label}: a binary file, not text")
-    if not text.removeprefix(BOM).strip():
-        raise TextError(f"{label}: empty")
-    return text
+        return (self._held[index] if same else self.restored(index, target).text) + self._gaps[index]

@@ -27,7 +27,7 @@ BlockRule: TypeAlias = Callable[[StateBlock, int, int, bool], bool]
 
 _BLOCKS = ("paragraph", "lheading", "heading", "table")
 _COLUMNS, _MISSING = 1_000, 4_000
-_FOOTNOTE = re.compile(r"\[\^[^\s\]]+\]")
+_FOOTNOTE = re.compile(rf"{verbatim.FOOTNOTE.pattern}:[ \t]*")
 
 
 @functools.cache
@@ -40,11 +40,11 @@ def parser() -> MarkdownIt:
     for block_rule in md.block.ruler.__rules__:
         if block_rule.name in _BLOCKS:
             block_rule.fn = _block_rule(_bounded(block_rule.fn) if block_rule.name == "table" else block_rule.fn)
-    md.inline.ruler.before("link", "footnote", _inline_rule("footnote", _footnote))
     md.inline.ruler.before("escape", "verbatim", _inline_rule("verbatim", verbatim.inline))
     md.inline.ruler.after("image", "span", _inline_rule("span", verbatim.span))
     verbatim.install(md)
-    md.block.ruler.before("reference", "footnote", _footnote_text, {"alt": ["paragraph", "reference"]})
+    footnote = verbatim.hanging("footnote", _FOOTNOTE)
+    md.block.ruler.before("reference", "footnote", footnote, {"alt": ["paragraph", "reference"]})
     return md
 
 
@@ -113,36 +113,6 @@ def _bounded(rule: BlockRule) -> BlockRule:
         return True
 
     return bounded
-
-
-def _footnote(state: StateInline, silent: bool) -> bool:
-    """The reference to a footnote: `[^1]`."""
-    match = _FOOTNOTE.match(state.src, state.pos, state.posMax)
-    if match is None:
-        return False
-    if not silent:
-        state.push("footnote", "", 0).content = match[0]
-    state.pos = match.end()
-    return True
-
-
-def _footnote_text(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A footnote: `[^1]: text`, and what is indented below it."""
-    if state.is_code_block(start):
-        return False
-    at = state.bMarks[start] + state.tShift[start]
-    match = _FOOTNOTE.match(state.src, at, state.eMarks[start])
-    if match is None or not state.src.startswith(":", match.end(), state.eMarks[start]):
-        return False
-    if silent:
-        return True
-    after = match.end() + 1
-    while after < state.eMarks[start] and state.src[after] in " \t":
-        after += 1
-    state.push("footnote_open", "", 1)
-    verbatim.below(state, start, end, after, 4)
-    state.push("footnote_close", "", -1)
-    return True
 
 
 def strong_span(token: Token) -> tuple[int, int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from templora.errors import OptionError, TextError
 from templora.translation.documents.base import Document
-from templora.translation.documents.package import Package, first
+from templora.translation.documents.package import Package
 from templora.translation.documents.paragraphs import NO_TEXT, Paragraph, paragraphs
-from templora.translation.documents.xhtml import Element, Page, Text, escape, with_attributes
+from templora.translation.documents.xhtml import Element, Page, Text, with_attributes
 from templora.translation.inline.characters import has_letter, one_line
 from templora.translation.inline.marking import mark_up
 from templora.translation.inline.marks import TAG
@@ -88,7 +90,7 @@ class Epub(Document):
         return self._headings[index]
 
     def restored(self, index: int, target: str) -> Restored:
-        return restore(self.segments[index], target, escape)
+        return restore(self.segments[index], target, partial(html.escape, quote=False))
 
     def render(self, targets: Sequence[str], to: Language) -> bytes:
         """The book; what is not translated yet is in the language of the source."""
@@ -114,8 +116,8 @@ class Epub(Document):
                 package.problems.append(f"{path}: a picture, no text; left as it is")
                 continue
             member, navigates = self._member(path, page), path in package.navigation
-            head = first(page.root, "head")
-            title = first(head, "title") if head else None
+            head = page.root.first("head")
+            title = head.first("title") if head else None
             member.title = list(_line(title)) if title and path in package.texts else []
             found = list(paragraphs(page, page.root))
             _forget(page.root)
@@ -184,14 +186,10 @@ class Epub(Document):
     def _in_language(self, page: Page, to: Language) -> Iterator[tuple[int, int, str]]:
         """The root, and the body where it says something else, in the language of the translation."""
         names = {"html": ("lang", "xml:lang"), "ncx": ("xml:lang",)}.get(page.root.name, ())
-        body = first(page.root, "body")
+        body = page.root.first("body")
         for element in (page.root, *([body] if body else [])):
             there = element.attributes
-            wanted: dict[str, str | None] = {
-                name: to.code for name in (names if element is page.root else ("lang", "xml:lang")) if names
-            }
-            if element is body:
-                wanted = {name: value for name, value in wanted.items() if name in there}
+            wanted: dict[str, str | None] = {n: to.code for n in names if element is page.root or n in there}
             if page.root.name == "html":
                 if to.right_to_left and (element is page.root or "dir" in there):
                     wanted["dir"] = "rtl"
@@ -205,14 +203,14 @@ class Epub(Document):
         """The package with the language, and the direction in which pages are turned."""
         page = self._package.page
         edits = []
-        metadata = first(page.root, "metadata")
-        said = first(metadata, "language") if metadata else None
+        metadata = page.root.first("metadata")
+        said = metadata.first("language") if metadata else None
         if said is not None and said.end != said.inner[0]:
-            edits.append((*said.inner, escape(to.code)))
+            edits.append((*said.inner, to.code))
         elif metadata is not None and said is None and metadata.end != metadata.inner[0]:
             tag = f'<dc:language xmlns:dc="http://purl.org/dc/elements/1.1/">{to.code}</dc:language>'
             edits.append((metadata.inner[1], metadata.inner[1], tag))
-        spine = first(page.root, "spine")
+        spine = page.root.first("spine")
         if spine is not None and page.root.attributes.get("version", "").startswith("3"):
             turned = spine.attributes.get("page-progression-direction")
             # A Japanese book in columns is turned so too, and keeps its columns.
@@ -227,7 +225,7 @@ class Epub(Document):
 
 def _forget(root: Element) -> None:
     """Drops all elements of a page but the root and the body, which are needed when it is written."""
-    body = first(root, "body")
+    body = root.first("body")
     if body is not None:
         body.children = ()
     root.children = () if body is None else (body,)

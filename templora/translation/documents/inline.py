@@ -12,7 +12,7 @@ from markdown_it.token import Token
 from templora.translation.documents.commonmark import strong_span
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.marking import Around, Inline, Thing
-from templora.translation.inline.marks import Mark, Part, Place
+from templora.translation.inline.marks import Mark, Part, Place, joined, tidied
 
 # What there is in a text, for comparison: ("text", ...), ("open", ...), ("close", ...), and things.
 Event: TypeAlias = tuple[str, ...]
@@ -147,13 +147,8 @@ def tidy(parts: Iterable[Part]) -> list[Part]:
     """Without white space just inside of markup, where it would keep emphasis from being any: it goes outside; and
     without any at the ends, where it would move the block.
     """
-    found = _merged(_moved_out(parts, "closing"))
-    found = _merged(reversed(_moved_out(reversed(found), "opening")))
-    if found and isinstance(found[0], str):
-        found[0] = found[0].lstrip()
-    if found and isinstance(found[-1], str):
-        found[-1] = found[-1].rstrip()
-    return [part for part in found if part]
+    found = joined(_moved_out(parts, "closing"))
+    return tidied(joined(reversed(_moved_out(reversed(found), "opening"))))
 
 
 def _moved_out(parts: Iterable[Part], edge: str) -> list[Part]:
@@ -166,17 +161,6 @@ def _moved_out(parts: Iterable[Part], edge: str) -> list[Part]:
             space = last[len(bare) :] if edge == "closing" else last[: len(last) - len(bare)]
             found[-1:] = [bare, part, space]
         else:
-            found.append(part)
-    return found
-
-
-def _merged(parts: Iterable[Part]) -> list[Part]:
-    found: list[Part] = []
-    for part in parts:
-        last = found[-1] if found else None
-        if isinstance(part, str) and isinstance(last, str):
-            found[-1] = one_line(last + part)
-        elif part:
             found.append(part)
     return found
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from markdown_it.token import Token
 
-from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
+from templora.text_files import BOM, decoded
+from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.documents.commonmark import parser
 from templora.translation.documents.inline import (
     DEEPEST,
@@ -285,12 +286,8 @@ class _Cells:
             self._row = token.meta["lines"][0]
             self._cells = self._of(*self._row)
         where = self._cells[column] if column < len(self._cells) else []
-        start, end = 0, len(where)
-        while start < end and self._source[where[start]].isspace():
-            start += 1
-        while start < end and self._source[where[end - 1]].isspace():
-            end -= 1
-        where = where[start:end]
+        held = [index for index, at in enumerate(where) if not self._source[at].isspace()]
+        where = where[held[0] : held[-1] + 1] if held else []
         content = "".join("|" if self._source[at : at + 2] == "\\|" else self._source[at] for at in where)
         return [*where, where[-1] + 1 + (content[-1] == "|")] if where and content == token.content else None
 

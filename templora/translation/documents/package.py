@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from templora.errors import TextError
 from templora.translation.documents.archive import Archive
-from templora.translation.documents.xhtml import MAX_ELEMENTS, Element, Page, parse
+from templora.translation.documents.xhtml import MAX_ELEMENTS, Page, parse
 
 _CONTAINER, _ENCRYPTION, _MIMETYPE = "META-INF/container.xml", "META-INF/encryption.xml", "mimetype"
 _KIND = b"application/epub+zip"
@@ -196,7 +196,7 @@ class Package:
         return list(found)
 
     def _contents(self, items: Sequence[tuple[str, Item]]) -> str | None:
-        spine = first(self.page.root, "spine")
+        spine = self.page.root.first("spine")
         said = spine.attributes.get("toc", "").strip() if spine else ""
         found = [item for name, item in items if name == said]
         found += [item for _, item in items if item.kind == _NCX_TYPE or item.reference.lower().endswith(".ncx")]
@@ -212,11 +212,6 @@ class Package:
     def written(self, changed: Mapping[str, bytes]) -> bytes:
         """The archive with other contents of some members."""
         return self._archive.written(changed, (_MIMETYPE, _KIND))
-
-
-def first(within: Element, name: str) -> Element | None:
-    """The first element of a name."""
-    return next(within.all(name), None)
 
 
 def _kind(attributes: Mapping[str, str]) -> str:

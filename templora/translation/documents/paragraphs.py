@@ -25,23 +25,10 @@ _BLOCKS = HEADINGS | frozenset(
 NO_TEXT = frozenset({"svg", "math"})
 # Nothing in them is translated: the first kind stands between paragraphs, the second may stand in one.
 _UNTOUCHED = frozenset({"head", "hr", "pre"})
-_OPAQUE = frozenset(
-    {
-        "audio",
-        "br",
-        "canvas",
-        "iframe",
-        "img",
-        "math",
-        "object",
-        "script",
-        "style",
-        "svg",
-        "template",
-        "textarea",
-        "video",
-    }
-)
+_OPAQUE = frozenset({
+    "audio", "br", "canvas", "iframe", "img", "math", "object", "script", "style", "svg", "template", "textarea",
+    "video",
+})  # fmt: skip
 _CODE = frozenset({"code", "kbd", "samp", "tt", "var"})
 _READINGS = frozenset({"rp", "rt", "rtc"})
 # What refers to a note: a number or a sign, raised or in brackets.

@@ -15,7 +15,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from templora.translation.documents.base import BOM, FlatDocument, Slot, decoded
+from templora.text_files import BOM, decoded
+from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.inline.characters import EAST_ASIAN, has_letter
 from templora.translation.inline.marking import mark_up
 
@@ -102,12 +103,8 @@ class PlainText(FlatDocument):
 
     def __init__(self, label: str, raw: bytes) -> None:
         text = decoded(label, raw)
-        slots = []
-        for start, end, source in _pieces(text):
-            marked = mark_up([source])
-            if marked:
-                slots.append(Slot(start, end, marked))
-        super().__init__(text, slots)
+        marked = ((start, end, mark_up([source])) for start, end, source in _pieces(text))
+        super().__init__(text, [Slot(start, end, held) for start, end, held in marked if held])
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int, str]]:
@@ -133,8 +130,7 @@ def _columns(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _joined(text: str, lines: Sequence[_Line]) -> str:
-    found = text[lines[0].start : lines[0].end]
-    pieces = [found]
+    pieces = [text[lines[0].start : lines[0].end]]
     for before, line in itertools.pairwise(lines):
         pieces.append(line.text if _HYPHEN.search(f"{before.text[-4:]}\n{line.text[:4]}") else f"\n{line.text}")
     return "".join(pieces)

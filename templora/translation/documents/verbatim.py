@@ -10,9 +10,11 @@ The first two stay as they are, to the character; what the last ones are around 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from markdown_it import MarkdownIt
 from markdown_it.common.html_blocks import block_names
+from markdown_it.common.utils import normalizeReference
 from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
@@ -31,6 +33,7 @@ _ATTRIBUTES = re.compile(
     r"\{(?:[^\s{}]{1,200}|:?[ \t]*(?:[#.][\w-]|[\w:@-]{1,100}=)[^{}\n]{0,500})\}"  # also {name}, {expression}, {role}
 )
 _WIKI = re.compile(r"!?\[\[([^\[\]\n|]{1,300})(?:\|([^\[\]\n]{1,300}))?\]\](?!\()")
+FOOTNOTE = re.compile(r"\[\^[^\s\]]+\]")
 _CITATION = re.compile(r"\[(?:see |-)?@[\w{][^\[\]\n]{0,300}\]")
 _COLONS = re.compile(
     r"(?<![\w:]):(?:[a-z0-9_+-]{1,60}:(?![\w:`])|[A-Za-z][\w-]{0,60}\[([^\[\]\n]*)\](?:\{[^{}\n]*\})?)"
@@ -73,7 +76,7 @@ _ADMONITION = re.compile(
     r"(?:!!!|\?\?\?\+?)[ \t]*[\w-]+(?:[ \t]+[\w:|-]+)*(?P<title>[ \t]+\"[^\"]*\")?[ \t]*"
     r"|(?P<tab>===[!+]?[ \t]+\"[^\"]+\"[ \t]*)"
 )
-_DEFINITION = re.compile(r"[:~](?P<space>[ \t]+)(?=\S)")
+_DEFINITION = re.compile(r"[:~][ \t]+(?=\S)")
 # Behind the end of display math: its number, or attributes.
 _LABEL = re.compile(r"[ \t]*(?:\([^()\n]*\)|\{[^{}\n]*\})?[ \t]*(?=\n|\Z)")
 
@@ -81,7 +84,8 @@ _LABEL = re.compile(r"[ \t]*(?:\([^()\n]*\)|\{[^{}\n]*\})?[ \t]*(?=\n|\Z)")
 def install(md: MarkdownIt) -> None:
     """Adds the rules for blocks; `inline` goes before `escape`, `span` behind `link`."""
     everywhere: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    for name, rule in (("verbatim", _lines), ("admonition", _admonition), ("definition", _definition)):
+    definition = hanging("definition", _DEFINITION)
+    for name, rule in (("verbatim", _lines), ("admonition", _admonition), ("definition", definition)):
         md.block.ruler.before("table", name, rule, everywhere)
 
 
@@ -120,8 +124,10 @@ def _found(state: StateInline) -> tuple[int, str, str] | None:
         match = _COLONS.match(src, at, stop)
     elif first in "[!":
         match = _WIKI.match(src, at, stop)
-        if match and first == "[" and _is_reference(state, match[1]):
+        if match and first == "[" and normalizeReference(match[1]) in state.env.get("references", {}):
             return None
+        if footnote := FOOTNOTE.match(src, at, stop):
+            return footnote.end(), "", "footnote"
         match = match or _CITATION.match(src, at, stop)
     elif first == "^":
         match = _BLOCK_ID.match(src, at, stop)
@@ -167,12 +173,6 @@ def span(state: StateInline, silent: bool) -> bool:
         state.push("span_close", f"span{src[label:end]}", -1)
     state.pos, state.posMax = end, stop
     return True
-
-
-def _is_reference(state: StateInline, label: str) -> bool:
-    from markdown_it.common.utils import normalizeReference
-
-    return normalizeReference(label) in state.env.get("references", {})
 
 
 def attributes(src: str, at: int, stop: int) -> int:
@@ -355,37 +355,32 @@ def _admonition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
-def _definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """`: text`, and what is indented below it."""
-    if state.is_code_block(start):
-        return False
-    at = state.bMarks[start] + state.tShift[start]
-    match = _DEFINITION.match(state.src, at, state.eMarks[start])
-    if match is None:
-        return False
-    if not silent:
-        opening = state.push("definition_open", "", 1)
-        below(state, start, end, match.end(), min(4, 1 + len(match["space"].expandtabs(4))))
-        opening.map = [start, state.line]
-        state.push("definition_close", "", -1)
-    return True
-
-
-def below(state: StateBlock, start: int, end: int, at: int, indent: int) -> None:
-    """Reads a block that begins behind a marker, and goes on in lines that are indented.
+def hanging(kind: str, marker: re.Pattern[str]) -> Callable[[StateBlock, int, int, bool], bool]:
+    """The rule for a block that begins behind a marker, and goes on in lines that are indented: a footnote, for one.
 
     Args:
-        start: its first line.
-        end: of the blocks around it.
-        at: where its text begins.
-        indent: of the lines below, in columns.
+        kind: of its tokens, which are around those of what is in it.
+        marker: with the white space behind it.
     """
-    held = state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent
-    state.blkIndent += indent
-    # The line goes on behind the marker, at the column that what belongs to it is indented to.
-    state.bMarks[start], state.tShift[start], state.sCount[start] = at, 0, state.blkIndent
-    state.parentType = "below"
-    state.md.block.tokenize(state, start, end)
-    state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent = held
-    if state.line == start:  # nothing behind the marker
-        state.line += 1
+
+    def rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        match = marker.match(state.src, state.bMarks[start] + state.tShift[start], state.eMarks[start])
+        if match is None or state.is_code_block(start):
+            return False
+        if silent:
+            return True
+        opening = state.push(f"{kind}_open", "", 1)
+        held = state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent
+        state.blkIndent += min(4, len(match[0].expandtabs(4)))
+        # The line goes on behind the marker, at the column that what belongs to it is indented to.
+        state.bMarks[start], state.tShift[start], state.sCount[start] = match.end(), 0, state.blkIndent
+        state.parentType = "below"
+        state.md.block.tokenize(state, start, end)
+        state.bMarks[start], state.tShift[start], state.sCount[start], state.parentType, state.blkIndent = held
+        if state.line == start:  # nothing behind the marker
+            state.line += 1
+        opening.map = [start, state.line]
+        state.push(f"{kind}_close", "", -1)
+        return True
+
+    return rule

@@ -75,6 +75,10 @@ class Element:
                     yield child
                 left.extend(reversed(child.children))
 
+    def first(self, name: str) -> Element | None:
+        """The first of them."""
+        return next(self.all(name), None)
+
     @property
     def text(self) -> str:
         """All characters in it."""
@@ -114,7 +118,7 @@ class Page:
 
     def escaped(self, text: str) -> str:
         """Text for between tags, in characters that may be written."""
-        return escape(text).encode(self.spelling, "xmlcharrefreplace").decode(self.spelling)
+        return html.escape(text, quote=False).encode(self.spelling, "xmlcharrefreplace").decode(self.spelling)
 
     def edited(self, edits: Sequence[tuple[int, int, str]]) -> bytes:
         """The file with other markup and text at some bytes of the source; all else is as it was."""
@@ -382,11 +386,6 @@ class _Builder:
         self._declared += 1
         if self._declared > _MAX_DECLARED:  # each is looked at in each element
             raise TextError(f"{self._label}: declares more than {_MAX_DECLARED} attributes")
-
-
-def escape(text: str) -> str:
-    """Text for between tags."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:

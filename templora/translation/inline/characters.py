@@ -27,6 +27,8 @@ _JOINER = "\u200d"
 # Vowels of Thai and Lao that stand in front of their consonant, and those behind it that are letters to Unicode.
 _LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
 _TRAILING_VOWELS = frozenset("ะาำๅະາຳ")
+# Letters that flags are made of, in pairs.
+_REGIONAL = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 def has_letter(text: str) -> bool:
@@ -88,16 +90,6 @@ def breakable(text: str, at: int) -> bool:
         return False
     if 0x1F3FB <= point <= 0x1F3FF or 0xE0020 <= point <= 0xE007F:  # an emoji's skin; a flag's region
         return False
-    return not (_regional(after) and _regionals_before(text, at) % 2)
-
-
-def _regional(character: str) -> bool:
-    return 0x1F1E6 <= ord(character) <= 0x1F1FF
-
-
-def _regionals_before(text: str, at: int) -> int:
-    """How many of the letters that flags are made of, in pairs, stand in a row in front of `at`."""
-    start = at
-    while start and _regional(text[start - 1]):
-        start -= 1
-    return at - start
+    if after not in _REGIONAL:
+        return True
+    return (at - len(text[:at].rstrip(_REGIONAL))) % 2 == 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
+
+from templora.translation.inline.characters import one_line
 
 # Forgiving: models write spaces into tags, brackets of East Asian width, and the digits of other scripts.
 TAG = re.compile(r"[<＜]\s?(?P<close>/?)\s?(?P<number>\d{1,7})\s?(?P<void>/?)\s?[>＞]")
@@ -65,15 +69,31 @@ class Place(NamedTuple):
     def source(self) -> str:
         return self.mark.closing if self.edge == "closing" else self.mark.opening
 
-    @property
-    def text(self) -> str:
-        """What a reader reads there, as far as it is known."""
-        return self.mark.shown if self.edge == "whole" else ""
-
 
 Part: TypeAlias = str | Place
 
 
 def visible(part: Part) -> str:
-    """What a reader reads of a part."""
-    return part if isinstance(part, str) else part.text
+    """What a reader reads of a part, as far as it is known."""
+    if isinstance(part, str):
+        return part
+    return part.mark.shown if part.edge == "whole" else ""
+
+
+def joined(parts: Iterable[Part | None]) -> list[Part]:
+    """With neighbouring texts as one, and without what is empty."""
+    found: list[Part] = []
+    for texts, group in itertools.groupby((part for part in parts if part), lambda part: isinstance(part, str)):
+        held = list(group)
+        found += ["".join(map(str, held))] if texts else held
+    return found
+
+
+def tidied(parts: Iterable[Part]) -> list[Part]:
+    """With white space collapsed, and without any at the ends."""
+    found = [one_line(part) if isinstance(part, str) else part for part in parts]
+    if found and isinstance(found[0], str):
+        found[0] = found[0].lstrip()
+    if found and isinstance(found[-1], str):
+        found[-1] = found[-1].rstrip()
+    return [part for part in found if part]

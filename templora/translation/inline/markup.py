@@ -10,13 +10,12 @@ What the model lost, doubled or crossed is placed anew (`placing`).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from templora.translation.inline.characters import one_line
-from templora.translation.inline.marks import TAG, Mark, Part, Place, visible
+from templora.translation.inline.marks import TAG, Mark, Part, Place, joined, tidied, visible
 from templora.translation.inline.placing import misplaced, place
 
 # A model may translate what is in a code span, but not write a sentence there: then its tags are wrong.
@@ -73,7 +72,7 @@ def arrange(marked: Marked, target: str) -> tuple[list[Part], int]:
     """What `restore` joins, those parts included that stand at the ends; and how many marks were moved."""
     parts, doubled = _read(marked, one_line(target).strip())
     if wrong := misplaced(marked.marks, parts, origin := _read(marked, marked.text)[0]):
-        parts = _joined(part for part in parts if isinstance(part, str) or part.mark.number not in wrong)
+        parts = joined(part for part in parts if isinstance(part, str) or part.mark.number not in wrong)
     there = {part.mark.number for part in parts if isinstance(part, Place)}
     missing = [mark for mark in marked.marks if mark.number not in there]
     if missing:
@@ -99,17 +98,7 @@ def _read(marked: Marked, text: str) -> tuple[list[Part], set[int]]:
     """The parts of a text, as far as its tags are sound; and the numbers of the marks that it has more than once."""
     doubled: set[int] = set()
     parts = _unlinked(_nested(_whole(_tokens(marked, text), doubled), doubled))
-    return _tidy(parts), doubled
-
-
-def _tidy(parts: Sequence[Part]) -> list[Part]:
-    """Without the spaces that are too many where a tag went."""
-    found = [one_line(part) if isinstance(part, str) else part for part in parts]
-    if found and isinstance(found[0], str):
-        found[0] = found[0].lstrip()
-    if found and isinstance(found[-1], str):
-        found[-1] = found[-1].rstrip()
-    return [part for part in found if part]
+    return tidied(parts), doubled
 
 
 def _tokens(marked: Marked, text: str) -> list[_Token]:
@@ -200,7 +189,7 @@ def _nested(tokens: Sequence[_Token | Place], doubled: set[int]) -> list[Part]:
                 found[start] = None
     for _, start in open_:
         found[start] = None
-    return _joined(found)
+    return joined(found)
 
 
 def _unlinked(parts: Sequence[Part]) -> list[Part]:
@@ -214,13 +203,4 @@ def _unlinked(parts: Sequence[Part]) -> list[Part]:
                 continue
             outer += {"opening": 1, "closing": -1, "whole": 0}[part.edge]
         found.append(part)
-    return _joined(found)
-
-
-def _joined(parts: Iterable[Part | None]) -> list[Part]:
-    """With neighbouring texts as one."""
-    found: list[Part] = []
-    for texts, group in itertools.groupby((part for part in parts if part), lambda part: isinstance(part, str)):
-        held = list(group)
-        found += ["".join(map(str, held))] if texts else held
-    return found
+    return joined(found)

@@ -208,15 +208,13 @@ def _contexts(source: _Source, mark: Mark, text: str) -> list[tuple[str, str]]:
 
 def _apart(text: str, span: tuple[int, int]) -> bool:
     """Whether words may begin and end there."""
-    return all(_bounded(text, at) for at in span)
-
-
-def _bounded(text: str, at: int) -> bool:
-    """Whether a word may begin or end there."""
-    if not 0 < at < len(text):
-        return True
-    before, after = text[at - 1], text[at]
-    return breakable(text, at) and not (before.isalnum() and after.isalnum() and not EAST_ASIAN.search(before + after))
+    for at in span:
+        if 0 < at < len(text):
+            before, after = text[at - 1], text[at]
+            within = before.isalnum() and after.isalnum() and not EAST_ASIAN.search(before + after)
+            if within or not breakable(text, at):
+                return False
+    return True
 
 
 def _put(parts: list[Part], mark: Mark, index: int, start: int, end: int) -> list[Part]:
@@ -277,8 +275,8 @@ def _around(
     if source.initial(mark):
         last = first
         finish = next((at for at in range(begin + 1, first.end) if breakable(text, at)), first.end)
-    found = _inserted(parts, last.index, finish, [Place(mark, "closing")])
-    return _inserted(found, first.index, begin, [Place(mark, "opening")])
+    found = _inserted(parts, last.index, finish, Place(mark, "closing"))
+    return _inserted(found, first.index, begin, Place(mark, "opening"))
 
 
 def _bared(parts: Sequence[Part], chosen: Sequence[_Word]) -> list[_Word]:
@@ -395,12 +393,10 @@ def _spaced(beside: str) -> bool:
     return bool(beside.strip()) and not EAST_ASIAN.match(beside)
 
 
-def _inserted(parts: Sequence[Part], index: int, offset: int, new: Sequence[Part]) -> list[Part]:
-    """With `new` at a character of a text, or in front of another part."""
-    held = parts[index] if index < len(parts) else None
-    if isinstance(held, str):
-        return _replaced(parts, index, [held[:offset], *new, held[offset:]])
-    return [*parts[:index], *(part for part in new if part), *parts[index:]]
+def _inserted(parts: Sequence[Part], index: int, offset: int, new: Part) -> list[Part]:
+    """With `new` at a character of a text."""
+    held = str(parts[index])
+    return _replaced(parts, index, [held[:offset], new, held[offset:]])
 
 
 def _replaced(parts: Sequence[Part], index: int, new: Sequence[Part]) -> list[Part]:

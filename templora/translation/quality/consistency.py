@@ -23,6 +23,7 @@ from typing import Any
 
 from templora.errors import OptionError
 from templora.translation.quality import wording
+from templora.translation.quality.similarity import interval
 from templora.translation.quality.terms import sought
 from templora.translation.quality.wording import GAP, Gram, tokens
 
@@ -191,11 +192,8 @@ class _Pair:
     def consistency(self) -> Consistency:
         measured = [term for term in self._terms if self._measurable(term)]
         self._count()
-        best = []
-        for term in measured:
-            for gram, _, dice in self._cover(term):
-                best.append((-dice, term, gram))
-                break
+        first = ((term, next(self._cover(term), None)) for term in measured)
+        best = [(-found[2], term, found[0]) for term, found in first if found]
         for _, term, gram in sorted(best):
             self._claim(term, gram)
         self._count()
@@ -373,16 +371,13 @@ def compare(
     first, second = consistency(sources, baseline, terms), consistency(sources, system, terms)
     # Which terms can be measured is a matter of the source alone.
     pairs = [(b.commonest - a.commonest, a.segments) for a, b in zip(first.terms, second.terms, strict=True)]
-    interval = None
-    if len(pairs) > 1:
-        rng = random.Random(seed)
-        found = sorted(_difference(rng.choices(pairs, k=len(pairs))) for _ in range(samples))
-        interval = [found[math.floor(0.025 * (samples - 1))], found[math.ceil(0.975 * (samples - 1))]]
+    rng = random.Random(seed)
+    draws = (_difference(rng.choices(pairs, k=len(pairs))) for _ in range(samples))
     return {
         "baseline": first.as_dict(),
         "system": second.as_dict(),
         "difference": _difference(pairs) if pairs else None,
-        "interval": interval,
+        "interval": interval(draws) if len(pairs) > 1 else None,
         "samples": samples,
         "seed": seed,
     }

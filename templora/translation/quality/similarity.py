@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +146,15 @@ def _figures(baseline: Sequence[float], system: Sequence[float]) -> dict[str, An
         "baseline": baseline[0],
         "system": system[0],
         "difference": difference,
-        "interval": _interval(differences),
+        "interval": interval(differences),
         "change_percent": changes[0] if baseline[0] else None,
-        "change_interval": _interval(changes[1:]) if whole else None,
+        "change_interval": interval(changes[1:]) if whole else None,
         "p_value": _p_value(difference, differences),
         "p_two_sided": _p_two_sided(difference, differences),
     }
 
 
-def _interval(values: Sequence[float]) -> list[float]:
+def interval(values: Iterable[float]) -> list[float]:
     """The middle 95 % of them, rounded outwards."""
     ordered = sorted(values)
     last = len(ordered) - 1
@@ -219,11 +219,7 @@ class Comet:
 
 
 def comet(
-    sources: Sequence[str],
-    hypotheses: Sequence[str],
-    references: Sequence[str],
-    model: str | None,
-    gpus: int = 0,
+    sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], model: str | None, gpus: int = 0
 ) -> Comet:
     """A trained metric's opinion (Rei et al. 2020, "COMET: a neural framework for MT evaluation").
 
