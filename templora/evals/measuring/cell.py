@@ -27,7 +27,7 @@ class Cell:
     """What is measured.
 
     Args:
-        task: which measurement; a name in `templora.evals.tasks`.
+        task: which measurement; pg19 or translation.
         text: the text's name.
         text_sha256: of its content.
         tokens: how many of its first tokens; None: all.

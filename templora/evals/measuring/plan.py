@@ -43,13 +43,13 @@ from templora.evals.measuring.cell import Cell
 from templora.evals.measuring.pairs import Parallel, find_pairs
 from templora.evals.measuring.texts import Text, find_texts
 from templora.evals.measuring.translating import Translating
-from templora.evals.tasks import TASKS
 from templora.methods import make_method, method_code, method_options
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
 from templora.toml_files import read_toml
 from templora.translation.languages import language
 
+TASKS = ("pg19", "translation")
 _TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
 _KEYS = (
     "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",

@@ -47,7 +47,7 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
     found = []
     names = tables.models(groups)
     for model in names:
-        own = tables.of_model(groups, model)
+        own = [g for g in groups if g.cell.model == model]
         prefix = f"{model}: " if len(names) > 1 else ""
         alike = sum(_slug(name) == _slug(model) for name in names) > 1
         slug = f"{_slug(model)}-{names.index(model) + 1}" if alike else _slug(model)

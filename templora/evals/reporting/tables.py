@@ -29,13 +29,9 @@ class Table:
 
     def markdown(self) -> str:
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [self.columns, rule, *([_escape(c) for c in row] for row in self.rows)]
+        lines = [self.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return "\n\n".join(part for part in (f"### {self.title}", self.note, body) if part) + "\n"
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
 
 
 def percent(value: float | None) -> str:
@@ -59,10 +55,6 @@ def _sure(pairs: Sequence[Pair]) -> str:
 
 def models(groups: Sequence[Group]) -> list[str]:
     return sorted({g.cell.model for g in groups})
-
-
-def of_model(groups: Sequence[Group], model: str) -> list[Group]:
-    return [g for g in groups if g.cell.model == model]
 
 
 def main_group(groups: Sequence[Group]) -> Group | None:

@@ -168,18 +168,10 @@ def scores(found: Sequence[Comparison]) -> Table:
 
 def differences(found: Sequence[Comparison]) -> Table:
     """What the adapter changes."""
+    names = similarity.NAMES.values()
     table = Table(
         "What the adapter changes",
-        [
-            "",
-            "perplexity of the reference",
-            *similarity.NAMES.values(),
-            "terms",
-            "chunks learnt",
-            "not",
-            "until",
-            "time",
-        ],
+        ["", "perplexity of the reference", *names, "terms", "chunks learnt", "not", "until", "time"],
         note="Against the same without it, with 95 % intervals; terms in points. Until: the last paragraph with which "
         "a chunk was learnt. Time: times that of the base.",
     )
