@@ -16,9 +16,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import OptionError
+from templora.evals.measuring.cell import Translating
 from templora.evals.measuring.run import Run, predicted, update
 from templora.evals.measuring.texts import chosen, visible_files
-from templora.evals.measuring.translating import Translating
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
 from templora.text import ours

@@ -39,10 +39,9 @@ from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
 from templora.errors import ConfigError, OptionError, nearest
-from templora.evals.measuring.cell import Cell
+from templora.evals.measuring.cell import Cell, Translating
 from templora.evals.measuring.pairs import Parallel, find_pairs
 from templora.evals.measuring.texts import Text, find_texts
-from templora.evals.measuring.translating import Translating
 from templora.methods import make_method, method_code, method_options
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
@@ -248,8 +247,9 @@ def read_plan(name: str) -> Plan:
     for key in values:
         if key not in _KEYS:
             raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
-    if "tokens" in values:
-        values["tokens"] = parse_count("tokens", values["tokens"])
+    for key in ("tokens", "pairs"):
+        if key in values:
+            values[key] = parse_count(key, values[key])
     for key in ("texts", "models", "targets"):
         if key in values:
             values[key] = _strings(key, values[key])
@@ -258,8 +258,6 @@ def read_plan(name: str) -> Plan:
             raise OptionError(key, f"{name}: must be a {_WORDS[kind]}")
     if not all(isinstance(table, dict) for table in values.get("methods", [])):
         raise OptionError("methods", f"{name}: write each as [[methods]]")
-    if "pairs" in values:
-        values["pairs"] = parse_count("pairs", values["pairs"])
     if "from" in values:
         values["from_"] = values.pop("from")
     return Plan(**values)

@@ -43,11 +43,7 @@ def interval(pairs: Sequence[Pair]) -> tuple[float, float] | None:
     if len(pairs) < 2:
         return None
     rng = random.Random(_SEED)
-    found = []
-    for _ in range(_RESAMPLES):
-        value = change(rng.choices(pairs, k=len(pairs)))
-        found.append(0.0 if value is None else value)
-    found.sort()
+    found = sorted(change(rng.choices(pairs, k=len(pairs))) or 0.0 for _ in range(_RESAMPLES))
     tail = (1 - _LEVEL) / 2
     return found[math.floor(tail * (_RESAMPLES - 1))], found[math.ceil((1 - tail) * (_RESAMPLES - 1))]
 

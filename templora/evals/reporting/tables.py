@@ -38,7 +38,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f} %".replace("-", "−")
 
 
-def between(bounds: tuple[float, float] | None) -> str:
+def between(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f" [{100 * bounds[0]:+.2f}, {100 * bounds[1]:+.2f}]".replace("-", "−")
 
 

@@ -177,11 +177,10 @@ def differences(found: Sequence[Comparison]) -> Table:
     )
     for one in found:
         use = one.terms
-        bounds = None if use["interval"] is None else (use["interval"][0], use["interval"][1])
         table.rows.append([
             one.name, percent(change(one.changes)) + between(interval(one.changes)),
             *(_change(one.measured[key]) for key in similarity.NAMES),
-            _points(use["difference"]) + between(bounds), *map(str, one.updates), one.learnt_until,
+            _points(use["difference"]) + between(use["interval"]), *map(str, one.updates), one.learnt_until,
             number(one.slower),
         ])  # fmt: skip
     return table
