@@ -79,10 +79,9 @@ def write(**arguments: Any) -> None:
     sampling = take_sampling(options)
     if options["tokens"] < 1:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
-    if options["reseed"] is not None and options["session"] is None:
-        raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
-    if options["draft"] is not None and options["session"] is None:
-        raise OptionError("draft", "is for a text that stays on disk: give --session NAME")
+    for name in ("reseed", "draft"):
+        if options[name] is not None and options["session"] is None:
+            raise OptionError(name, "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
     if not options["out"] and options["session"] is None:

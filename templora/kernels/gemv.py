@@ -197,14 +197,9 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
     return gemv
 
 
-_FOUR_FLOAT32, _ONE_FLOAT32 = _rows_gemv(FLOAT32, 4), _rows_gemv(FLOAT32, 1)
-_FOUR_BFLOAT16, _ONE_BFLOAT16 = _rows_gemv(BFLOAT16, 4), _rows_gemv(BFLOAT16, 1)
-_FOUR_INT8_ROWS, _ONE_INT8_ROWS = _rows_gemv(INT8_ROWS, 4), _rows_gemv(INT8_ROWS, 1)
-_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS = _rows_gemv(INT8_BLOCKS, 4), _rows_gemv(INT8_BLOCKS, 1)
-_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS = _rows_gemv(INT4_BLOCKS, 4), _rows_gemv(INT4_BLOCKS, 1)
+def _all_rows(format: int) -> Callable[..., None]:
+    four, one = _rows_gemv(format, 4), _rows_gemv(format, 1)
 
-
-def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[..., None]:
     @njit(**PART)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, at):
         row = first
@@ -218,11 +213,9 @@ def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[.
     return all_rows
 
 
-_rows_float32 = _all_rows(_FOUR_FLOAT32, _ONE_FLOAT32)
-_rows_bfloat16 = _all_rows(_FOUR_BFLOAT16, _ONE_BFLOAT16)
-_rows_int8_rows = _all_rows(_FOUR_INT8_ROWS, _ONE_INT8_ROWS)
-_rows_int8_blocks = _all_rows(_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS)
-_rows_int4_blocks = _all_rows(_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS)
+_rows_float32, _rows_bfloat16 = _all_rows(FLOAT32), _all_rows(BFLOAT16)
+_rows_int8_rows, _rows_int8_blocks = _all_rows(INT8_ROWS), _all_rows(INT8_BLOCKS)
+_rows_int4_blocks = _all_rows(INT4_BLOCKS)
 
 
 @njit(**PART)

@@ -100,12 +100,9 @@ class Plan:
             raise OptionError("tokens", f"must be at least 2, not {self.tokens}")
         if self.other_tokens < 2:
             raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
-        if not self.models:
-            raise OptionError("model", "must name at least one")
-        if not self.methods:
-            raise OptionError("methods", "must name at least one")
-        if not self.targets:
-            raise OptionError("targets", "must name at least one")
+        for option, given in (("model", self.models), ("methods", self.methods), ("targets", self.targets)):
+            if not given:
+                raise OptionError(option, "must name at least one")
         for targets in self.targets:
             Translating("", "", targets, self.pairs, self.template, self.repetition_penalty)  # says what is wrong
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from templora.metrics import Likelihood
 
@@ -88,8 +89,7 @@ def buckets(longest: int) -> list[Bucket]:
     return [Bucket(int(low), high) for low, high in pairwise(edges)]
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Every definition of perplexity, of the same predictions (see `templora.metrics.Likelihood.summary`)."""
 
     perplexity: float | None
