@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -83,11 +84,8 @@ def matrix_rate(
 
     Shapes that come more than once are measured once and weighed by how often they come.
     """
-    counts: dict[tuple[int, int], int] = {}
-    for shape in shapes:
-        counts[shape] = counts.get(shape, 0) + 1
     flops = seconds = 0.0
-    for (inputs, outputs), count in counts.items():
+    for (inputs, outputs), count in Counter(shapes).items():
         x = torch.randn(rows, inputs, device=device, dtype=dtype)
         w = torch.randn(outputs, inputs, device=device, dtype=dtype)
         product = lambda x=x, w=w: F.linear(x, w)  # noqa: E731
@@ -99,7 +97,7 @@ def matrix_rate(
     return flops / seconds
 
 
-def measure_ceilings(
+def measure_apart(
     shapes: Iterable[tuple[int, int]],
     rows: int,
     device: torch.device,
@@ -109,7 +107,7 @@ def measure_ceilings(
     buffer_bytes: int = 2**30,
     passes: int = 5,
 ) -> Ceilings:
-    """All of them.
+    """All of them, measured in another process with as many threads as this one.
 
     Args:
         shapes: (inputs, outputs) of the model's linear layers.
@@ -117,24 +115,15 @@ def measure_ceilings(
         square: rows, inputs and outputs of the large product.
         buffer_bytes: read to find the bandwidth; many times the last-level cache.
     """
-    return Ceilings(
-        memory_bandwidth(device, buffer_bytes, passes),
-        matrix_rate([(square, square)], square, device, dtype, passes),
-        matrix_rate(shapes, rows, device, dtype, passes),
-    )
-
-
-def measure_apart(
-    shapes: Iterable[tuple[int, int]], rows: int, device: torch.device, dtype: torch.dtype, **sizes: int
-) -> Ceilings:
-    """`measure_ceilings` in another process, with as many threads as this one."""
     asked = {
         "shapes": list(shapes),
         "rows": rows,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "sizes": sizes,
+        "square": square,
+        "buffer_bytes": buffer_bytes,
+        "passes": passes,
     }
     # A session of its own: Ctrl-C is for this process, which ends the other one.
     done = subprocess.run(
@@ -149,10 +138,16 @@ def measure_apart(
 
 
 def _answer(asked: dict[str, Any]) -> Ceilings:
+    """What `measure_apart` asked for, in the process that it started."""
     torch.set_num_threads(asked["threads"])
     shapes = [(inputs, outputs) for inputs, outputs in asked["shapes"]]
     device, dtype = torch.device(asked["device"]), getattr(torch, asked["dtype"])
-    return measure_ceilings(shapes, asked["rows"], device, dtype, **asked["sizes"])
+    square, passes = asked["square"], asked["passes"]
+    return Ceilings(
+        memory_bandwidth(device, asked["buffer_bytes"], passes),
+        matrix_rate([(square, square)], square, device, dtype, passes),
+        matrix_rate(shapes, asked["rows"], device, dtype, passes),
+    )
 
 
 if __name__ == "__main__":

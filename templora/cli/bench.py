@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from datetime import date
@@ -13,7 +12,7 @@ import click
 
 from templora.cli.console import Console
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.options import check_early, config_options, model_options, split_config
+from templora.cli.options import check_early, config_options, load_arguments, model_options, split_config
 from templora.cli.streams import print_out
 from templora.errors import OptionError, nearest
 
@@ -106,7 +105,7 @@ def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
         from templora.bench.random_models import random_engine
 
         return random_engine(options["shape"], options["device"], options["dtype"]), None
-    sources = {name: options[name] for name in inspect.signature(load).parameters if name in options}
+    sources = load_arguments(options)
     return load(**sources), sources
 
 

@@ -116,10 +116,9 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
 
     plan = read_plan(options["plan"]) if options["plan"] else Plan()
     changes: dict[str, Any] = {name: options[name] for name in _SAME if options[name] is not None}
-    if options["tokens"] is not None:
-        changes["tokens"] = parse_count("tokens", options["tokens"])
-    if options["pairs"] is not None:
-        changes["pairs"] = parse_count("pairs", options["pairs"])
+    for name in ("tokens", "pairs"):
+        if options[name] is not None:
+            changes[name] = parse_count(name, options[name])
     for name in ("texts", "targets"):
         if options[name] is not None:
             changes[name] = _names(name, options[name])

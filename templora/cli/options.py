@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import click
 
 from templora.config import TempLoraConfig, field_type
 from templora.errors import OptionError
+from templora.models.builtin import DEFAULT_MODEL
 from templora.recipes import RECIPES
+from templora.sampling import SamplingParams
 
 Command = Callable[..., Any]
 
@@ -47,12 +50,11 @@ def config_options(command: Command) -> Command:
 
 def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
     """Adds one option for each field of `SamplingParams`, some with other defaults than the field's."""
-    from templora.sampling import SamplingParams
 
     def add(command: Command) -> Command:
         for f in reversed(dataclasses.fields(SamplingParams)):
             several = isinstance(f.default, tuple)
-            option = click.option(
+            command = click.option(
                 flag_name(f.name),
                 f.name,
                 default=defaults.get(f.name, f.default),
@@ -60,17 +62,19 @@ def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
                 multiple=several,
                 show_default=not several,
                 help=f.metadata["help"],
-            )
-            command = option(command)
+            )(command)
         return command
 
     return add
 
 
+def take_sampling(options: dict[str, Any]) -> SamplingParams:
+    """What a command's options say of sampling, taken from among the others."""
+    return SamplingParams(**{f.name: options.pop(f.name) for f in dataclasses.fields(SamplingParams)})
+
+
 def model_options(command: Command) -> Command:
     """Adds the options that say which model runs where."""
-    from templora.models.builtin import DEFAULT_MODEL
-
     for decorate in reversed(
         [
             click.option(
@@ -100,6 +104,13 @@ def model_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def load_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that `templora.load` takes."""
+    from templora.loading import load
+
+    return {name: options[name] for name in inspect.signature(load).parameters if name in options}
 
 
 sessions_option = click.option(

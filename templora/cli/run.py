@@ -9,7 +9,7 @@ from typing import Any
 from templora.cli.console import Console, Pace, receipt
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs
-from templora.cli.options import check_early
+from templora.cli.options import check_early, load_arguments
 from templora.cli.streams import print_out
 from templora.errors import TemploraError
 from templora.recipes import recipe
@@ -49,16 +49,7 @@ class Run:
         options = self._options
         self.console.chunk(f"loading {options['model']} … (a .gguf and a built-in one are unpacked first, once)")
         self.console.status(f"loading {options['model']} …", now=True)
-        engine = load(
-            options["model"],
-            device=options["device"],
-            dtype=options["dtype"],
-            weights=options["weights"],
-            threads=options["threads"],
-            trust_remote_code=options["trust_remote_code"],
-            named_by_file=options.get("named_by_file", False),
-            plan=recipe(options["recipe"], None, **self._given),
-        )
+        engine = load(**load_arguments(options), plan=recipe(options["recipe"], None, **self._given))
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
         return engine, engine.config(options["recipe"], **self._given)
 

@@ -93,7 +93,6 @@ def _show(event: Event, run: Run, text: TextReport, total: int, config: TempLora
         run.console.chunk(
             f"chunk {row['index']}: {done:,}/{total:,} tokens · {figures(text)} · {learnt} · {row['seconds']:.1f} s"
         )
-    if isinstance(event, Absorbed):
         run.pace.took("token", row["tokens"])
     if isinstance(event, Absorbed | ChunkScored):
         left = run.pace.left(token=total - done)

@@ -80,10 +80,8 @@ class Cursor:
         """The terminal has another width. What it did with the line, it does not say: broken it anew, or not."""
         if columns == self._columns:
             return
-        self._columns, held = (
-            columns,
-            {(kind, min(column, columns - less)) for kind, column in self._at for less in (0, 1)},
-        )
+        self._columns = columns
+        held = {(kind, min(column, columns - less)) for kind, column in self._at for less in (0, 1)}
         if len(self._line) > _MAX_LENGTH:
             self._anywhere()
             return

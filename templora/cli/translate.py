@@ -25,6 +25,7 @@ from templora.cli.options import (
     sampling_options,
     sessions_option,
     split_config,
+    take_sampling,
 )
 from templora.cli.run import Run
 from templora.cli.streams import check_stdout, lost, print_out
@@ -113,11 +114,8 @@ class _Job:
     """One run of the command."""
 
     def __init__(self, given: dict[str, Any], options: dict[str, Any]) -> None:
-        from templora.sampling import SamplingParams
-
         self.options = options
-        fields = SamplingParams.__dataclass_fields__
-        self.sampling = SamplingParams(**{name: options.pop(name) for name in fields})
+        self.sampling = take_sampling(options)
         self.to = language("to", options["to"])
         name = options["document"]
         said = language("from", options["from_"]) if options["from_"] else None

@@ -7,6 +7,7 @@ import itertools
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from templora.cli.options import (
     sampling_options,
     sessions_option,
     split_config,
+    take_sampling,
 )
 from templora.cli.run import Run
 from templora.cli.streams import check_stdout, print_out
@@ -72,18 +74,14 @@ def write(**arguments: Any) -> None:
     Every chunk of --chunk-size tokens is learnt by a temporary adapter once it is written. A prompt is learnt in the
     same way, so it may be longer than the window. When the text is done the adapter is thrown away.
     """
-    from templora.sampling import SamplingParams
-
     _no_arguments(click.get_current_context())
     given, options = split_config(arguments)
-    fields = SamplingParams.__dataclass_fields__
-    sampling = SamplingParams(**{k: options.pop(k) for k in fields})
+    sampling = take_sampling(options)
     if options["tokens"] < 1:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
-    if options["reseed"] is not None and options["session"] is None:
-        raise OptionError("reseed", "is for a text that stays on disk: give --session NAME")
-    if options["draft"] is not None and options["session"] is None:
-        raise OptionError("draft", "is for a text that stays on disk: give --session NAME")
+    for name in ("reseed", "draft"):
+        if options[name] is not None and options["session"] is None:
+            raise OptionError(name, "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
     if not options["out"] and options["session"] is None:
@@ -172,7 +170,7 @@ def write(**arguments: Any) -> None:
             "command": "write",
             "prompt_tokens": len(session.tokens) - len(written) - (kept.before if kept else 0),
             **(kept.report() if kept else {}),
-            "sampling": {k: getattr(sampling, k) for k in fields} | {"stop_at_end": options["stop_at_end"]},
+            "sampling": asdict(sampling) | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }

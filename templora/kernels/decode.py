@@ -110,13 +110,8 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
     length, capacity, format = sizes[LENGTH], sizes[CAPACITY], sizes[COMPUTE]
     scaling = scales[ADAPTER_SCALE]
     group = head // (heads // groups)
-    q, k, v, spare, p = (
-        scratch[:d],
-        scratch[d : 2 * d],
-        scratch[2 * d : 3 * d],
-        scratch[3 * d : 4 * d],
-        scratch[4 * d :],
-    )
+    q, k, v = scratch[:d], scratch[d : 2 * d], scratch[2 * d : 3 * d]
+    spare, p = scratch[3 * d : 4 * d], scratch[4 * d :]
     _adapted(adapters[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
     at = heads * d + group * d
     _adapted(adapters[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)

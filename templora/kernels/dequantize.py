@@ -15,40 +15,25 @@ from numba import cfunc, types
 from numba.extending import intrinsic
 
 from templora.kernels.bf16 import f32_to_bf16
+from templora.kernels.gemv import LANES, lanes_at, spread, vector, widened
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
 
 _KERNEL = types.void(types.voidptr)
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
-_LANES = 16
 _F16, _F32 = ir.HalfType(), ir.FloatType()
 _I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
 
-def _lanes(kind: ir.Type) -> ir.VectorType:
-    return ir.VectorType(kind, _LANES)
-
-
 def _all(kind: ir.Type, number: int) -> ir.Constant:
-    return ir.Constant(_lanes(kind), [number] * _LANES)
-
-
-def _at(builder: Any, address: Any, kind: ir.Type, index: Any) -> Any:
-    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
-
-
-def _spread(builder: Any, address: Any, index: Any) -> Any:
-    """The float16 at `index`, as float32 in all lanes."""
-    number = builder.fpext(builder.load(_at(builder, address, _F16, index), align=2), _F32)
-    one = builder.insert_element(ir.Constant(_lanes(_F32), ir.Undefined), number, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(_lanes(_F32), ir.Undefined), _all(_I32, 0))
+    return ir.Constant(vector(kind), [number] * LANES)
 
 
 def _nearest_halves(builder: Any, numbers: Any) -> Any:
     """float32 lanes as the bits of the nearest bfloat16, ties to even; not for NaN."""
-    bits = builder.bitcast(numbers, _lanes(_I32))
+    bits = builder.bitcast(numbers, vector(_I32))
     odd = builder.and_(builder.lshr(bits, _all(_I32, 16)), _all(_I32, 1))
     bits = builder.add(bits, builder.add(odd, _all(_I32, 0x7FFF)))
-    return builder.trunc(builder.lshr(bits, _all(_I32, 16)), _lanes(_I16))
+    return builder.trunc(builder.lshr(bits, _all(_I32, 16)), vector(_I16))
 
 
 def _four_bit_block(half: bool) -> Any:
@@ -63,14 +48,14 @@ def _four_bit_block(half: bool) -> Any:
             b = builder
             codes, scale, minimum, out, index = args
             kind = _I16 if half else _F32
-            pointer = _at(b, codes, _I8, b.mul(index, ir.Constant(index.type, _LANES)))
-            pair = b.load(b.bitcast(pointer, _lanes(_I8).as_pointer()), align=1)
-            s, m = _spread(b, scale, index), _spread(b, minimum, index)
+            pair = lanes_at(b, codes, _I8, b.mul(index, ir.Constant(index.type, LANES)), 1)
+            s, m = (spread(b, widened(b, factors, _F16, index, 1)) for factors in (scale, minimum))
             parts = b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4))
             for i, part in enumerate(parts):
-                numbers = b.fadd(b.fmul(b.uitofp(b.zext(part, _lanes(_I32)), _lanes(_F32)), s), m)
-                first = b.add(b.mul(index, ir.Constant(index.type, 2 * _LANES)), ir.Constant(index.type, i * _LANES))
-                to = b.bitcast(_at(b, out, kind, first), _lanes(kind).as_pointer())
+                numbers = b.fadd(b.fmul(b.uitofp(b.zext(part, vector(_I32)), vector(_F32)), s), m)
+                first = b.add(b.mul(index, ir.Constant(index.type, 2 * LANES)), ir.Constant(index.type, i * LANES))
+                place = b.gep(b.inttoptr(out, kind.as_pointer()), [first])
+                to = b.bitcast(place, vector(kind).as_pointer())
                 b.store(_nearest_halves(b, numbers) if half else numbers, to, align=2 if half else 4)
             return context.get_dummy_value()
 

@@ -44,12 +44,12 @@ PART: dict[str, Any] = FAST | {"forceinline": True}
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = types.Array(types.float32, 1, "C")
-_LANES = 16
+LANES = 16
 _GROUP = 8  # blocks whose scales are read and widened together
 _FLAGS = tuple(LOOSE)
 
 
-def _vector(element: ir.Type, lanes: int = _LANES) -> ir.VectorType:
+def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
     return ir.VectorType(element, lanes)
 
 
@@ -62,27 +62,27 @@ def _data(builder: Any, context: Any, kind: Any, array: Any) -> Any:
     return builder.ptrtoint(cgutils.create_struct_proxy(kind)(context, builder, array).data, _I64)
 
 
-def _lanes(builder: Any, address: Any, element: ir.Type, at: Any, align: int) -> Any:
-    """`_LANES` elements from element `at` on."""
+def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) -> Any:
+    """`LANES` elements from element `at` on."""
     pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
-    return builder.load(builder.bitcast(pointer, _vector(element).as_pointer()), align=align)
+    return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
 
 
-def _wide(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
+def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
     """`width` numbers from element `at` on, as float32; a plain number for width 1."""
     pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
     if width > 1:
-        pointer = builder.bitcast(pointer, _vector(element, width).as_pointer())
+        pointer = builder.bitcast(pointer, vector(element, width).as_pointer())
     value = builder.load(pointer, align=2 if element == _F16 else 4)
-    return value if element == _F32 else builder.fpext(value, _F32 if width == 1 else _vector(_F32, width))
+    return value if element == _F32 else builder.fpext(value, _F32 if width == 1 else vector(_F32, width))
 
 
-def _spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
+def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
     """All lanes the same: a number, or one lane of several."""
     if not isinstance(numbers.type, ir.VectorType):
-        numbers = builder.insert_element(ir.Constant(_vector(_F32), ir.Undefined), numbers, ir.Constant(_I32, 0))
+        numbers = builder.insert_element(ir.Constant(vector(_F32), ir.Undefined), numbers, ir.Constant(_I32, 0))
     empty = ir.Constant(numbers.type, ir.Undefined)
-    return builder.shuffle_vector(numbers, empty, ir.Constant(_vector(_I32), [lane] * _LANES))
+    return builder.shuffle_vector(numbers, empty, ir.Constant(vector(_I32), [lane] * LANES))
 
 
 def _total(builder: Any, vector: Any) -> Any:
@@ -105,19 +105,19 @@ def _halves(builder: Any, format: int, codes: Any, block: Any) -> list[Any]:
     """The 32 codes of a block as two vectors of floats."""
     b = builder
     if format == INT4_BLOCKS:
-        pair = _lanes(b, codes, _I8, b.mul(block, _int(_LANES)), 1)
-        low = b.and_(pair, ir.Constant(_vector(_I8), [15] * _LANES))
-        high = b.lshr(pair, ir.Constant(_vector(_I8), [4] * _LANES))
-        return [b.sitofp(b.zext(half, _vector(_I32)), _vector(_F32)) for half in (low, high)]
+        pair = lanes_at(b, codes, _I8, b.mul(block, _int(LANES)), 1)
+        low = b.and_(pair, ir.Constant(vector(_I8), [15] * LANES))
+        high = b.lshr(pair, ir.Constant(vector(_I8), [4] * LANES))
+        return [b.sitofp(b.zext(half, vector(_I32)), vector(_F32)) for half in (low, high)]
     first = b.mul(block, _int(BLOCK))
-    starts = [first, b.add(first, _int(_LANES))]
+    starts = [first, b.add(first, _int(LANES))]
     if format == FLOAT32:
-        return [_lanes(b, codes, _F32, at, 4) for at in starts]
+        return [lanes_at(b, codes, _F32, at, 4) for at in starts]
     if format == BFLOAT16:
-        shift = ir.Constant(_vector(_I32), [16] * _LANES)
-        words = [b.zext(_lanes(b, codes, _I16, at, 2), _vector(_I32)) for at in starts]
-        return [b.bitcast(b.shl(word, shift), _vector(_F32)) for word in words]
-    return [b.sitofp(b.sext(_lanes(b, codes, _I8, at, 1), _vector(_I32)), _vector(_F32)) for at in starts]
+        shift = ir.Constant(vector(_I32), [16] * LANES)
+        words = [b.zext(lanes_at(b, codes, _I16, at, 2), vector(_I32)) for at in starts]
+        return [b.bitcast(b.shl(word, shift), vector(_F32)) for word in words]
+    return [b.sitofp(b.sext(lanes_at(b, codes, _I8, at, 1), vector(_I32)), vector(_F32)) for at in starts]
 
 
 def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
@@ -135,7 +135,7 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
             b = builder
             codes, scale, minimum, row, blocks, x, sums, y, at = args
             x, sums, y = (_data(b, context, _FLOATS, array) for array in (x, sums, y))
-            zero = ir.Constant(_vector(_F32), None)
+            zero = ir.Constant(vector(_F32), None)
             totals = [cgutils.alloca_once_value(b, zero) for _ in range(rows)]
             offsets = [cgutils.alloca_once_value(b, ir.Constant(_F32, 0.0)) for _ in range(rows)]
             firsts = [b.mul(b.add(row, _int(i)), blocks) for i in range(rows)]  # blocks of each row
@@ -143,7 +143,7 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
             def add(column: Any, scales: list[Any] | None) -> None:
                 """Block `column` of every row, whose scales are spread over the lanes already."""
                 begin = b.mul(column, _int(BLOCK))
-                parts_of_x = [_lanes(b, x, _F32, begin, 4), _lanes(b, x, _F32, b.add(begin, _int(_LANES)), 4)]
+                parts_of_x = [lanes_at(b, x, _F32, begin, 4), lanes_at(b, x, _F32, b.add(begin, _int(LANES)), 4)]
                 for i in range(rows):
                     halves = _halves(b, format, codes, b.add(firsts[i], column))
                     ahead = b.mul(b.add(b.add(firsts[i], column), b.mul(blocks, _int(rows))), _int(BLOCK_BYTES[format]))
@@ -157,27 +157,27 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
             def add_least(column: Any, width: int) -> None:
                 """Minimums of `width` blocks from `column` on, times the sums of x there."""
                 for i in range(rows):
-                    least = _wide(b, minimum, _F16, b.add(firsts[i], column), width)
-                    part = b.fmul(least, _wide(b, sums, _F32, column, width), flags=_FLAGS)
+                    least = widened(b, minimum, _F16, b.add(firsts[i], column), width)
+                    part = b.fmul(least, widened(b, sums, _F32, column, width), flags=_FLAGS)
                     offset = offsets[i] if width == 1 else wide_offsets[i]
                     b.store(b.fadd(b.load(offset), part, flags=_FLAGS), offset)
 
             single = _int(0)  # the first block that is not read in a group
             if format in (INT8_BLOCKS, INT4_BLOCKS):
-                wide_offsets = [cgutils.alloca_once_value(b, ir.Constant(_vector(_F32, _GROUP), None)) for _ in firsts]
+                wide_offsets = [cgutils.alloca_once_value(b, ir.Constant(vector(_F32, _GROUP), None)) for _ in firsts]
                 groups = b.udiv(blocks, _int(_GROUP))
                 with cgutils.for_range(b, groups) as loop:
                     column = b.mul(loop.index, _int(_GROUP))
-                    scales = [_wide(b, scale, _F16, b.add(first, column), _GROUP) for first in firsts]
+                    scales = [widened(b, scale, _F16, b.add(first, column), _GROUP) for first in firsts]
                     for j in range(_GROUP):
-                        add(b.add(column, _int(j)), [_spread(b, numbers, j) for numbers in scales])
+                        add(b.add(column, _int(j)), [spread(b, numbers, j) for numbers in scales])
                     if format == INT4_BLOCKS:
                         add_least(column, _GROUP)
                 single = b.mul(groups, _int(_GROUP))
             with cgutils.for_range(b, b.sub(blocks, single)) as loop:
                 column = b.add(single, loop.index)
                 if format in (INT8_BLOCKS, INT4_BLOCKS):
-                    add(column, [_spread(b, _wide(b, scale, _F16, b.add(first, column), 1)) for first in firsts])
+                    add(column, [spread(b, widened(b, scale, _F16, b.add(first, column), 1)) for first in firsts])
                 else:
                     add(column, None)
                 if format == INT4_BLOCKS:
@@ -187,7 +187,7 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
                 if format == INT4_BLOCKS:
                     total = b.fadd(total, b.fadd(b.load(offsets[i]), _total(b, b.load(wide_offsets[i]))))
                 if format == INT8_ROWS:
-                    total = b.fmul(total, _wide(b, scale, _F32, b.add(row, _int(i)), 1))
+                    total = b.fmul(total, widened(b, scale, _F32, b.add(row, _int(i)), 1))
                 b.store(total, b.gep(b.inttoptr(y, _F32.as_pointer()), [b.add(at, _int(i))]))
             return context.get_dummy_value()
 
@@ -197,14 +197,9 @@ def _rows_gemv(format: int, rows: int) -> Callable[..., None]:
     return gemv
 
 
-_FOUR_FLOAT32, _ONE_FLOAT32 = _rows_gemv(FLOAT32, 4), _rows_gemv(FLOAT32, 1)
-_FOUR_BFLOAT16, _ONE_BFLOAT16 = _rows_gemv(BFLOAT16, 4), _rows_gemv(BFLOAT16, 1)
-_FOUR_INT8_ROWS, _ONE_INT8_ROWS = _rows_gemv(INT8_ROWS, 4), _rows_gemv(INT8_ROWS, 1)
-_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS = _rows_gemv(INT8_BLOCKS, 4), _rows_gemv(INT8_BLOCKS, 1)
-_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS = _rows_gemv(INT4_BLOCKS, 4), _rows_gemv(INT4_BLOCKS, 1)
+def _all_rows(format: int) -> Callable[..., None]:
+    four, one = _rows_gemv(format, 4), _rows_gemv(format, 1)
 
-
-def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[..., None]:
     @njit(**PART)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, at):
         row = first
@@ -218,11 +213,9 @@ def _all_rows(four: Callable[..., None], one: Callable[..., None]) -> Callable[.
     return all_rows
 
 
-_rows_float32 = _all_rows(_FOUR_FLOAT32, _ONE_FLOAT32)
-_rows_bfloat16 = _all_rows(_FOUR_BFLOAT16, _ONE_BFLOAT16)
-_rows_int8_rows = _all_rows(_FOUR_INT8_ROWS, _ONE_INT8_ROWS)
-_rows_int8_blocks = _all_rows(_FOUR_INT8_BLOCKS, _ONE_INT8_BLOCKS)
-_rows_int4_blocks = _all_rows(_FOUR_INT4_BLOCKS, _ONE_INT4_BLOCKS)
+_rows_float32, _rows_bfloat16 = _all_rows(FLOAT32), _all_rows(BFLOAT16)
+_rows_int8_rows, _rows_int8_blocks = _all_rows(INT8_ROWS), _all_rows(INT8_BLOCKS)
+_rows_int4_blocks = _all_rows(INT4_BLOCKS)
 
 
 @njit(**PART)
@@ -279,21 +272,21 @@ def _strip(format: int, width: int) -> Callable[..., None]:
             b = builder
             codes, first, n, p, rows, y, at = args
             p, y = _data(b, context, _FLOATS, p), _data(b, context, _FLOATS, y)
-            zero = ir.Constant(_vector(_F32), None)
+            zero = ir.Constant(vector(_F32), None)
             totals = [cgutils.alloca_once_value(b, zero) for _ in range(width)]
             with cgutils.for_range(b, rows) as loop:
-                share = _spread(b, _wide(b, p, _F32, loop.index, 1))
+                share = spread(b, widened(b, p, _F32, loop.index, 1))
                 begin = b.add(first, b.mul(loop.index, n))
                 for i in range(width):
                     element, align = (_F32, 4) if format == FLOAT32 else (_I16, 2)
-                    value = _lanes(b, codes, element, b.add(begin, _int(i * _LANES)), align)
+                    value = lanes_at(b, codes, element, b.add(begin, _int(i * LANES)), align)
                     if format == BFLOAT16:
-                        wide = b.shl(b.zext(value, _vector(_I32)), ir.Constant(_vector(_I32), [16] * _LANES))
-                        value = b.bitcast(wide, _vector(_F32))
+                        wide = b.shl(b.zext(value, vector(_I32)), ir.Constant(vector(_I32), [16] * LANES))
+                        value = b.bitcast(wide, vector(_F32))
                     b.store(b.fadd(b.load(totals[i]), b.fmul(share, value, flags=_FLAGS), flags=_FLAGS), totals[i])
             for i in range(width):
-                pointer = b.gep(b.inttoptr(y, _F32.as_pointer()), [b.add(at, _int(i * _LANES))])
-                b.store(b.load(totals[i]), b.bitcast(pointer, _vector(_F32).as_pointer()), align=4)
+                pointer = b.gep(b.inttoptr(y, _F32.as_pointer()), [b.add(at, _int(i * LANES))])
+                b.store(b.load(totals[i]), b.bitcast(pointer, vector(_F32).as_pointer()), align=4)
             return context.get_dummy_value()
 
         i = types.int64
@@ -309,12 +302,12 @@ _wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
 def gemv_transposed(format, codes, first, rows, n, p, y):
     """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns."""
     done = 0
-    while done + 4 * _LANES <= n:
+    while done + 4 * LANES <= n:
         if format == BFLOAT16:
             _wide_bfloat16(codes, first * n + done, n, p, rows, y, done)
         else:
             _wide_float32(codes, first * n + done, n, p, rows, y, done)
-        done += 4 * _LANES
+        done += 4 * LANES
     for i in range(done, n):
         total = np.float32(0)
         for j in range(rows):

@@ -68,18 +68,18 @@ def share(rows: int) -> tuple[int, int]:
     return rows * number // count, rows * (number + 1) // count
 
 
-@intrinsic
-def integers(_: Any, data: Any) -> Any:
-    """A kernel's arguments as int64 slots."""
-    signature = types.CPointer(types.int64)(data)
-    return signature, lambda c, builder, s, args: builder.bitcast(args[0], c.get_value_type(s.return_type))
+def _slots_of(kind: Any) -> Any:
+    """A function that makes a kernel's arguments slots of this kind."""
+
+    @intrinsic
+    def slots(_: Any, data: Any) -> Any:
+        signature = types.CPointer(kind)(data)
+        return signature, lambda c, builder, s, args: builder.bitcast(args[0], c.get_value_type(s.return_type))
+
+    return slots
 
 
-@intrinsic
-def doubles(_: Any, data: Any) -> Any:
-    """A kernel's arguments as float64 slots."""
-    signature = types.CPointer(types.float64)(data)
-    return signature, lambda c, builder, s, args: builder.bitcast(args[0], c.get_value_type(s.return_type))
+integers, doubles = _slots_of(types.int64), _slots_of(types.float64)
 
 
 def _pointer_to(kind: Any) -> Any:

@@ -253,15 +253,8 @@ def gated_gradient(data):
     6 kind                as in `gated`
     """
     a = integers(data)
-    rows, gate, up, d, dgate, dup, kind = (
-        a[0],
-        halves(a[1]),
-        halves(a[2]),
-        halves(a[3]),
-        halves(a[4]),
-        halves(a[5]),
-        a[6],
-    )
+    rows, gate, up, d = a[0], halves(a[1]), halves(a[2]), halves(a[3])
+    dgate, dup, kind = halves(a[4]), halves(a[5]), a[6]
     first, end = share(rows)
     if kind == 0:
         for j in range(first, end):

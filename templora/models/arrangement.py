@@ -277,8 +277,5 @@ def _was(then: Any, now: Any) -> str:
 
 def _alike(value: Any) -> Any:
     """What all modules of `_runs` have, if there is such a thing."""
-    return value[0][1] if isinstance(value, list) and list(map(_length, value)) == [2] else value
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 0
+    one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) and len(value[0]) == 2
+    return value[0][1] if one else value

@@ -59,7 +59,7 @@ class LlamaLayout:
         soft = getattr(config, "attn_logit_softcapping", None)
         if self._rotary is None or activation not in ACTIVATIONS or soft:
             raise UnknownLayout
-        if set(kinds or []) - {"full_attention", "sliding_attention"} or _changes_with_length(self._rotary):
+        if set(kinds or []) - {"full_attention", "sliding_attention"} or model.rewrites_itself:
             raise UnknownLayout
         self.activation: str = activation
         # A rotary module with layer types has a table for each.
@@ -115,9 +115,3 @@ class LlamaLayout:
         where = torch.arange(first, first + count)[None]
         tables = [self._rotary(torch.zeros(1), where, *([kind] if kind else [])) for kind in self.rotary_kinds]
         return torch.stack([torch.cat([cos[0], sin[0]], -1) for cos, sin in tables], 1).float().contiguous()
-
-
-def _changes_with_length(rotary: Any) -> bool:
-    """Whether its table depends on how long the text is, so that it cannot be worked out ahead."""
-    kind = getattr(rotary, "rope_type", "default")
-    return bool({"dynamic", "longrope"} & set(kind.values() if isinstance(kind, dict) else [kind]))

@@ -1,4 +1,4 @@
-"""`Cell`: one measurement: one text, read by one model in one way."""
+"""`Cell`: one measurement: one text, read by one model in one way, or translated."""
 
 from __future__ import annotations
 
@@ -11,15 +11,44 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from templora.config import TempLoraConfig
-from templora.evals.measuring.translating import Translating
+from templora.errors import OptionError, nearest
 from templora.methods import METHODS, make_method
 from templora.methods.adapters import AdapterSource, adapter_source
+from templora.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from templora.methods.base import Method
 
 # What a config says about reading; the rest is about learning, and nothing where nothing is learnt.
 _READING = ("window", "chunk_size", "cache_reuse")
+TARGETS = ("reference", "own")
+
+
+@dataclass(frozen=True)
+class Translating:
+    """Between which languages a cell translates, and how.
+
+    Args:
+        source, target: codes of the languages.
+        targets: what is learnt: `reference`, the true translation, revealed after the model's own; or `own`.
+        pairs: how many of a document's first pairs; None: all.
+        template: as for `read_template`.
+        repetition_penalty: of its sampling, which is greedy.
+    """
+
+    source: str
+    target: str
+    targets: str = "reference"
+    pairs: int | None = None
+    template: str | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise OptionError("targets", f"unknown {self.targets!r}; {nearest(self.targets, TARGETS)}")
+        if self.pairs is not None and self.pairs < 1:
+            raise OptionError("pairs", f"must be at least 1, not {self.pairs}")
+        SamplingParams(temperature=0.0, repetition_penalty=self.repetition_penalty)  # says what is wrong
 
 
 @dataclass(frozen=True)
@@ -27,7 +56,7 @@ class Cell:
     """What is measured.
 
     Args:
-        task: which measurement; a name in `templora.evals.tasks`.
+        task: which measurement; pg19 or translation.
         text: the text's name.
         text_sha256: of its content.
         tokens: how many of its first tokens; None: all.

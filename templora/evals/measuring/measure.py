@@ -104,28 +104,8 @@ def measure(
             notes += _foreign(run.rows)
         kv_bytes = sum(reader.cache.bytes for reader in session.readers)
         adapter_weights = session.slot.layout.weights if cell.source.reads else 0
-        seconds, flops = dict(session.meter.seconds), dict(session.meter.flops)
-    assert session.receipt is not None
-    clean = session.receipt.base_unchanged and session.receipt.discarded
-    if not clean:
-        notes.append(
-            "the model was not left as it was found: what was measured after this in the same process is wrong"
-        )
     result = results.of_run(
-        cell,
-        engine,
-        rows=run.rows,
-        text_tokens=text_tokens,
-        seconds={**seconds, "all": run.seconds},
-        flops=flops,
-        kv_bytes=kv_bytes,
-        adapter_weights=adapter_weights,
-        learning_rate=session.config.learning_rate if cell.source.reads else None,
-        resumed=run.resumed,
-        others=run.others,
-        clean=clean,
-        fingerprint=session.receipt.fingerprint,
-        notes=notes,
+        cell, run, session, text_tokens=text_tokens, kv_bytes=kv_bytes, adapter_weights=adapter_weights, notes=notes
     )
     written = results.write(folder, cell, result)
     run.path.unlink(missing_ok=True)

@@ -15,10 +15,10 @@ from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from templora.errors import OptionError, nearest
+from templora.errors import OptionError
+from templora.evals.measuring.cell import Translating
 from templora.evals.measuring.run import Run, predicted, update
-from templora.evals.measuring.texts import visible_files
-from templora.evals.measuring.translating import Translating
+from templora.evals.measuring.texts import chosen, visible_files
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
 from templora.text import ours
@@ -84,10 +84,7 @@ def find_pairs(where: str, to: str, from_: str | None = None, names: Sequence[st
             if name in found:
                 raise OptionError("books", f"{where} holds the document {name!r} twice")
             found[name] = _parallel(name, aligned, source.code if source else None)
-    for name in names:
-        if name not in found:
-            raise OptionError("texts", f"there is no document {name!r}; {nearest(name, list(found))}")
-    return [found[name] for name in dict.fromkeys(names or found)]
+    return [found[name] for name in chosen("document", names, found)]
 
 
 def _parallel(name: str, aligned: Aligned, source: str | None) -> Parallel:

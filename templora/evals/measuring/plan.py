@@ -39,17 +39,16 @@ from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
 from templora.errors import ConfigError, OptionError, nearest
-from templora.evals.measuring.cell import Cell
+from templora.evals.measuring.cell import Cell, Translating
 from templora.evals.measuring.pairs import Parallel, find_pairs
 from templora.evals.measuring.texts import Text, find_texts
-from templora.evals.measuring.translating import Translating
-from templora.evals.tasks import TASKS
 from templora.methods import make_method, method_code, method_options
 from templora.methods.adapters import adapter_source
 from templora.recipes import recipe
 from templora.toml_files import read_toml
 from templora.translation.languages import language
 
+TASKS = ("pg19", "translation")
 _TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
 _KEYS = (
     "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",
@@ -101,12 +100,9 @@ class Plan:
             raise OptionError("tokens", f"must be at least 2, not {self.tokens}")
         if self.other_tokens < 2:
             raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
-        if not self.models:
-            raise OptionError("model", "must name at least one")
-        if not self.methods:
-            raise OptionError("methods", "must name at least one")
-        if not self.targets:
-            raise OptionError("targets", "must name at least one")
+        for option, given in (("model", self.models), ("methods", self.methods), ("targets", self.targets)):
+            if not given:
+                raise OptionError(option, "must name at least one")
         for targets in self.targets:
             Translating("", "", targets, self.pairs, self.template, self.repetition_penalty)  # says what is wrong
 
@@ -248,8 +244,9 @@ def read_plan(name: str) -> Plan:
     for key in values:
         if key not in _KEYS:
             raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
-    if "tokens" in values:
-        values["tokens"] = parse_count("tokens", values["tokens"])
+    for key in ("tokens", "pairs"):
+        if key in values:
+            values[key] = parse_count(key, values[key])
     for key in ("texts", "models", "targets"):
         if key in values:
             values[key] = _strings(key, values[key])
@@ -258,8 +255,6 @@ def read_plan(name: str) -> Plan:
             raise OptionError(key, f"{name}: must be a {_WORDS[kind]}")
     if not all(isinstance(table, dict) for table in values.get("methods", [])):
         raise OptionError("methods", f"{name}: write each as [[methods]]")
-    if "pairs" in values:
-        values["pairs"] = parse_count("pairs", values["pairs"])
     if "from" in values:
         values["from_"] = values.pop("from")
     return Plan(**values)

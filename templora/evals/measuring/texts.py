@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,7 @@ def find_texts(source: str, names: Sequence[str] = ()) -> list[Text]:
     if not by_name:
         raise OptionError("books", f"{source} holds no text ({', '.join(ENDINGS)})")
     found, problems = [], []
-    for name in _chosen(names, list(by_name)):
+    for name in chosen("text", names, by_name):
         try:
             found.append(Text(name, read_text(str(by_name[name]))))
         except TextError as error:
@@ -90,11 +90,12 @@ def visible_files(source: str, endings: tuple[str, ...]) -> list[Path]:
         raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _chosen(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+def chosen(what: str, names: Sequence[str], known: Mapping[str, object]) -> list[str]:
+    """The names of those that are wanted, in their order; of all that are known if none is named."""
     for name in names:
         if name not in known:
-            raise OptionError("texts", f"there is no text {name!r}; {nearest(name, known)}")
-    return list(dict.fromkeys(names)) or known
+            raise OptionError("texts", f"there is no {what} {name!r}; {nearest(name, known)}")
+    return list(dict.fromkeys(names or known))
 
 
 def _stem(path: Path) -> str:
@@ -117,4 +118,4 @@ def _from_hub(name: str, names: Sequence[str]) -> list[Text]:
     except Exception as error:  # whatever comes up between here and the hub
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise TextError(f"{HUB}{name}: no texts could be had: {said}") from error
-    return [Text(title, found[title]) for title in _chosen(names, list(found))]
+    return [Text(title, found[title]) for title in chosen("text", names, found)]

@@ -172,18 +172,15 @@ def method_label(cell: Cell) -> str:
 
 def recipe_label(config: TempLoraConfig) -> str:
     """The recipe that a config is nearest to, and what differs from it, sizes apart."""
-    best: tuple[int, str] | None = None
+    labels = []
     for name in ("default", "paper"):
         wanted = recipe(
             name, None, window=config.window, chunk_size=config.chunk_size, mixture=config.mixture
         ).to_dict()
         mine = config.as_before()  # of what was not there when it was measured, nothing is said
         odd = [f"{key} {_value(mine[key])}" for key in mine if mine[key] != wanted[key] and key != "train_context"]
-        label = name + (f" with {', '.join(odd)}" if odd else "")
-        if best is None or len(odd) < best[0]:
-            best = len(odd), label
-    assert best is not None
-    return best[1]
+        labels.append((len(odd), name + (f" with {', '.join(odd)}" if odd else "")))
+    return min(labels, key=lambda label: label[0])[1]
 
 
 def _value(value: Any) -> str:

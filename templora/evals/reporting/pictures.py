@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def gain_by_position(group: Group) -> Any:
     figure = _figure(8, 4)
     axes = figure.subplots()
     texts = sorted(group.results)
-    for text, colour in zip(texts, _cycle(len(texts)), strict=True):
+    for text, colour in zip(texts, itertools.cycle(_TEXTS)):
         where, values = _running(group, [text])
         axes.plot(where, values, color=colour, alpha=0.7, linewidth=1.2, label=text)
     if len(texts) > 1:
@@ -61,10 +62,6 @@ def gain_by_position(group: Group) -> Any:
     axes.grid(alpha=0.2)
     axes.legend(fontsize="small", ncols=2)
     return figure
-
-
-def _cycle(count: int) -> list[str]:
-    return [_TEXTS[i % len(_TEXTS)] for i in range(count)]
 
 
 def _running(group: Group, texts: Sequence[str]) -> tuple[list[int], list[float]]:
@@ -128,7 +125,7 @@ def sweep(one: Sweep) -> Any:
     """Change of perplexity by one option."""
     figure = _figure(4.5, 3)
     axes = figure.subplots()
-    labels = [label for label, _ in one.points]
+    labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in one.points]
     values = [100 * (g.change or 0.0) for _, g in one.points]
     where = range(len(labels))
     axes.plot(where, values, "o-", color=_OURS)
@@ -136,11 +133,7 @@ def sweep(one: Sweep) -> Any:
     if all(bounds):
         axes.fill_between(where, [100 * b[0] for b in bounds if b], [100 * b[1] for b in bounds if b],
                           color=_OURS, alpha=0.12)  # fmt: skip
-    axes.set_xticks(where, [_wrapped(label) for label in labels], fontsize="small")
+    axes.set_xticks(where, labels, fontsize="small")
     axes.set(xlabel=one.option, ylabel="change of perplexity (%)")
     axes.grid(alpha=0.2)
     return figure
-
-
-def _wrapped(label: str) -> str:
-    return label.replace(", ", "\n").replace("_proj", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
     found = []
     names = tables.models(groups)
     for model in names:
-        own = tables.of_model(groups, model)
+        own = [g for g in groups if g.cell.model == model]
         prefix = f"{model}: " if len(names) > 1 else ""
         alike = sum(_slug(name) == _slug(model) for name in names) > 1
         slug = f"{_slug(model)}-{names.index(model) + 1}" if alike else _slug(model)
@@ -164,15 +165,10 @@ def _slug(model: str) -> str:
 def _provenance(results: Sequence[dict[str, Any]]) -> Table:
     """Versions, device and commit of what was measured; each combination once."""
     table = Table("Versions", ["commit", "cells", "templora", "torch", "transformers", "python", "device"])
-    found: dict[tuple[str, ...], int] = {}
-    for r in results:
-        if "versions" in r:
-            v = r["versions"]
-            keys = ("commit", "templora", "torch", "transformers", "python")
-            key = (*(str(v.get(k)) for k in keys), r["device"])
-            found[key] = found.get(key, 0) + 1
-    for (commit, *rest), count in found.items():
-        table.rows.append([commit, str(count), *rest])
+    keys = ("commit", "templora", "torch", "transformers", "python")
+    done = [r for r in results if "versions" in r]
+    found = Counter((*(str(r["versions"].get(k)) for k in keys), r["device"]) for r in done)
+    table.rows += [[commit, str(count), *rest] for (commit, *rest), count in found.items()]
     return table
 
 

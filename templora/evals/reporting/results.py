@@ -17,7 +17,8 @@ from templora.evals.measuring.cell import Cell
 from templora.reports.run_report import describe_device, source_commit, write_json
 
 if TYPE_CHECKING:
-    from templora.engine.engine import Engine
+    from templora.evals.measuring.run import Run
+    from templora.session.session import Session
 
 # Of the documents' shape and meaning; whatever changes either makes it grow. Others are refused, never guessed at.
 SCHEMA = 1
@@ -30,22 +31,15 @@ class ResultError(TemploraError):
 
 def of_run(
     cell: Cell,
-    engine: Engine,
+    run: Run,
+    session: Session,
     *,
-    rows: Sequence[dict[str, Any]],
     text_tokens: int,
-    seconds: dict[str, float],
-    flops: dict[str, float],
     kv_bytes: int,
     adapter_weights: int,
-    learning_rate: float | None,
-    resumed: int,
-    others: float | None,
-    clean: bool,
-    fingerprint: str,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """The document of a cell that was measured.
+    """The document of a cell that was measured, once its session is discarded.
 
     NLLs are in nats, seconds in seconds by phase (`all`: with everything between them), memory in bytes; FLOPs are
     counted as `runtime.metering` says. `nll` of a chunk is what the cell predicts with: the mixture where its config
@@ -55,6 +49,10 @@ def of_run(
     """
     from templora.runtime.metering import peak_memory_bytes
 
+    rows, flops, engine, receipt = run.rows, session.meter.flops, session.engine, session.receipt
+    assert receipt is not None
+    clean = receipt.base_unchanged and receipt.discarded
+    unclean = "the model was not left as it was found: what was measured after this in the same process is wrong"
     return {
         "schema": SCHEMA,
         "status": DONE,
@@ -64,22 +62,22 @@ def of_run(
         "words": sum(row["words"] for row in rows),
         "bytes": sum(row["bytes"] for row in rows),
         "nll": math.fsum(row["nll"] for row in rows),
-        "chunks": list(rows),
-        "seconds": seconds,
+        "chunks": rows,
+        "seconds": {**session.meter.seconds, "all": run.seconds},
         "flops": {**flops, "all": sum(flops.values())},
         "peak_memory_bytes": peak_memory_bytes(engine.model.device),
         "kv_bytes": kv_bytes,
         "adapter_weights": adapter_weights,
-        "learning_rate": learning_rate,
-        "resumed": resumed,
-        "others": others,
+        "learning_rate": session.config.learning_rate if cell.source.reads else None,
+        "resumed": run.resumed,
+        "others": run.others,
         "clean": clean,
-        "notes": list(notes),
+        "notes": [*notes, *([] if clean else [unclean])],
         "model": {
             "architecture": type(engine.model.module).__name__,
             "dtype": str(engine.model.dtype).removeprefix("torch."),
             "positions": engine.model.max_positions,
-            "sha256": fingerprint,
+            "sha256": receipt.fingerprint,
         },
         "device": describe_device(engine.model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},

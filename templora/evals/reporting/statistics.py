@@ -7,11 +7,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
-from templora.metrics import perplexity
+from templora.metrics import Likelihood
 
 _RESAMPLES = 10_000
 _SEED = 20240121
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,16 @@ def change(pairs: Sequence[Pair]) -> float | None:
     return math.expm1(min(700.0, math.fsum(p.ours - p.base for p in pairs) / tokens))
 
 
-def interval(pairs: Sequence[Pair], level: float = 0.95) -> tuple[float, float] | None:
-    """Paired bootstrap of `change` over texts: percentiles of resamples of whole texts; None for fewer than two.
+def interval(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+    """Paired bootstrap of `change` over texts, 95 %: percentiles of resamples of whole texts; None for fewer than two.
 
     Both settings of a text stay together, so differences between texts do not widen it.
     """
     if len(pairs) < 2:
         return None
     rng = random.Random(_SEED)
-    found = []
-    for _ in range(_RESAMPLES):
-        value = change(rng.choices(pairs, k=len(pairs)))
-        found.append(0.0 if value is None else value)
-    found.sort()
-    tail = (1 - level) / 2
+    found = sorted(change(rng.choices(pairs, k=len(pairs))) or 0.0 for _ in range(_RESAMPLES))
+    tail = (1 - _LEVEL) / 2
     return found[math.floor(tail * (_RESAMPLES - 1))], found[math.ceil((1 - tail) * (_RESAMPLES - 1))]
 
 
@@ -83,15 +81,15 @@ FINER = (
 )
 
 
-def buckets(longest: int, edges: Sequence[float] = PAPER) -> list[Bucket]:
+def buckets(longest: int) -> list[Bucket]:
     """The paper's buckets; for shorter runs, all of which would lie in the first one, finer ones."""
-    if edges is PAPER and longest <= PAPER[1]:
+    edges: Sequence[float] = PAPER
+    if longest <= PAPER[1]:
         edges = min((e for e in FINER if longest <= e[-1]), key=lambda e: e[-1])
     return [Bucket(int(low), high) for low, high in pairwise(edges)]
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Every definition of perplexity, of the same predictions (see `templora.metrics.Likelihood.summary`)."""
 
     perplexity: float | None
@@ -102,12 +100,8 @@ class Figures:
 
 def figures(chunks: Sequence[dict[str, float]]) -> Figures:
     """The summary of chunks with `nll`, `targets`, `words` and `bytes`."""
-    nll = math.fsum(c["nll"] for c in chunks)
-    tokens, words, many = (int(sum(c[key] for c in chunks)) for key in ("targets", "words", "bytes"))
-    weighted = sum((perplexity(c["nll"], int(c["targets"])) or 0.0) * c["targets"] for c in chunks)
-    return Figures(
-        perplexity(nll, tokens),
-        weighted / tokens if tokens else None,
-        perplexity(nll, words),
-        nll / math.log(2) / many if many else None,
-    )
+    tokens, words, utf8_bytes = (int(sum(c[key] for c in chunks)) for key in ("targets", "words", "bytes"))
+    each = [(c["nll"], int(c["targets"])) for c in chunks]
+    found = Likelihood(math.fsum(nll for nll, _ in each), tokens, each).summary(words, utf8_bytes)
+    del found["nll"]
+    return Figures(**found)

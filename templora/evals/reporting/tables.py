@@ -29,20 +29,16 @@ class Table:
 
     def markdown(self) -> str:
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [self.columns, rule, *([_escape(c) for c in row] for row in self.rows)]
+        lines = [self.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return "\n\n".join(part for part in (f"### {self.title}", self.note, body) if part) + "\n"
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
 
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.2f} %".replace("-", "−")
 
 
-def between(bounds: tuple[float, float] | None) -> str:
+def between(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f" [{100 * bounds[0]:+.2f}, {100 * bounds[1]:+.2f}]".replace("-", "−")
 
 
@@ -59,10 +55,6 @@ def _sure(pairs: Sequence[Pair]) -> str:
 
 def models(groups: Sequence[Group]) -> list[str]:
     return sorted({g.cell.model for g in groups})
-
-
-def of_model(groups: Sequence[Group], model: str) -> list[Group]:
-    return [g for g in groups if g.cell.model == model]
 
 
 def main_group(groups: Sequence[Group]) -> Group | None:
@@ -137,10 +129,7 @@ def definitions(group: Group) -> Table:
             name, number(f.perplexity, 3), number(f.mean_chunk_perplexity, 3), number(f.word_perplexity),
             number(f.bits_per_byte, 4),
         ])  # fmt: skip
-    ratios = [
-        None if a is None or b is None else a / b - 1
-        for a, b in ((getattr(found[1], n), getattr(found[0], n)) for n in found[0].__dataclass_fields__)
-    ]
+    ratios = [None if a is None or b is None else a / b - 1 for b, a in zip(*found, strict=True)]
     table.rows.append(["change", *map(percent, ratios)])
     return table
 
@@ -397,15 +386,13 @@ def harm(groups: Sequence[Group]) -> Table:
         note="The ten worst of all settings and texts. A change of total loss above +1 % would be harm.",
     )
     labels = told_apart(groups, lambda g: f"{g.cell.model}: {method_label(g.cell)}; {_adapter_label(g)}")
-    names = {id(g): name for g, name in zip(groups, labels, strict=True)}
     found = []
-    for g in groups:
+    for g, name in zip(groups, labels, strict=True):
         for text in g.results:
             pair = g.pair(text)
             if pair and pair.base > 0:
-                found.append((pair.ours / pair.base - 1, g, text, pair))
-    for loss, g, text, pair in sorted(found, key=lambda f: -f[0])[:10]:
-        name = names[id(g)]
+                found.append((pair.ours / pair.base - 1, name, text, pair))
+    for loss, name, text, pair in sorted(found, key=lambda f: -f[0])[:10]:
         table.rows.append([name, text, percent(loss), percent(change([pair]))])
     return table
 

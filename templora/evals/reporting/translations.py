@@ -168,28 +168,19 @@ def scores(found: Sequence[Comparison]) -> Table:
 
 def differences(found: Sequence[Comparison]) -> Table:
     """What the adapter changes."""
+    names = similarity.NAMES.values()
     table = Table(
         "What the adapter changes",
-        [
-            "",
-            "perplexity of the reference",
-            *similarity.NAMES.values(),
-            "terms",
-            "chunks learnt",
-            "not",
-            "until",
-            "time",
-        ],
+        ["", "perplexity of the reference", *names, "terms", "chunks learnt", "not", "until", "time"],
         note="Against the same without it, with 95 % intervals; terms in points. Until: the last paragraph with which "
         "a chunk was learnt. Time: times that of the base.",
     )
     for one in found:
         use = one.terms
-        bounds = None if use["interval"] is None else (use["interval"][0], use["interval"][1])
         table.rows.append([
             one.name, percent(change(one.changes)) + between(interval(one.changes)),
             *(_change(one.measured[key]) for key in similarity.NAMES),
-            _points(use["difference"]) + between(bounds), *map(str, one.updates), one.learnt_until,
+            _points(use["difference"]) + between(use["interval"]), *map(str, one.updates), one.learnt_until,
             number(one.slower),
         ])  # fmt: skip
     return table
