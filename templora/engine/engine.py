@@ -274,7 +274,7 @@ class Engine:
             yield
         finally:
             scheduler.stop()
-            self._scheduler = None
+            self._scheduler, self._first = None, None
 
     def do(self, what: Callable[[], _R], kind: Kind = "other") -> _R:
         """Does something with the model, when nobody else does."""
@@ -394,8 +394,10 @@ class Engine:
             return stay
 
     def _first_weights(self, layout: Layout, seed: int) -> torch.Tensor:
-        """What an adapter begins with; those drawn last are kept, since sessions are often alike."""
+        """What an adapter begins with. Where sessions come and go those drawn last are kept, since many are alike."""
         key = layout.targets, layout.rank, seed
+        if not self.is_shared:
+            return first_weights(*key)
         if self._first is None or self._first[0] != key:
             self._first = key, first_weights(*key)
         return self._first[1].clone()
