@@ -43,7 +43,7 @@ def _next(text: str, at: int) -> _Tag | None:
     found = _TAG.search(text, at)
     if found is None:
         return None
-    name = next(name for name, value in found.groupdict().items() if value is not None)
+    name = str(found.lastgroup)  # the groups have none within them
     return _Tag(int(name[1:]), name[0] == "o", *found.span())
 
 

@@ -198,8 +198,7 @@ class _Part:
     def _placed(self, name: str, shape: tuple[int, ...], kind: int, offset: int, start: int, alignment: int) -> Stored:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-        name_of = {int(known) for known in GGMLQuantizationType}
-        if kind not in name_of:
+        if kind not in {*GGMLQuantizationType}:
             raise ModelError(f"{self.path}: {name[:80]} is of a type ({kind}) that is not known here")
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         if 0 in shape or shape[-1] % block:

@@ -30,6 +30,7 @@ _HARMLESS = (
 )  # fmt: skip
 _KINDS = {"tokens": list, "merges": list, "scores": np.ndarray, "token_type": np.ndarray, "add_bos_token": bool,
           "add_eos_token": bool, "add_space_prefix": bool}  # fmt: skip
+_UNKNOWN = "not known here; texts would become other tokens than it was trained on"
 
 
 def tokenizer_of(header: GgufHeader) -> Any:
@@ -55,10 +56,7 @@ def tokenizer_of(header: GgufHeader) -> Any:
             raise ModelError(f"{header.path}: this GGUF is damaged: tokenizer.{key} is of another type")
         taken = key in known or key.removeprefix("ggml.") in _HARMLESS
         if not taken and not key.startswith(("chat_template", "huggingface.", "rwkv.")):
-            raise ModelError(
-                f"{header.path}: tokenizer.{key} is not known here; texts would become other tokens than it was "
-                "trained on"
-            )
+            raise ModelError(f"{header.path}: tokenizer.{key} is {_UNKNOWN}")
     said, options = groups["tokenizer"], groups["tokenizer_config"]
     tokens = said.get("tokens", [])
     for name in ("scores", "token_type"):
@@ -68,10 +66,7 @@ def tokenizer_of(header: GgufHeader) -> Any:
                 raise ModelError(f"{header.path}: this GGUF is damaged: {name} of {len(said[name])} tokens, not all")
     byte_level, before = said.get("tokenizer_type") == "gpt2", said.get("pre_tokenizer_type", "default")
     if byte_level and before not in (*GGUF_PRE_TOKENIZER_SPLITS, *_AS_GPT2, *_DIGITS):
-        raise ModelError(
-            f"{header.path}: tokenizer.ggml.pre is {str(before)[:40]!r}, which is not known here; texts would become "
-            "other tokens than it was trained on"
-        )
+        raise ModelError(f"{header.path}: tokenizer.ggml.pre is {str(before)[:40]!r}, which is {_UNKNOWN}")
     if said.get("tokenizer_type") == "llama":
         options.setdefault("add_bos_token", True)
     for name, key in _SPECIAL.items():

@@ -173,14 +173,11 @@ def _lines(name: str, text: str, keys: _Keys) -> list[Aligned]:
         where = f"{name}, line {number}"
         pair = keys.pair(where, parsed(where, line), name)
         documents.setdefault(pair.document, []).append(pair)
-    return [
-        Aligned(
-            document,
-            tuple(pairs),
-            tuple(i for i, pair in enumerate(pairs) if i == 0 or pair.chapter != pairs[i - 1].chapter),
-        )
-        for document, pairs in documents.items()
-    ]
+    found = []
+    for document, pairs in documents.items():
+        cuts = (i for i, pair in enumerate(pairs) if i == 0 or pair.chapter != pairs[i - 1].chapter)
+        found.append(Aligned(document, tuple(pairs), tuple(cuts)))
+    return found
 
 
 def _guofeng(name: str, text: str, keys: _Keys) -> Aligned:

@@ -79,15 +79,12 @@ def mark_up(content: Iterable[Inline]) -> Marked | None:
 def _simple(content: Iterable[Inline]) -> list[Inline]:
     """With texts joined, and no markup around nothing or around markup alone."""
     found: list[Inline] = []
-    texts: list[str] = []
-    for item in content:
-        if isinstance(item, str):
-            texts.append(readable(item))
-            continue
-        found += [text for text in ("".join(texts),) if text]
-        texts.clear()
-        found.append(_simpler(item, _simple(item.inner)) if isinstance(item, Around) else item)
-    return [*found, *(text for text in ("".join(texts),) if text)]
+    for texts, group in itertools.groupby(content, lambda item: isinstance(item, str)):
+        if texts:
+            found.append(readable("".join(map(str, group))))
+        else:
+            found += [_simpler(item, _simple(item.inner)) if isinstance(item, Around) else item for item in group]
+    return [item for item in found if item]
 
 
 def _simpler(item: Around, inner: list[Inline]) -> Inline:

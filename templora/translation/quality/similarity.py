@@ -119,11 +119,8 @@ def compare(
     found: dict[str, Any] = {"segments": len(references), "samples": samples, "seed": seed}
     for name, metric in metrics.items():
         one, other = (_scores(metric, texts, references, times) for texts in (baseline, system))
-        found[name] = {
-            **_figures(one, other),
-            "higher_is_better": name != "ter",
-            "signature": str(metric.get_signature()),
-        }
+        said = {"higher_is_better": name != "ter", "signature": str(metric.get_signature())}
+        found[name] = _figures(one, other) | said
     return found
 
 
