@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -62,24 +63,18 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with self._writing():
             self._file: IO[str] = path.open("a", encoding="utf-8", newline="")
-        except OSError as error:
-            raise self._failed(error) from error
 
     def write(self, text: str) -> None:
-        try:
+        with self._writing():
             self._file.write(text)
             self._file.flush()
-        except OSError as error:
-            raise self._failed(error) from error
 
     def sync(self) -> None:
-        try:
+        with self._writing():
             if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # devices have no disk to reach
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failed(error) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError, TextError):  # what could not be written was reported when it happened
@@ -87,5 +82,9 @@ class TextFile:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _failed(self, error: OSError) -> TextError:
-        return TextError(f"{self._path}: the text cannot be written: {error.strerror}")
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TextError(f"{self._path}: the text cannot be written: {error.strerror}") from error

@@ -86,14 +86,11 @@ class Kept:
         self._options = options
         self.store.check(self.name)
         self.there = self.name in self.store
-        self.begun = self.there and not _is_empty(self.store.history(self.name))
+        self.begun = self.there and not _is_empty(history := self.store.history(self.name))
         self._prompt, self._draft, self._again = "", False, False
         self.before = 0
-        if self.begun:
-            self._take_over(options, given)
-
-    def _take_over(self, options: dict[str, Any], given: dict[str, Any]) -> None:
-        history = self.store.history(self.name)
+        if not self.begun:
+            return
         if options["adapter"] is not None and any(act.kind != "adapter" for act in history.acts):
             raise OptionError("adapter", f"session {self.name!r} has begun already, with an adapter of its own")
         begin = history.begin

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from templora.cli.files import check_outputs
-from templora.cli.options import model_options, sessions_option
+from templora.cli.options import load_arguments, model_options, sessions_option
 from templora.cli.streams import print_out
 from templora.errors import OptionError, TextError, nearest
 from templora.reports.run_report import to_json, write_json
@@ -194,26 +194,19 @@ def _last_words(text: str) -> str:
 @click.option("--plot", metavar="FILE", help="draw them into this PNG")
 @sessions_option
 @model_options
-def export(
-    name: str,
-    text: str | None,
-    adapter: str | None,
-    report: str | None,
-    plot: str | None,
-    sessions: str | None,
-    **loading: Any,
-) -> None:
+def export(name: str, sessions: str | None, **options: Any) -> None:
     """Take out text, adapter, report or plot.
 
     Perplexities are of what was written with --report or --plot, which take one more pass over each chunk. An adapter
     can be started from again: templora write --adapter DIR. Only --adapter needs the model: the one that the session
     began with, without --model.
     """
-    if text is None and adapter is None and report is None and plot is None:
+    text, adapter, report, plot = wanted = [options[kind] for kind in ("text", "adapter", "report", "plot")]
+    if wanted == [None] * 4:
         raise OptionError("text", "say what to export: --text FILE, --adapter DIR, --report FILE, --plot FILE")
-    wanted = {"report": report if report != "-" else None, "plot": plot}
-    store, outputs = _store(sessions), check_outputs(wanted, [])
-    for file in (text, adapter, report, plot):
+    store = _store(sessions)
+    outputs = check_outputs({"report": report if report != "-" else None, "plot": plot}, [])
+    for file in wanted:
         if file not in (None, "-"):
             store.check_outside(Path(file))
     history, problem = store.readable(name)
@@ -244,7 +237,7 @@ def export(
         from templora.cli.kept import how_it_was_loaded
         from templora.loading import load
 
-        with store.open(name, load(**loading | how_it_was_loaded(store, history, loading))) as saved:
+        with store.open(name, load(**load_arguments(options) | how_it_was_loaded(store, history, options))) as saved:
             saved.save_adapter(Path(adapter))
 
 

@@ -45,11 +45,8 @@ def make_method(name: str, **options: Any) -> Method:
             isinstance(value, bool) and wanted is not bool
         ):
             raise OptionError(option, f"must be of type {wanted.__name__}, not {value!r}")
-    if name in METHODS:
-        made: Method = kind(**options)
-        return made
     try:
-        made = kind(**options)
+        made: Method = kind(**options)
         json.dumps(made.options())  # what a result can say of it
     except TemploraError:
         raise

@@ -124,9 +124,6 @@ class Plan:
             raise OptionError("to", "say which language is translated into")
         return language("to", self.to).code
 
-    def _translating(self, source: str, targets: str) -> Translating:
-        return Translating(source, self._to, targets, self.pairs, self.template, self.repetition_penalty)
-
     def find_texts(self) -> Sequence[AnyText]:
         if self.books is None:
             what = "a file of aligned pairs" if self.translates else "a folder with .txt files, or hub:NAME"
@@ -177,10 +174,11 @@ class Plan:
         source = adapter_source(adapter)
         if source.other or source.lesson:
             raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
+        how = (self.pairs, self.template, self.repetition_penalty)
         for text in texts:
             for targets in self.targets:
                 assert isinstance(text, Parallel)
-                yield text, {"tokens": None, "translation": self._translating(text.source, targets)}
+                yield text, {"tokens": None, "translation": Translating(text.source, self._to, targets, *how)}
 
     def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
         """(method, its options, adapter, config) of a `[[methods]]` table."""

@@ -78,11 +78,16 @@ class Group:
         return [p for text in self.results if (p := self.pair(text))]
 
     @property
-    def compared(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The chunks behind `pairs`: the base's, and these."""
-        texts = [text for text in self.results if self.pair(text)]
+    def both(self) -> dict[str, tuple[Result, Result]]:
+        """The results behind `pairs`, by text: the base's, and this one's."""
         base = self.base.results if self.base else {}
-        return [c for t in texts for c in base[t]["chunks"]], [c for t in texts for c in self.results[t]["chunks"]]
+        return {text: (base[text], ours) for text, ours in self.results.items() if self.pair(text)}
+
+    @property
+    def compared(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The chunks of these results: the base's, and this one's."""
+        both = self.both.values()
+        return [c for base, _ in both for c in base["chunks"]], [c for _, ours in both for c in ours["chunks"]]
 
     @property
     def change(self) -> float | None:

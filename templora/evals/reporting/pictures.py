@@ -66,12 +66,9 @@ def gain_by_position(group: Group) -> Any:
 
 def _running(group: Group, texts: Sequence[str]) -> tuple[list[int], list[float]]:
     """Change of perplexity, in percent, of everything up to each position."""
-    assert group.base is not None
     gains: dict[int, list[float]] = {}
-    for text in texts:
-        if not group.pair(text):
-            continue
-        for ours, base in zip(group.results[text]["chunks"], group.base.results[text]["chunks"], strict=True):
+    for bare, adapted in (both for text, both in group.both.items() if text in texts):
+        for ours, base in zip(adapted["chunks"], bare["chunks"], strict=True):
             entry = gains.setdefault(ours["start"] + ours["tokens"], [0.0, 0.0])
             entry[0] += ours["nll"] - base["nll"]
             entry[1] += ours["targets"]

@@ -75,16 +75,12 @@ def by_length(group: Group) -> Table:
 
 
 def _bucketed(title: str, group: Group, into: Sequence[Bucket], where: Callable[[str, dict[str, float]], int]) -> Table:
-    assert group.base is not None
     table = Table(title, ["tokens", "texts", "tokens read", "base", "with the adapter", "change"])
     for bucket in [*into, None]:
         kept: list[Pair] = []
         base_chunks, our_chunks = [], []
-        for text, result in group.results.items():
-            if group.pair(text) is None:
-                continue
-            ours = [c for c in result["chunks"] if bucket is None or where(text, c) in bucket]
-            base = [c for c in group.base.results[text]["chunks"] if bucket is None or where(text, c) in bucket]
+        for text, both in group.both.items():
+            base, ours = ([c for c in r["chunks"] if bucket is None or where(text, c) in bucket] for r in both)
             if ours:
                 tokens = sum(c["targets"] for c in ours)
                 kept.append(Pair(sum(c["nll"] for c in base), sum(c["nll"] for c in ours), tokens))

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from templora.errors import ModelError
+from templora.evals.measuring.cell import Translating
 from templora.evals.reporting.groups import Group, recipe_label, told_apart
 from templora.evals.reporting.statistics import Pair, change, figures, interval
 from templora.evals.reporting.tables import Table, between, number, percent
@@ -52,9 +53,8 @@ class Comparison:
             ModelError: sacrebleu is not installed.
         """
         base, ours = self.rows
-        how = self.group.cell.translation
-        assert how is not None
-        return similarity.compare(_own(base), _own(ours), [row["reference"] for row in ours], how.target)
+        references = [row["reference"] for row in ours]
+        return similarity.compare(_own(base), _own(ours), references, _how(self.group).target)
 
     @cached_property
     def terms(self) -> dict[str, Any]:
@@ -98,13 +98,13 @@ class Comparison:
 def comparisons(groups: Sequence[Group], comet: str | None = None) -> list[Comparison]:
     """Each setting with an adapter whose base was measured: `reference` first, short contexts first."""
     found = [g for g in groups if g.pairs]
-    found.sort(key=lambda g: (_targets(g) != "reference", g.cell.config.window))
+    found.sort(key=lambda g: (_how(g).targets != "reference", g.cell.config.window))
     return [Comparison(name, g, comet) for g, name in zip(found, told_apart(found, _label), strict=True)]
 
 
-def _targets(group: Group) -> str:
+def _how(group: Group) -> Translating:
     assert group.cell.translation is not None
-    return group.cell.translation.targets
+    return group.cell.translation
 
 
 def _label(group: Group) -> str:
@@ -114,13 +114,12 @@ def _label(group: Group) -> str:
 def _setting(group: Group) -> str:
     """What is revealed, and how much context a chunk has."""
     config = group.cell.config
-    return f"{_targets(group)}, k{(config.window - config.chunk_size) / config.chunk_size:g}"
+    return f"{_how(group).targets}, k{(config.window - config.chunk_size) / config.chunk_size:g}"
 
 
 def headline(one: Comparison) -> str:
     """What was found of the main setting."""
-    how, cell = one.group.cell.translation, one.group.cell
-    assert how is not None
+    how, cell = _how(one.group), one.group.cell
     revealed = "the true translation revealed after each" if how.targets == "reference" else "nothing revealed"
     penalty = "" if how.repetition_penalty == 1 else f", repetition penalty {how.repetition_penalty:g}"
     said = [f"{name} {_change(one.measured[key])}" for key, name in similarity.NAMES.items()]
@@ -194,16 +193,12 @@ def by_position(found: Sequence[Comparison]) -> Table:
         note=f"Each document in {_PARTS} parts of as many paragraphs.",
     )
     for one in found:
-        group, bare = one.group, one.group.base
-        assert bare is not None
-        cells = [(bare.results[text], result) for text, result in group.results.items() if group.pair(text)]
+        both, target = one.group.both.values(), _how(one.group).target
         for part in range(_PARTS):
-            base, ours = ([row for pair in cells for row in _part(pair[side]["chunks"], part)] for side in (0, 1))
+            base, ours = ([row for pair in both for row in _part(pair[side]["chunks"], part)] for side in (0, 1))
             if not ours:
                 continue
-            how = group.cell.translation
-            assert how is not None
-            q = [similarity.measure(_own(rows), [r["reference"] for r in rows], how.target) for rows in (base, ours)]
+            q = [similarity.measure(_own(rows), [r["reference"] for r in rows], target) for rows in (base, ours)]
             table.rows.append([
                 f"{one.name}, {part + 1} of {_PARTS}", str(len(ours)), percent(change(_changes(base, ours))),
                 *(number(getattr(which, key).score) for key in ("bleu", "chrf") for which in q),
