@@ -276,24 +276,24 @@ class Engine:
             scheduler.stop()
             self._scheduler, self._first = None, None
 
-    def do(self, what: Callable[[], _R], kind: Kind = "other") -> _R:
-        """Does something with the model, when nobody else does."""
+    def do(self, what: Callable[[], _R], kind: Kind = "other", of: object = None) -> _R:
+        """Does something with the model, when nobody else does; `of` a session, between two events of its verbs."""
         scheduler = self._scheduler
         if scheduler is not None and not scheduler.is_here:
-            return self.run(_one(what, kind))
+            return self.run(_one(what, kind), of=of)
         with self.step():
             return what()
 
-    def drive(self, plan: Plan[_R]) -> Generator[Event, None, _R]:
-        """The events of a plan, whose needs are met as they come."""
+    def drive(self, plan: Plan[_R], of: object = None) -> Generator[Event, None, _R]:
+        """The events of a plan, `of` a session, whose needs are met as they come."""
         scheduler = self._scheduler
         if scheduler is not None and not scheduler.is_here:
-            return (yield from scheduler.events(plan))
+            return (yield from scheduler.events(plan, of))
         return (yield from driven(plan, self.step))
 
-    def run(self, plan: Plan[_R], each: Callable[[Event], object] = lambda _: None) -> _R:
+    def run(self, plan: Plan[_R], each: Callable[[Event], object] = lambda _: None, of: object = None) -> _R:
         """The result of a plan, each event of which is told."""
-        with contextlib.closing(self.drive(plan)) as events:
+        with contextlib.closing(self.drive(plan, of)) as events:
             while True:
                 try:
                     each(next(events))

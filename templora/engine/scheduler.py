@@ -44,6 +44,7 @@ class Run:
     Args:
         plan: it.
         ahead: events that may lie in the outbox unread; at 0 nothing is done that nobody asked for.
+        of: whose it is: while one run of a session is between two events, others of that session wait. None: nobody's.
         wake: tells the scheduler that something is to be done.
 
     Attributes:
@@ -54,12 +55,13 @@ class Run:
         ended: nothing comes after what lies in the outbox.
     """
 
-    def __init__(self, plan: Plan[Any], ahead: int, wake: Callable[[Run], None]) -> None:
+    def __init__(self, plan: Plan[Any], ahead: int, of: object, wake: Callable[[Run], None]) -> None:
         self.outbox: SimpleQueue[_Said] = SimpleQueue()
         self.need: Token | Work | None = None
         self.since = 0.0
         self.cancelled = self.ended = False
-        self._plan, self._wake, self._began = plan, wake, False
+        self.of = of
+        self._plan, self._wake = plan, wake
         self._room, self._said = ahead + 1, 0  # events that may be in the outbox and before; those that were
 
     def more(self) -> None:
@@ -139,22 +141,22 @@ class Scheduler:
 
     # For callers, in whichever thread --------------------------------------------------------------------------
 
-    def submit(self, plan: Plan[Any], ahead: int = 0) -> Run:
-        """Has a plan met.
+    def submit(self, plan: Plan[Any], of: object = None, ahead: int = 0) -> Run:
+        """Has a plan met, `of` a session.
 
         Raises:
             ModelError: it has been stopped.
         """
-        run = Run(plan, ahead, self._inbox.put)
+        run = Run(plan, ahead, of, self._inbox.put)
         with self._door:
             if self._closed:
                 raise ModelError("this engine does not serve sessions together any more")
             self._inbox.put(run)
         return run
 
-    def events(self, plan: Plan[_R], ahead: int = 0) -> Generator[Event, None, _R]:
+    def events(self, plan: Plan[_R], of: object = None, ahead: int = 0) -> Generator[Event, None, _R]:
         """The events of a plan that is met here, and its result. Who closes this cancels it, and waits for its end."""
-        run = self.submit(plan, ahead)
+        run = self.submit(plan, of, ahead)
         ended = False
         try:
             while True:
@@ -233,9 +235,19 @@ class Scheduler:
             return  # which sees by itself that it is cancelled
         if run.cancelled:
             run.close()
-        elif run.has_room:
-            self._advance(run)
-        self._forget_ended()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Has runs go on that waited for room in their outboxes, or for another run of their session."""
+        for run in list(self.runs):
+            if run.has_room and not self._is_in_use(run):
+                self._advance(run)
+        self.runs = [run for run in self.runs if not run.ended]
+
+    def _is_in_use(self, run: Run) -> bool:
+        """Whether another run of its session is between two events."""
+        same = (other for other in self.runs if other is not run and run.of is not None and other.of is run.of)
+        return any(other.need is not None or other is self._working for other in same)
 
     def _decode(self) -> bool:
         """One token for each row that is ready; within a piece of work, for those that do not go through modules."""
@@ -247,7 +259,7 @@ class Scheduler:
         for run in self.order_rows(ready) if ready else ():
             assert run.need is not None
             self._meet(run, run.need.meet)
-        self._forget_ended()
+        self._go_on()
         return bool(ready)
 
     def _work(self) -> bool:
@@ -263,7 +275,7 @@ class Scheduler:
             self._meet(run, need.do)
         finally:
             self._working = None
-        self._forget_ended()
+        self._go_on()
         return True
 
     def _work_ahead(self) -> bool:
@@ -298,9 +310,6 @@ class Scheduler:
         while isinstance(run.need, Work) and run.need.later:
             self._later.append(run.need.do)
             run.advance(self._clock())
-
-    def _forget_ended(self) -> None:
-        self.runs = [run for run in self.runs if not run.ended]
 
     # The owner's thread ----------------------------------------------------------------------------------------
 
@@ -350,4 +359,4 @@ def _nobody() -> Run:
     def nothing() -> Plan[None]:
         yield from ()
 
-    return Run(nothing(), 0, lambda _: None)
+    return Run(nothing(), 0, None, lambda _: None)

@@ -144,7 +144,7 @@ class Session:
     def absorb_ids(self, ids: Sequence[int], *, learn: bool = True) -> Iterator[Event]:
         """`absorb_events` for a text that is tokens already."""
         self._known(ids)
-        yield from self.engine.drive(self.loop.run(Given(self.loop, ids, yes("learn", learn))))
+        yield from self.engine.drive(self.loop.run(Given(self.loop, ids, yes("learn", learn))), self.loop)
 
     def score(self, text: str) -> Score:
         """Predicts a given text, each chunk before it is learnt, by the base and with the adapter."""
@@ -164,7 +164,7 @@ class Session:
         """
         self._known(ids)
         source = Scored(self.loop, ids, base=base, adapted=adapted)
-        yield from self.engine.drive(self.loop.run(source))
+        yield from self.engine.drive(self.loop.run(source), self.loop)
 
     def write(
         self,
@@ -225,7 +225,7 @@ class Session:
             return Sampled(self.loop, tokenizer, sampler, ends, most, how.score, forced_tokens)
 
         given = Given(self.loop, self.encode(prompt, chat=how.chat), how.learn_prompt)
-        yield from self.engine.drive(self.loop.write(given, sampled, resume))
+        yield from self.engine.drive(self.loop.write(given, sampled, resume), self.loop)
 
     def preview(
         self,
@@ -259,7 +259,9 @@ class Session:
         previewer, version = self.loop.readers.previewer(base, self.engine.tokenizer)
         start, ends = self.loop.text.chunk_start_at(len(tokens)), self.engine.end_ids
         plan = previewer.preview(tokens, start, version, max_new_tokens, sampler, ends, wanted)
-        return self.engine.run(plan, lambda event: each(event.text) if isinstance(event, TokenEvent) else None)
+        return self.engine.run(
+            plan, lambda event: each(event.text) if isinstance(event, TokenEvent) else None, self.loop
+        )
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:
         """`Engine.likelihood`, counted among what this session has spent."""
@@ -268,7 +270,7 @@ class Session:
 
     def settle(self) -> None:
         """Makes text, caches and random numbers agree, where a verb was interrupted or left; each verb begins so."""
-        self.engine.do(self.loop.enter)
+        self.engine.do(self.loop.enter, of=self.loop)
 
     def close_chunk(self) -> ChunkLearned | None:
         """Learns the tokens of the open chunk now, though it is not full; None if there is nothing to learn.
@@ -276,7 +278,7 @@ class Session:
         With parallel learning: everything that is still to be learnt, and returns what came last.
         """
         self._alive()
-        before, learned = self.engine.do(self.loop.close_chunk, "learn"), self.loop.cycle.events
+        before, learned = self.engine.do(self.loop.close_chunk, "learn", self.loop), self.loop.cycle.events
         return cast(ChunkLearned, learned.pop()) if len(learned) > before else None
 
     def reseed(self, seed: int) -> None:
@@ -302,7 +304,7 @@ class Session:
             weights = (self.loop.cycle.stage() or self.slot.state).weights
             adapter_files.save(Path(path), self.slot.layout, weights, self.config, self.engine.model.module, half=half)
 
-        self.engine.do(save)
+        self.engine.do(save, of=self.loop)
 
     def load_adapter(self, path: str | os.PathLike[str]) -> None:
         """Goes on from an adapter, with a fresh optimiser. Learning under way is finished first.
@@ -331,11 +333,11 @@ class Session:
             TextError: it is none.
         """
         found = check_weights(weights, self.slot.layout.weights)
-        self.engine.do(lambda: self.loop.begin_from(found), "learn")
+        self.engine.do(lambda: self.loop.begin_from(found), "learn", self.loop)
 
     def adapter_weights(self) -> torch.Tensor:
         """A copy of the adapter as it serves: fp32 [weights], A then B of each target in turn."""
-        return self.engine.do(lambda: self.slot.state.weights.clone())
+        return self.engine.do(lambda: self.slot.state.weights.clone(), of=self.loop)
 
     # Snapshots, and the end ------------------------------------------------------------------------------------
 
@@ -347,7 +349,7 @@ class Session:
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.
         """
-        return self.engine.do(lambda: self.loop.settled_snapshot(copy))
+        return self.engine.do(lambda: self.loop.settled_snapshot(copy), of=self.loop)
 
     def restore(self, tokens: Sequence[int], snapshot: Snapshot) -> None:
         """Becomes the session that a snapshot was taken of.
@@ -360,7 +362,7 @@ class Session:
             TextError: it is not of such a session.
         """
         self._known(tokens)
-        self.engine.do(lambda: self.loop.become(tokens, snapshot))
+        self.engine.do(lambda: self.loop.become(tokens, snapshot), of=self.loop)
 
     def discard(self) -> Receipt:
         """Ends the session: nothing of the adapter stays, and the base is as it was. May be called twice."""
@@ -374,7 +376,7 @@ class Session:
                     self.receipt = self.engine.receipt(self._stay)
             return self.receipt
 
-        return self.engine.do(discard)
+        return self.engine.do(discard, of=self.loop)
 
     def __enter__(self) -> Session:
         return self

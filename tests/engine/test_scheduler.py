@@ -327,3 +327,27 @@ def test_sessions_on_disk_in_many_threads(tmp_path: Any) -> None:
         with store.open(name, engine, progress=lambda now, of, done=done: done.append(of)) as saved:  # type: ignore[misc]
             assert max(done, default=0) < 64
             assert saved.notes == []
+
+
+def test_two_threads_of_one_session() -> None:
+    """One writes, the other asks for drafts and snapshots meanwhile, which come between two of its events."""
+    engine, go, drafts = tiny_engine(), threading.Event(), list[str]()
+    with engine.session(small()) as session:
+        alone = session.write(TEXT[:40], max_new_tokens=120, sampling=HOT)
+
+    with engine.shared(), engine.session(small()) as session:
+
+        def ask() -> None:
+            while not go.is_set():
+                drafts.append(session.preview("so: ", max_new_tokens=3, sampling=HOT).text)
+                session.snapshot()
+                session.adapter_weights()
+
+        thread = threading.Thread(target=ask)
+        session.absorb(TEXT[:40])
+        thread.start()
+        text = session.write(max_new_tokens=120, sampling=HOT)
+        go.set()
+        thread.join()
+    assert text == alone
+    assert len(drafts) > 1
