@@ -17,6 +17,7 @@ from templora.cli.run import Run
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError
 from templora.events import Event
+from templora.loading import find
 from templora.store.edited import edited, reading
 from templora.store.history import History
 from templora.store.saved import SavedSession
@@ -48,19 +49,10 @@ def how_it_was_loaded(store: SessionStore, history: History, options: Mapping[st
     model = found["model"]
     if options["trust_remote_code"]:
         raise OptionError("trust_remote_code", f"say whose code: the session names {model!r}; give it as --model too")
-    from templora.loading import find
-
     where = find(model)
     if isinstance(where, Path) and where.resolve().is_relative_to(store.folder.resolve()):
         raise ModelError(f"{model}: this model came with the sessions and is not read; name yours with --model")
     return found
-
-
-def _from_everywhere(model: str) -> str:
-    """A model's name, or, of one on disk, its whole path."""
-    from templora.loading import find
-
-    return os.path.abspath(where) if isinstance(where := find(model), Path) else model
 
 
 class Kept:
@@ -170,7 +162,9 @@ class Kept:
             if self.there:
                 self.store.discard(self.name)
             source = {option: options[option] for option in _LOADING}
-            source["model"] = _from_everywhere(source["model"])
+            where = find(options["model"])
+            if isinstance(where, Path):  # to be found from any folder
+                source["model"] = os.path.abspath(where)
             return self.store.create(self.name, engine, config, source=source, keep=options["keep"])
         if self._draft:
             self._take_up(run, engine.tokenizer)

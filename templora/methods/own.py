@@ -15,6 +15,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,6 @@ def _import(module: str) -> Any:
 
 def _fails(module: str, error: BaseException) -> OptionError:
     said = " ".join(str(error).split())[:200]
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in last)
     return OptionError("method", f"{module} cannot be imported: {type(error).__name__}: {said}{where}")

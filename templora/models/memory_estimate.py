@@ -17,6 +17,7 @@ tests/models/test_memory_estimate.py.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,21 +123,17 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
 def available(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Bytes that can still be had: of the machine, or of the container if that has less. None if nobody says."""
     found = []
-    try:
+    with contextlib.suppress(OSError, ValueError):
         for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(float(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        pass
-    try:
+    with contextlib.suppress(OSError, ValueError):
         limit = (cgroup / "memory.max").read_text().strip()
         if limit != "max":
             used = float((cgroup / "memory.current").read_text())
             # Files that are cached give way.
             stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
             found.append(float(limit) - used + float(stat.get("inactive_file", 0)) + float(stat.get("active_file", 0)))
-    except (OSError, ValueError):
-        pass
     return min(found, default=None)
 
 

@@ -127,12 +127,10 @@ def held(path: Path, identity: Sequence[str]) -> Snapshot | None:
 
     if not path.exists():
         return None
-    try:
+    with contextlib.suppress(TextError):
         found = Snapshot.load(path)
         if found.meta.get("of") == list(identity):
             return found
-    except TextError:
-        pass
     path.unlink(missing_ok=True)
     return None
 
