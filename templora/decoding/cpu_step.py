@@ -66,6 +66,8 @@ class CpuStep:
         UnknownLayout: it does not apply to this model.
     """
 
+    is_apart = True  # from the model's modules, and from what is attached to them
+
     def __init__(self, model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> None:
         if model.device.type != "cpu" or model.dtype not in _FORMATS:
             raise UnknownLayout

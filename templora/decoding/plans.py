@@ -8,7 +8,7 @@ many texts and puts together what fits one pass (`templora.engine.scheduler`).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -58,6 +58,10 @@ class Work:
         return None if self.later else self.do()
 
 
+class Unheard(BaseException):
+    """Thrown into a plan at an event that never reached its caller: whoever can tell it another time keeps it."""
+
+
 Need: TypeAlias = Token | Work
 _R = TypeVar("_R")
 Plan: TypeAlias = Generator[Event | Token | Work, Any, _R]
@@ -69,15 +73,29 @@ def driven(plan: Plan[_R], step: Callable[[], AbstractContextManager[object]]) -
     What interrupts it does so within a need, or when one is met and the plan does not know yet: so a plan's own lines
     are never interrupted, unless somebody insists.
     """
-    with closing(plan):
+    heard = True
+    try:
         while True:
             with step():
                 try:
                     event = _next_event(plan)
+                    heard = False  # until the step is over, whose end may be where a signal is handled
                 except StopIteration as end:
                     result: _R = end.value
                     return result
+            heard = True
             yield event
+    finally:
+        end_early(plan, heard)
+
+
+def end_early(plan: Plan[Any], heard: bool) -> None:
+    """Closes a plan where it is, the last event of which was `heard` by its caller, or was not."""
+    if heard:
+        plan.close()
+        return
+    with suppress(Unheard):
+        plan.throw(Unheard())
 
 
 def _next_event(plan: Plan[Any]) -> Event:

@@ -64,8 +64,9 @@ class Reader:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether its next token does not go through the model's modules; known once it is `ready`."""
-        return self.__dict__.get("step") is not None and bool(self.cache.length)
+        """Whether its next token does not go through the model's modules, not even once to be recorded; known once it
+        is `ready`."""
+        return getattr(self.__dict__.get("step"), "is_apart", False) and bool(self.cache.length)
 
     @property
     def route(self) -> Route | None:

@@ -254,10 +254,7 @@ class Engine:
         scheduler = Scheduler(self.step, slice_seconds)
         with self.shared_by(scheduler):
             scheduler.start()
-            try:
-                yield scheduler
-            finally:
-                scheduler.stop()
+            yield scheduler
 
     @property
     def is_shared(self) -> bool:
@@ -273,8 +270,10 @@ class Engine:
         try:
             yield
         finally:
-            scheduler.stop()
-            self._scheduler, self._first = None, None
+            try:
+                scheduler.stop()
+            finally:
+                self._scheduler, self._first = None, None
 
     def do(self, what: Callable[[], _R], kind: Kind = "other", of: object = None) -> _R:
         """Does something with the model, when nobody else does; `of` a session, between two events of its verbs."""
@@ -539,6 +538,7 @@ class Engine:
 
         def identity() -> dict[str, Any]:
             self._check_company(Method())
+            _ = self.model  # raises, if the engine is closed
             return self._watch.identity(self._look(trust=False), self._hooks)
 
         return self.do(identity)

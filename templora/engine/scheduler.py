@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from templora.decoding.plans import Plan, Token, Work
+from templora.decoding.plans import Plan, Token, Work, end_early
 from templora.errors import ModelError
 from templora.events import Event
 
@@ -32,6 +32,8 @@ SLICE = 0.02
 # Which work goes first; what has waited longer than this goes before all, in seconds.
 _ORDER = {"read": 0, "other": 0, "score": 1, "learn": 2}
 _PATIENCE = 10.0
+# Seconds that a caller who leaves waits for the end of what was begun.
+_LEAVING = 5.0
 
 
 class Cancelled(BaseException):
@@ -51,6 +53,7 @@ class Run:
         outbox: what came of it, in order; at last its result, or an error.
         need: what it waits for; None while it waits for room in the outbox, and at its end.
         since: when that began.
+        heard: events that its caller has got.
         cancelled: its caller does not listen any more.
         ended: nothing comes after what lies in the outbox.
     """
@@ -59,6 +62,7 @@ class Run:
         self.outbox: SimpleQueue[_Said] = SimpleQueue()
         self.need: Token | Work | None = None
         self.since = 0.0
+        self.heard = 0
         self.cancelled = self.ended = False
         self.of = of
         self._plan, self._wake = plan, wake
@@ -97,9 +101,9 @@ class Run:
             self._end("error", failed)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Ends it where it is."""
+        """Ends it where it is. An event that lies in the outbox, at which it waits, is told another time."""
         try:
-            self._plan.close()
+            end_early(self._plan, self._said == self.heard)
         except BaseException as failed:
             error = failed
         self._end("error", error or Cancelled())
@@ -137,7 +141,7 @@ class Scheduler:
         self._nested, self._slice_end = False, 0.0
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
-        self._door, self._closed = threading.Lock(), False
+        self._door, self._closed, self._ended = threading.Lock(), False, threading.Event()
 
     # For callers, in whichever thread --------------------------------------------------------------------------
 
@@ -150,15 +154,15 @@ class Scheduler:
         run = Run(plan, ahead, of, self._inbox.put)
         with self._door:
             if self._closed:
-                raise ModelError("this engine does not serve sessions together any more")
+                raise _stopped()
             self._inbox.put(run)
         return run
 
     def events(self, plan: Plan[_R], of: object = None, ahead: int = 0) -> Generator[Event, None, _R]:
         """The events of a plan that is met here, and its result. Who closes this cancels it, and waits for its end."""
-        run = self.submit(plan, of, ahead)
-        ended = False
+        run, ended = None, False
         try:
+            run = self.submit(plan, of, ahead)
             while True:
                 kind, value = run.outbox.get()
                 ended = kind != "event"
@@ -167,13 +171,16 @@ class Scheduler:
                 if kind == "result":
                     result: _R = value
                     return result
+                run.heard += 1
                 yield value
                 run.more()
         finally:
-            if not ended:
+            if run is not None and not ended:
                 run.cancel()
-                while not self.is_here and run.outbox.get()[0] == "event":
-                    pass
+                # Collected in a thread that the owner waits for, it would wait for ever; that it is cancelled will do.
+                with contextlib.suppress(Empty):
+                    while not self.is_here and run.outbox.get(timeout=_LEAVING)[0] == "event":
+                        pass
 
     @property
     def is_here(self) -> bool:
@@ -194,7 +201,7 @@ class Scheduler:
         ends here, unless it must be `whole`."""
         if self._working is None or self._nested or not self.is_here:
             return
-        if self._working.cancelled and not whole:
+        if (self._working.cancelled or self._closed) and not whole:
             raise Cancelled
         if self._clock() >= self._slice_end:
             self._nested = True
@@ -296,7 +303,7 @@ class Scheduler:
             answer = do()
         except BaseException as error:
             if isinstance(error, Cancelled):
-                run.close()
+                run.close(_stopped() if self._closed else None)
             else:
                 self._advance(run, error=error)
             return
@@ -323,11 +330,13 @@ class Scheduler:
         with self._door:
             self._closed = True
         self._inbox.put(None)
-        if self._thread is not None and not self.is_here:
-            self._thread.join()
+        if self._thread is None:
+            self._finish(_stopped())
+        elif not self.is_here:
+            self._ended.wait()
 
     def _serve(self) -> None:
-        failed: BaseException | None = None
+        why: BaseException = _stopped()
         try:
             while not self._closed:
                 with self._exclusive():
@@ -335,22 +344,36 @@ class Scheduler:
                 if not busy and not self._closed:  # `stop` says so before it wakes us
                     self._wait()
         except BaseException as error:  # of ours: nobody else's errors come so far
-            failed = error
+            why = error
             raise
         finally:
             with self._door:
                 self._closed = True
-            self._admit()
-            why = failed or ModelError("this engine does not serve sessions together any more")
-            for run in self.runs:
+            with self._exclusive():
+                self._finish(why)
+            self._ended.set()
+
+    def _finish(self, why: BaseException) -> None:
+        """Ends all runs, those in the inbox too, where they are."""
+        with contextlib.suppress(Empty):
+            while True:
+                run = self._inbox.get_nowait()
+                if run is not None and run not in self.runs:
+                    self.runs.append(run)
+        for run in self.runs:
+            if not run.ended:
                 run.close(why)
-            self.runs = []
+        self.runs = []
 
     def _wait(self) -> None:
         """Until somebody says something."""
         run = self._inbox.get()
         with self._exclusive():
             self._take(run)
+
+
+def _stopped() -> ModelError:
+    return ModelError("this engine does not serve sessions together any more")
 
 
 def _nobody() -> Run:

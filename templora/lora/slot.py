@@ -161,9 +161,10 @@ class Slot:
         self._state = state
 
     def free(self) -> None:
-        """Overwrites what it held; may be called twice."""
+        """Overwrites what it held, and lets it go; may be called twice."""
         self._state, self._route = None, None
         self._serving.data.zero_()
+        self._serving = self._serving.new_empty(0)
 
     @property
     def is_empty(self) -> bool:

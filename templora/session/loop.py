@@ -152,6 +152,7 @@ class Loop:
     def end(self) -> None:
         """Lets go of everything that holds weights, keys or values."""
         self.ended = True
+        self.unseen.all_seen()
         self.cycle.drop()
         del self.readers, self.scorer, self.cycle, self._model
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from templora.decoding.plans import Plan, Token, Work
+from templora.decoding.plans import Plan, Token, Unheard, Work
 from templora.decoding.stopping import Cut, Held
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
 from templora.sampling import Sampler, entropy_of
@@ -212,7 +212,11 @@ class Sampled:
     def _say(self, event: ChunkLearned | ChunkScored) -> Iterator[Event]:
         """An event, when everything that was written before it is shown."""
         if self._rest is not None:
-            yield event
+            try:
+                yield event
+            except Unheard:
+                self._loop.cycle.events.appendleft(event)
+                raise
             return
         self._held.other(event)
         self._unseen.wait(len(self._text), event)
@@ -227,16 +231,20 @@ class Sampled:
                 unseen.seen(event.index + 1, self._held.unshown)
             elif isinstance(event, ChunkLearned | ChunkScored) and not unseen.tell(event):
                 continue
-            yield event
+            try:
+                yield event
+            except Unheard:
+                if isinstance(event, ChunkLearned | ChunkScored):
+                    unseen.wait(len(self._text), event, first=True)
+                raise
             if unseen.taken_back != self._taken_back:
                 return
         unseen.catch_up(len(self._text))
 
     def _end_at(self, cut: Cut) -> Plan[None]:
         """Takes a stop text back. What its first token says before it is written anew, in tokens of its own."""
-        self._text_left = self._held.flush()
-        self._unseen.whole()
         yield Work(lambda: self._loop.take_back(len(self._text) - cut.tokens))
+        self._unseen.whole()
         self._taken_back, self._last = self._unseen.taken_back, True
         yield from self._show()
         ids = spelled(self._tokenizer, self._text.tokens[-4:], cut.rest)
@@ -257,4 +265,9 @@ class Sampled:
 def told(learned: deque[ChunkLearned | ChunkScored]) -> Iterator[ChunkLearned | ChunkScored]:
     """What became of chunks; each is forgotten when it is handed over."""
     while learned:
-        yield learned.popleft()
+        event = learned.popleft()
+        try:
+            yield event
+        except Unheard:
+            learned.appendleft(event)
+            raise

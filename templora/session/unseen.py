@@ -40,9 +40,9 @@ class Unseen:
         """A chunk is about to close at `at`, within what waits."""
         self._crossed.append((at, before))
 
-    def wait(self, at: int, event: ChunkLearned | ChunkScored) -> None:
-        """An event is told of when the text before `at` was shown."""
-        self._waiting.append((at, event))
+    def wait(self, at: int, event: ChunkLearned | ChunkScored, *, first: bool = False) -> None:
+        """An event is told of when the text before `at` was shown; `first` of those that wait, or last."""
+        self._waiting.insert(0 if first else len(self._waiting), (at, event))
 
     def tell(self, event: ChunkLearned | ChunkScored) -> bool:
         """Whether it is to be told now; not if it was put back meanwhile."""

@@ -95,6 +95,7 @@ class SavedSession:
                 with contextlib.suppress(StoreError):  # a full disk, say: it is said again next time
                     log.renew()
         except BaseException:
+            self._snapshots.leave()
             self.session.discard()
             raise
 

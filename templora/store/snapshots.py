@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,21 @@ MAX_KEPT = 2**31  # of a session
 _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
 _SLOWEST = 2e8
-# Whose thread writes: one after another, so that at most one copy waits in memory.
-_aside = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
+
+
+class _Aside:
+    """Whose thread writes: one after another. A process that was forked has a thread of its own."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.executor = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
+
+
+_aside = _Aside()
 
 
 class Snapshots:
@@ -91,9 +104,9 @@ class Snapshots:
         taken, tokens = self._session.snapshot(copy=False), len(self._session.tokens)
         if aside:  # copied here, by the caller's own thread: the session waits for it, and no other does
             taken = taken.copied()
-        data = {"file": path.name, "tokens": tokens, "until": length if until is None else until}
+        data = {"file": path.name, "tokens": tokens, "until": length - 1 if until is None else until}
         if aside:
-            self._written = _aside.submit(_write, taken, path), data, began
+            self._written = _aside.executor.submit(_write, taken, path), data, began
         else:
             self._log({**data, "sha256": _write(taken, path)}, began)
 
@@ -101,17 +114,23 @@ class Snapshots:
         """Puts one that was written meanwhile into the log; one that could not be written is forgotten."""
         if self._written is None or not (wait or self._written[0].done()):
             return
-        (written, data, began), self._written = self._written, None
+        written, data, began = self._written
+        digest = None
         with contextlib.suppress(StoreError, TextError):
-            self._log({**data, "sha256": written.result()}, began)
+            digest = written.result()  # interrupted here, it is waited for another time
+        self._written = None
+        if digest is not None:
+            with contextlib.suppress(StoreError, TextError):
+                self._log({**data, "sha256": digest}, began)
 
     def leave(self) -> None:
         """Waits for what is being written, and forgets it: who opens the session next deletes it."""
         if self._written is not None:
-            (written, *_), self._written = self._written, None
+            written = self._written[0]
             written.cancel()
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, CancelledError):
                 written.result()
+            self._written = None
 
     def _log(self, data: dict[str, Any], began: float) -> None:
         self._note([("snapshot", (), data)])

@@ -357,11 +357,11 @@ def test_a_slot_that_is_freed_is_wiped() -> None:
     bank = bank_of(tiny_model())
     first, second = fresh_slot(bank, 1), fresh_slot(bank, 2)
     assert not torch.equal(first.state.weights, second.state.weights)
-    held = second.state.weights.clone()
+    held, served = second.state.weights.clone(), first.serving
     for _ in range(2):
         bank.release(first)
     assert first.is_empty
-    assert first.serving.abs().max() == 0
+    assert served.abs().max() == 0
     assert torch.equal(second.serving, held)
     assert bank.slots == [second]
     with pytest.raises(ModelError, match="is free"):

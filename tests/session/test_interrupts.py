@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import small
 
-from templora import Finished, ModelError, SamplingParams, Session
+from templora import ChunkLearned, Finished, ModelError, SamplingParams, Session
 from templora.engine.engine import Engine
 from templora.kernels.thread_team import Team
 from templora.kvcache.window import WindowCache
@@ -283,3 +283,31 @@ def test_a_discard_that_is_interrupted_is_whole(text: str) -> None:
     receipt = session.discard()
     assert receipt.base_unchanged
     assert receipt.discarded
+
+
+def test_what_nobody_was_told_of_is_told_by_the_next_verb(text: str) -> None:
+    """A signal that comes when a chunk is learnt already, and before its event has reached the caller."""
+    for stop in ((), ("\0\1",)):
+        engine = tiny_engine()
+        with engine.session(small()) as session, pytest.MonkeyPatch.context() as patch:
+            told, sampling = list[Any](), SamplingParams(temperature=1.5, stop=stop)
+            session.absorb(text[:20])
+            real, left = type(session.loop.text).close, [1]
+
+            def close(self: Any, chunk: Any, real: Any = real, left: list[int] = left) -> None:
+                real(self, chunk)
+                if left[0]:
+                    left[0] -= 1
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            patch.setattr(type(session.loop.text), "close", close)
+            # It is handled at the end of the step, when the event is on its way.
+            patch.setattr("templora.decoding.plans.safe_point", lambda: None)
+            with pytest.raises(KeyboardInterrupt):
+                told.extend(session.stream(max_new_tokens=40, sampling=sampling))
+            assert session.version == 1
+            for _ in range(2):
+                told += session.absorb_ids([])
+            # What may be a stop text is taken back, and with it what became of a chunk that ended in it.
+            assert [e.index for e in told if isinstance(e, ChunkLearned)] == list(range(session.version))
+            assert stop or session.version == 1
