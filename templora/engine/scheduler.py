@@ -213,7 +213,8 @@ class Scheduler:
                 self._slice_end = self._clock() + self._slice
 
     def order_rows(self, ready: Sequence[Run]) -> Sequence[Run]:
-        """Which of the runs that wait for a token get one now, and in which order: whoever waits longest is first."""
+        """Which of the runs that wait for a token get one in this pass, and in which order; asked again after each.
+        Whoever waits longest is first."""
         return sorted(ready, key=lambda run: run.since)
 
     def choose_work(self, waiting: Sequence[Run]) -> Run:
@@ -257,17 +258,26 @@ class Scheduler:
         return any(other.need is not None or other is self._working for other in same)
 
     def _decode(self) -> bool:
-        """One token for each row that is ready; within a piece of work, for those that do not go through modules."""
-        ready = [
-            run
-            for run in self.runs
-            if isinstance(run.need, Token) and (not self._nested or run.need.reader.is_compiled)
-        ]
-        for run in self.order_rows(ready) if ready else ():
+        """One token for each row that is ready, or becomes so meanwhile: whoever asks for the next one a little late does
+        not miss its turn. Within a piece of work, for rows that do not go through modules."""
+        served: list[Run] = []
+        while True:
+            ready = [
+                run
+                for run in self.runs
+                if isinstance(run.need, Token)
+                and run not in served
+                and (not self._nested or run.need.reader.is_compiled)
+            ]
+            order = self.order_rows(ready) if ready else ()
+            if not order:
+                return bool(served or ready)
+            run = order[0]
             assert run.need is not None
             self._meet(run, run.need.meet)
-        self._go_on()
-        return bool(ready)
+            served.append(run)
+            self._go_on()
+            self._admit()
 
     def _work(self) -> bool:
         waiting = [run for run in self.runs if isinstance(run.need, Work)]

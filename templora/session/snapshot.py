@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,19 @@ import torch
 from templora.errors import TextError
 from templora.kvcache.window import WindowCache
 from templora.runtime.files import sync_folder
+
+# safetensors' names of the kinds of numbers that a session holds.
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_PIECE = 1 << 24  # bytes that are written at once
 
 
 @dataclass(frozen=True)
@@ -43,26 +57,45 @@ class Snapshot:
         Raises:
             TextError: it cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         beside: str | None = None
         try:
             handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
-            os.close(handle)
-            tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-            save_file(tensors, beside, {"templora": json.dumps(self.meta)})
-            if durable:
-                with open(beside, "rb") as file:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                for part in self._parts():
+                    written = 0
+                    while written < len(part):
+                        written += file.write(part[written : written + _PIECE]) or 0
+                if durable:
                     os.fsync(file.fileno())
             os.replace(beside, path)
             if durable:
                 sync_folder(path.parent)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             if beside:
                 Path(beside).unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise TextError(f"{path}: the snapshot cannot be written: {reason}") from error
+
+    def _parts(self) -> Iterator[memoryview]:
+        """The file: the length of its header, the header, each tensor.
+
+        Not by safetensors' own writer, which keeps every other thread of Python waiting for as long as it writes.
+        """
+        # Numbers of more bytes first, so that each lies where such numbers may lie.
+        tensors = sorted(self.tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+        header: dict[str, Any] = {"__metadata__": {"templora": json.dumps(self.meta)}}
+        at = 0
+        for name, tensor in tensors:
+            place = [at, at + tensor.nbytes]
+            header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+            at += tensor.nbytes
+        said = json.dumps(header).encode()
+        said += b" " * (-len(said) % 8)
+        yield memoryview(struct.pack("<Q", len(said)))
+        yield memoryview(said)
+        for _, tensor in tensors:
+            raw: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            yield memoryview(raw)
 
     @classmethod
     def load(cls, path: Path) -> Snapshot:
