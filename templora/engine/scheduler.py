@@ -258,8 +258,10 @@ class Scheduler:
         return any(other.need is not None or other is self._working for other in same)
 
     def _decode(self) -> bool:
-        """One token for each row that is ready, or becomes so meanwhile: whoever asks a little late keeps its turn. Within
-        a piece of work, for rows that do not go through modules."""
+        """One token for each row that is ready, or becomes so meanwhile: whoever asks a little late keeps its turn.
+
+        Within a piece of work, for rows that do not go through modules.
+        """
         served: list[Run] = []
         while True:
             ready = [
