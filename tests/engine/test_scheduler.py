@@ -368,7 +368,7 @@ def test_what_is_asked_right_after_a_snapshot_aside_is_done_again(act: str, tmp_
         with pytest.MonkeyPatch.context() as patch, engine.shared() if aside else contextlib.nullcontext():
             patch.setattr(snapshots, "_SHARE", 1e9)  # one after every chunk
             with store.create(name, engine, small(learning="parallel")) as saved:
-                saved.absorb(TEXT[:64])
+                saved.absorb(TEXT[:32])
                 if act == "seed":
                     saved.reseed(77)
                 elif act == "adapter":
