@@ -26,8 +26,7 @@ from templora.evals.measuring.texts import find_texts
 from templora.events import ChunkScored
 from templora.learning.learner import Learner, Update, _TrainingCopy
 from templora.learning.optimizer import Staged, Step
-from templora.lora.bank import AdapterBank
-from templora.lora.slot import AdapterState, Layout
+from templora.lora.slot import AdapterState, Layout, Slot
 from templora.metrics import perplexity
 from templora.reports.run_report import describe_device, source_commit, write_json
 
@@ -70,7 +69,7 @@ def variant(layout: Layout, average: float = 0.0, parts: int = 1, **step: Any) -
         if average or parts > 1:
             change(Learner, "reads", property(lambda self: False))
         if average:
-            change(AdapterBank, "_write", lambda self, slot, state: serve_average(self, slot, state, average))
+            change(Slot, "_write", lambda self, state: serve_average(self, state, average))
             change(_TrainingCopy, "__init__", train_from_master)
         if parts > 1:
             change(Learner, "stage", lambda self, before, tokens, chunk, cache, **_: stage_parts(
@@ -113,35 +112,36 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return y if matrix.shape[0] <= matrix.shape[1] else y.t()
 
 
-def serve_average(bank: AdapterBank, slot: int, state: AdapterState, decay: float) -> None:
-    held = getattr(bank, "average", None)
+def serve_average(slot: Slot, state: AdapterState, decay: float) -> None:
+    held = getattr(slot, "average", None)
     if held is None or state.version == 0:
-        held = bank.average = state.weights.clone()  # type: ignore[attr-defined]
+        held = slot.average = state.weights.clone()  # type: ignore[attr-defined]
     else:
         kept = min(decay, state.version / (state.version + 2))
         held.mul_(kept).add_(state.weights, alpha=1 - kept)
-    bank._serving[slot].copy_(held)
-    bank._states[slot] = state
+    slot._serving.copy_(held)
+    slot._state = state
 
 
-def train_from_master(copy: _TrainingCopy, bank: AdapterBank, slot: int) -> None:
-    copy._layout, copy._own, copy._gradient = bank.layout, True, None
-    copy._weights = bank.state(slot).weights.to(bank._serving.dtype)
+def train_from_master(copy: _TrainingCopy, slot: Slot) -> None:
+    copy._slot, copy._own, copy._gradient = slot, True, None
+    copy.weights = slot.state.weights.to(slot.serving.dtype)
 
 
 def stage_parts(learner: Learner, before: AdapterState, tokens: Any, chunk: Any, cache: Any, parts: int) -> Any:
-    copy, steps = _TrainingCopy(learner._bank, learner._slot), []
+    copy, steps = _TrainingCopy(learner._slot), []
     staged, size = Staged(before, steps, learner._config), (chunk.end - chunk.middle) // parts
     for part in range(parts):
         if part:
             copy.take(staged)
         end = chunk.middle + size * (part + 1)
         first = chunk.first_target - 1 if part == 0 else end - size - 1
-        with learner._bank.through(copy.route(learner._config, 0, lambda: None)), ExitStack() as during:
+        with ExitStack() as during:
             during.enter_context(torch.enable_grad())
             during.enter_context(learner._model.passes())
             _, position = during.enter_context(cache.as_context(first, learner._config.window))
-            hidden = learner._model.hidden(list(tokens[first : end - 1]), cache, position)
+            route = copy.route(learner._config, 0)
+            hidden = learner._runner.read(list(tokens[first : end - 1]), cache, position, route, learner.meter)
             loss = learner._model.nll_backward(hidden, list(tokens[first + 1 : end]))
         steps.append(Step.clipped(copy.take_gradient(), learner._config.max_grad_norm))
     return staged, Update(True, "", loss, steps[-1].norm, 0.0)

@@ -1,6 +1,6 @@
 """Where the next tokens of a text come from: they are given, given and scored, or sampled.
 
-The loop (`Session`) is the same for all. It asks a source to `take` what comes next, never beyond the end of the open
+The loop (`Loop`) is the same for all. It asks a source to `take` what comes next, never beyond the end of the open
 chunk; closes the chunk if it is full; and has the source `pass_on` what became of it.
 """
 
