@@ -14,6 +14,7 @@ from templora.cli.streams import print_out
 from templora.errors import TemploraError
 from templora.recipes import recipe
 from templora.reports.run_report import TextReport, build_report, to_json, write_json
+from templora.reports.story_page import Story, write_page
 
 
 class Run:
@@ -25,9 +26,10 @@ class Run:
         inputs: files that it reads.
 
     Attributes:
-        outputs: paths by option: report, plot, out.
+        outputs: paths by option: report, plot, page, out.
         pace: of its work.
         stopped: what ended the run early, to be raised once the receipt is out.
+        page: what the page is of, if one is wanted and there is something to show.
     """
 
     def __init__(self, given: dict[str, Any], options: dict[str, Any], inputs: list[str]) -> None:
@@ -35,12 +37,13 @@ class Run:
         self._given = given
         self._options = options
         check_early(options["recipe"], given)
-        self.outputs = check_outputs({k: options.get(k) for k in ("out", "report", "plot")}, inputs)
+        self.outputs = check_outputs({k: options.get(k) for k in ("out", "report", "plot", "page")}, inputs)
         self.console = Console(options["quiet"])
         self.texts: list[TextReport] = []
         self.pace = Pace()
         self.notes: list[str] = []
         self.stopped: BaseException | None = None
+        self.page: Story | None = None
 
     def load(self) -> tuple[Any, Any]:
         """Loads the model: (engine, config)."""
@@ -87,6 +90,8 @@ class Run:
             from templora.reports.plots import plot_report
 
             self._attempt(plot_report, report, self.outputs["plot"], _title(report))
+        if "page" in self.outputs and self.page:
+            self._attempt(write_page, self.page, report, self.outputs["page"])
         if not isinstance(self.stopped, Exception):  # an interrupted run still has figures, a failed one has an error
             self._attempt(print_out, to_json(report) + "\n" if self._options.get("as_json") else totals)
         if self.stopped:

@@ -7,13 +7,16 @@ import itertools
 import os
 import shlex
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from templora.cli.console import bar, figures, learned_text
+from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import TextFile
 from templora.cli.options import (
     adapter_option,
@@ -32,7 +35,12 @@ from templora.errors import OptionError
 from templora.events import Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import repetition
 from templora.reports.run_report import TextReport
+from templora.reports.story_page import Story, Written
+from templora.text import decode
 from templora.text_files import read_text
+
+if TYPE_CHECKING:
+    from templora.session.session import Session
 
 EPILOG = """\b
 Examples:
@@ -67,6 +75,9 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 @sampling_options()
 @model_options
 @output_options
+@click.option(
+    "--page", metavar="FILE", help="also write it without the adapter, and put both side by side into this HTML page"
+)
 @config_options
 def write(**arguments: Any) -> None:
     """Write a long text, learning it as it grows.
@@ -84,6 +95,8 @@ def write(**arguments: Any) -> None:
             raise OptionError(name, "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
+    if options["page"] and options["session"] is not None:
+        raise OptionError("page", "is of one run; a session on disk may go on over many")
     if not options["out"] and options["session"] is None:
         check_stdout()
     check_adapter(options["adapter"])
@@ -108,8 +121,9 @@ def write(**arguments: Any) -> None:
             "sampling": sampling,
             "stop_at_end": options["stop_at_end"],
             "chat": options["chat"],
-            "score": "report" in run.outputs or "plot" in run.outputs,
+            "score": any(name in run.outputs for name in ("report", "plot", "page")),
         }
+        without: list[Written] = []
         with contextlib.ExitStack() as stack:
             if kept:
                 saved = stack.enter_context(kept.open(run, engine, config))
@@ -125,7 +139,8 @@ def write(**arguments: Any) -> None:
                 if how["score"]:
                     ids = session.encode(prompt, chat=how.pop("chat"))
                     read_end = len(session.tokens) + len(ids)
-                    events = itertools.chain(session.score_ids(ids), session.stream(**how))
+                    beside = _without(run, session, how, without) if "page" in run.outputs else ()
+                    events = itertools.chain(session.score_ids(ids), beside, session.stream(**how))
 
             given_now = 0 if kept and kept.begun else len(prompt)
             progress = _Progress(run, given_now, wanted, config.chunk_size)
@@ -174,7 +189,34 @@ def write(**arguments: Any) -> None:
             "repetition": repetition(written, spoken),
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }
+        if without and written:
+            ids = session.tokens[: len(session.tokens) - len(written)]
+            run.page = _story(engine.tokenizer, ids, config.window, spoken, without[0])
         run.finish(engine, len(written), extra)
+
+
+def _without(run: Run, session: Session, how: Mapping[str, Any], into: list[Written]) -> Iterator[Event]:
+    """Writes the text without the adapter, for the page, before it is written; yields nothing."""
+    written, began = 0, time.perf_counter()
+
+    def show(_: str) -> None:
+        nonlocal written
+        written += 1
+        run.console.status(f"{bar(written, how['max_new_tokens'])} without the adapter, to compare: {written:,} tokens")
+        if stop_signals.received is not None:
+            raise Interrupted(stop_signals.received)
+
+    run.console.chunk("writing without the adapter first, to compare …")
+    settings = {name: how[name] for name in ("max_new_tokens", "sampling", "stop_at_end")}
+    preview = session.preview(base=True, each=show, **settings)
+    into.append(Written("without it", preview.text, time.perf_counter() - began))
+    yield from ()
+
+
+def _story(tokenizer: Any, read: Sequence[int], window: int, text: str, without: Written) -> Story:
+    """What the page is of: the tokens that were read, and the two texts."""
+    whole, near = (decode(tokenizer, ids) for ids in (read, read[-window:]))
+    return Story("How the story goes on", whole, near, Written("with the adapter", text, 0.0), without)
 
 
 def _no_arguments(context: click.Context) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from templora.errors import TextError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ADAPTED = "#c2410c"
 _CURVES = (("base", "base", "#8a8f98"), ("adapted", "adapted", _ADAPTED), ("mixed", "mixture", "#7c2d12"))
@@ -20,12 +25,29 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     Raises:
         TextError: the file cannot be written.
     """
+    try:
+        draw_report(report, title).savefig(path, format="png", metadata={"Software": "templora"})
+    except OSError as error:
+        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+
+
+def draw_report(report: Mapping[str, Any], title: str, *, time: bool = True) -> Figure:
+    """The picture of a report; with `time`, also where that went."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained", dpi=120)
+    figure = Figure(figsize=(9, 6 if time else 4), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
-    curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
+    if time:
+        curve, bar = figure.subplots(2, 1, height_ratios=[4, 1])
+        _draw_time(report, bar)
+    else:
+        curve = figure.subplots()
+    _draw_curve(report, curve, title)
+    return figure
+
+
+def _draw_curve(report: Mapping[str, Any], curve: Axes, title: str) -> None:
     rows = [c for c in report["chunks"] if c.get("targets")]
     for key, name, colour in _CURVES:
         if key == "mixed" and not (rows and all("mixed_nll" in c for c in rows)):
@@ -49,6 +71,9 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     curve.grid(alpha=0.2)
     if rows:
         curve.legend(title="dots: each chunk; line: so far")
+
+
+def _draw_time(report: Mapping[str, Any], time: Axes) -> None:
     left = 0.0
     for name, colour in _PHASES:
         seconds = report["seconds"].get(name)  # a session's log knows some of them
@@ -58,10 +83,6 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     time.set(yticks=[], xlabel="seconds", xlim=(0, left or 1))
     if left:
         time.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.5), frameon=False)
-    try:
-        figure.savefig(path, format="png", metadata={"Software": "templora"})
-    except OSError as error:
-        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
 
 
 def _running(rows: list[dict[str, Any]], key: str) -> list[float]:

@@ -679,6 +679,23 @@ def test_report_and_plot(write: Cli, score: Cli, book: Path, tmp_path: Path, com
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_a_page_shows_both_texts_and_changes_nothing(write: Cli, book: Path, tmp_path: Path) -> None:
+    path, report = tmp_path / "story.html", tmp_path / "run.json"
+    plain = write("--prompt-file", book, "--report", report, prompt=None)
+    without = read(report)
+    ran = write("--prompt-file", book, "--page", path, "--report", report, prompt=None)
+    assert ran.code == 0
+    assert ran.out == plain.out
+    assert [c["base_nll"] for c in read(report)["chunks"]] == [c["base_nll"] for c in without["chunks"]]
+    made = path.read_text(encoding="utf-8")
+    assert "with the adapter" in made
+    assert "without it" in made
+    assert "as it was" in made
+    refused = write("--page", path, "--session", "x", "--sessions", tmp_path / "sessions")
+    assert refused.code == 2
+    assert "--page: is of one run" in refused.err
+
+
 def test_json_on_standard_output(score: Cli, book: Path) -> None:
     assert set(json.loads(score(book, "--json").out)) >= TOP
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from templora.evals.continuation.names import Book, words
 from templora.evals.continuation.voice import Voices
 from templora.metrics import repetition
+from templora.reports.names import Book, words
 
 
 def figures(written: str, ids: Sequence[int], window: str, book: Book, name: str, voices: Voices) -> dict[str, Any]:

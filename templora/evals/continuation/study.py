@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from templora.config import TempLoraConfig
 from templora.errors import OptionError, TextError, nearest
 from templora.evals.continuation.figures import figures
-from templora.evals.continuation.names import Book, words
 from templora.evals.continuation.voice import Voices
 from templora.evals.measuring.run import Stopped
 from templora.evals.measuring.texts import Text
 from templora.events import Absorbed, Event, TokenEvent
+from templora.reports.names import Book, words
 from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.sampling import SamplingParams
 from templora.store.store import SessionStore

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from templora.evals.continuation.names import words
+from templora.reports.names import words
 
 _COMMONEST = 100
 _SENTENCE = re.compile(r"[.!?…。！？]+[”\"’']?\s")

@@ -17,6 +17,8 @@ _WORD = re.compile(r"[^\W\d_]+(?:[’'][^\W\d_]+)*")
 _POSSESSIVE = re.compile(r"[’']s$", re.IGNORECASE)
 # What a word within a sentence may come after; after anything else a sentence may begin.
 _INSIDE = re.compile(r"[\w,;]$")
+_TITLE = 3  # letters of a word that ends with a point and begins with a capital, at most: Mr., Dr., an initial
+_SHORTENED = re.compile(r"^\w{1,2}[’'][^\W\d_A-Z]")  # I'm, I'll, We've, but not O'Brien
 _MIN_LETTERS = 3  # of a name: initials, and English "I", are none
 _MIN_SEEN = 2  # times that a name stands within a sentence
 _MAX_LOWERED = 0.25  # of those times, that it may stand without a capital
@@ -30,25 +32,29 @@ class Word:
     Args:
         text: as it is written, without a possessive ending.
         inside: whether it stands within a sentence for certain.
+        start: index of its first character.
     """
 
     text: str
     inside: bool
+    start: int
 
     @property
     def capital(self) -> bool:
-        """Whether it begins with a capital, and is not all capitals, as headings are."""
-        return self.text[:1].isupper() and not self.text[1:].isupper()
+        """Whether it begins with a capital as names do: not all in capitals, as headings are, nor "I'm"."""
+        return self.text[:1].isupper() and not self.text[1:].isupper() and not _SHORTENED.match(self.text)
 
 
 def words(text: str) -> Iterator[Word]:
     """The words of a text, in order."""
-    end = 0
+    end, title = 0, False
     for match in _WORD.finditer(text):
         between = text[end : match.start()]
         before = text[max(0, end - 1) : end] + between.rstrip()
-        yield Word(_POSSESSIVE.sub("", match[0]), bool(end and between.count("\n") < 2 and _INSIDE.search(before)))
-        end = match.end()
+        follows = bool(_INSIDE.search(before)) or (title and before[1:] == ".")
+        word = Word(_POSSESSIVE.sub("", match[0]), bool(end and follows and between.count("\n") < 2), match.start())
+        yield word
+        end, title = match.end(), len(word.text) <= _TITLE and word.text[0].isupper()
 
 
 def names(text: str) -> set[str]:
