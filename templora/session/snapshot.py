@@ -116,7 +116,6 @@ class Snapshot:
             raise TextError(f"{path}: no snapshot can be read here: {error}") from error
 
 
-STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
 NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
 
 
