@@ -139,8 +139,10 @@ def test_the_first_steps_are_not_taken_in_memory_that_others_began_with(block: i
     staged.commit(slot)
     assert torch.equal(given, weights)
     assert same(fresh, AdapterState(weights, torch.zeros_like(weights), torch.zeros_like(weights)))
-    assert torch.equal(slot.state.weights, coming) and torch.equal(staged.weights, coming)
-    assert slot.state.exp_avg.any() and slot.state.exp_avg_sq.any()
+    assert torch.equal(slot.state.weights, coming)
+    assert torch.equal(staged.weights, coming)
+    assert slot.state.exp_avg.any()
+    assert slot.state.exp_avg_sq.any()
     after = slot.state
     Staged(slot.state, [Step.clipped(gradients, 1.0)], small()).commit(slot)
     assert slot.state.weights is after.weights  # from here on where the state lies
