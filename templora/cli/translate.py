@@ -348,7 +348,7 @@ class _Job:
         from templora.translation.quality import similarity
 
         try:
-            found = dataclasses.asdict(similarity.measure(shown, self.references[: len(shown)], self.to.code))
+            found = similarity.measure(shown, self.references[: len(shown)], self.to.code)
         except ModelError as error:
             self.work.notes.append(str(error))
             return None
