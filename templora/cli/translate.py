@@ -32,12 +32,11 @@ from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
-from templora.translation.corrections import read_corrections
 from templora.translation.documents import Document, open_document
 from templora.translation.glossary import Glossary
 from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
-from templora.translation.pairs import write_pairs
+from templora.translation.pairs import read_corrections, write_pairs
 from templora.translation.translation import (
     Done,
     Paragraph,
