@@ -38,7 +38,6 @@ from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
 from templora.translation.pairs import read_corrections, write_pairs
 from templora.translation.translation import (
-    Done,
     Paragraph,
     Translation,
     check_same,
@@ -135,18 +134,13 @@ class _Job:
             raise OptionError("out", f"a {Path(name).suffix} needs a file: give --out FILE")
         if not options["out"]:
             check_stdout()
-        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else None
+        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
         if not self.named:
             options["session"] = _own_name(name, self.to, self.sources)
         self.kept = Kept(options, given)
-        self.done = Done()
-        self.known: dict[int, str] = {}
-        if self.kept.begun:
-            self._take_up(corrections)
-        else:
-            self.known = corrections
+        self.known = self._taken_up(corrections) if self.kept.begun else corrections
         inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
         self.work = Run(given, {**options, "tokens": None}, inputs)
@@ -179,24 +173,24 @@ class _Job:
             "stop": list(self.sampling.stops),
         }
 
-    def _take_up(self, corrections: Mapping[int, str]) -> None:
-        """What there is of the translation, and where to go on."""
+    def _taken_up(self, corrections: Mapping[int, str]) -> dict[int, str]:
+        """What is known from now on, by paragraph; the session goes back to the first one that must be done again."""
         kept, name = self.kept, self.kept.name
-        self.done = what_is_done(kept.store.history(name), self.to)
-        there, many = len(self.done.paragraphs), len(self.sources)
-        if self.done.about is None and kept.store.history(name).acts:
+        done = what_is_done(kept.store.history(name), self.to)
+        there, many = len(done.paragraphs), len(self.sources)
+        if done.about is None and kept.store.history(name).acts:
             raise OptionError("session", f"{name!r} is no translation; give another name")
-        check_same(self.about, self.done.about or {})
-        finished = there == many
-        if not (self.options["resume"] or corrections or finished):
+        check_same(self.about, done.about or {})
+        if not (self.options["resume"] or corrections or there == many):
             raise OptionError(
                 "resume",
                 f"{there} of {many} paragraphs are translated already: go on with --resume, or throw them away with "
                 f"templora sessions discard {name}",
             )
-        self.known, first = corrected(self.done, corrections)
+        known, first = corrected(done, corrections)
         if first is not None:
             go_back(kept.store, name, self.to, first)
+        return known
 
     def run(self) -> None:
         from templora.translation.template import read_template
@@ -219,8 +213,7 @@ class _Job:
                     each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
-                opening = self.output.begin([self._shown(p) for p in self.paragraphs])
-                most = options["preview"]
+                opening = self.output.begin(self.shown)
 
                 def show(event: Event | Paragraph | str) -> None:
                     self._show(event, text)
@@ -230,7 +223,7 @@ class _Job:
                         run.console.chunk(note)
                         run.notes.append(note)
 
-                run.follow(itertools.chain([opening], _first(translation, most)), show)
+                run.follow(itertools.chain([opening], translation.run(options["preview"])), show)
                 run.notes += [note for note in saved.notes if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
@@ -238,7 +231,12 @@ class _Job:
             run.finish(engine, self.drafted, self._report(whole) | self.kept.report())
 
     def _terms(self, source: str) -> dict[str, str]:
-        return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}
+        return {term.source: term.target for term in self.glossary.found(source)}
+
+    @property
+    def shown(self) -> list[str]:
+        """The paragraphs that are done, as the reader gets them."""
+        return [self._shown(p) for p in self.paragraphs]
 
     def _shown(self, paragraph: Paragraph) -> str:
         """What the reader gets: where the true translation is only revealed to be learnt, the model's own."""
@@ -281,7 +279,7 @@ class _Job:
     def _leave(self, whole: bool) -> None:
         """What stays when it is over: the files that were asked for, and the session, if there is more to come."""
         run, options, name = self.work, self.options, self.kept.name
-        targets = [self._shown(p) for p in self.paragraphs]
+        targets = self.shown
         self.output.end(targets)
         if options["pairs"]:
             write_pairs(options["pairs"], self.sources[: len(targets)], targets)
@@ -299,7 +297,7 @@ class _Job:
             run.notes.append(self.output.note)
 
     def _report(self, whole: bool) -> dict[str, Any]:
-        notes, shown = self.work.notes, [self._shown(p) for p in self.paragraphs]
+        notes, shown = self.work.notes, self.shown
         cut = [p.segment + 1 for p in self.paragraphs if not p.whole]
         empty = [p.segment + 1 for p, text in zip(self.paragraphs, shown, strict=True) if not text]
         doubts: dict[str, list[int]] = {}
@@ -358,24 +356,13 @@ class _Job:
     def _kept_terms(self) -> list[dict[str, Any]]:
         """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
         found: dict[tuple[str, str], list[bool]] = {}
-        for p in self.paragraphs if self.glossary else ():
-            assert self.glossary is not None
+        for p in self.paragraphs:
             for term in self.glossary.found(self.sources[p.segment]):
                 found.setdefault((term.source, term.target), []).append(term.kept_in(self._shown(p)))
         return [
             {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
             for (term, translation), kept in found.items()
         ]
-
-
-def _first(translation: Translation, most: int | None) -> Any:
-    """The events of the first `most` paragraphs."""
-    if most is not None and len(translation.paragraphs) >= most:
-        return
-    for event in translation.run():
-        yield event
-        if isinstance(event, Paragraph) and most is not None and event.segment + 1 >= most:
-            return
 
 
 def _own_name(document: str, to: Language, sources: list[str]) -> str:

@@ -200,6 +200,16 @@ def test_now_and_then_the_base_translates_too(
         assert asked == [False, False, True] * 10
 
 
+def test_where_both_say_the_same_nobody_need_be_asked(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SavedSession, "preview", lambda *_, **how: Preview("ja", True))
+    monkeypatch.setattr(SavedSession, "likelihood", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(control, "EVERY", 1)
+    begin(store)
+    with store.open("t", tiny_engine()) as saved:
+        list(translation(saved).run())
+        assert {unit["control"] for unit in what_is_done(saved.history, GERMAN).units} == {0}
+
+
 def test_chunks_end_between_paragraphs_where_they_can(store: SessionStore) -> None:
     """Known translations as short as their sources: no chunk is full before it is closed."""
     begin(store)
