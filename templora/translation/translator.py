@@ -26,8 +26,8 @@ from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
+from templora.translation.sentences import Unit, units
 from templora.translation.template import Template
-from templora.translation.units import Unit, units
 
 if TYPE_CHECKING:
     from templora.decoding.preview import Preview

@@ -26,6 +26,7 @@ from templora.testing import tiny_engine
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
+from templora.translation.sentences import units
 from templora.translation.template import Template, read_template
 from templora.translation.translation import (
     Paragraph,
@@ -36,7 +37,6 @@ from templora.translation.translation import (
     go_back,
     what_is_done,
 )
-from templora.translation.units import units
 
 GERMAN = Language("de", "German")
 SOURCES = (

@@ -25,10 +25,9 @@ from templora.text import ours
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
-from templora.translation.sentences import join
+from templora.translation.sentences import Unit, join
 from templora.translation.template import read_template
 from templora.translation.translator import Translated, Translator
-from templora.translation.units import Unit
 
 if TYPE_CHECKING:
     from templora.decoding.preview import Preview
