@@ -32,7 +32,7 @@ from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
-from templora.translation.documents import Document, open_document
+from templora.translation.documents import open_document
 from templora.translation.glossary import Glossary
 from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
@@ -117,7 +117,7 @@ class _Job:
         self.to = language("to", options["to"])
         name = options["document"]
         said = language("from", options["from_"]) if options["from_"] else None
-        self.document: Document = open_document(name, source=said, target=self.to)
+        self.document = open_document(name, source=said, target=self.to)
         self.sources = [segment.text for segment in self.document.segments]
         if not self.sources:
             raise OptionError("input", f"{name} has no text to translate")
@@ -125,7 +125,10 @@ class _Job:
         self.reveals = options["targets"] == "reference"
         if self.reveals and not self.references:
             raise OptionError("targets", f"{name} has no true translations to learn; aligned pairs (.jsonl) have")
-        self.source = said or self._source_language()
+        source = said or detect("\n".join(self.sources)[:_SAMPLE])
+        if source is None:
+            raise OptionError("from", "the language of the text could not be told: give --from LANG")
+        self.source = source
         if self.source.code == self.to.code:
             raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
         if options["as_json"] and not options["out"]:
@@ -150,12 +153,6 @@ class _Job:
         self.paragraphs: list[Paragraph] = []
         self.drafted = self.committed = self.stopped = 0
         self.drafting = Pace()
-
-    def _source_language(self) -> Language:
-        found = detect("\n".join(self.sources)[:_SAMPLE])
-        if found is None:
-            raise OptionError("from", "the language of the text could not be told: give --from LANG")
-        return found
 
     @property
     def about(self) -> dict[str, Any]:
@@ -288,7 +285,7 @@ class _Job:
             rest = "" if options["out"] else ", and with --out FILE as well writes all of it"
             done = f"{len(targets)} of {len(self.sources)} paragraphs"
             there = name in self.kept.store
-            run.notes.append(f"{done}: the same command with --resume goes on{rest}" if there else f"{done}")
+            run.notes.append(f"{done}: the same command with --resume goes on{rest}" if there else done)
         elif self.named:
             run.notes.append(f"the session is kept: templora sessions discard {name}")
         else:
@@ -298,8 +295,6 @@ class _Job:
 
     def _report(self, whole: bool) -> dict[str, Any]:
         notes, shown = self.work.notes, self.shown
-        cut = [p.segment + 1 for p in self.paragraphs if not p.whole]
-        empty = [p.segment + 1 for p, text in zip(self.paragraphs, shown, strict=True) if not text]
         doubts: dict[str, list[int]] = {}
         for p in self.paragraphs:
             if p.doubt:
@@ -308,8 +303,8 @@ class _Job:
             notes.append(f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}")
         quality = self._quality(shown)
         terms = self._kept_terms()
-        missed = [t for t in terms if t["kept"] < t["paragraphs"]]
         if terms:
+            missed = [t for t in terms if t["kept"] < t["paragraphs"]]
             kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
             worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
             notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
@@ -326,8 +321,8 @@ class _Job:
             "paragraphs": len(self.paragraphs),
             "of": len(self.sources),
             "complete": whole,
-            "cut_off": cut,
-            "empty": empty,
+            "cut_off": [p.segment + 1 for p in self.paragraphs if not p.whole],
+            "empty": [n for n, text in enumerate(shown, 1) if not text],
             "doubts": doubts,
             "learning_stopped_at": self.stopped or None,
             "targets": self.options["targets"],

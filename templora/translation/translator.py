@@ -234,14 +234,13 @@ class Translator:
         unit = made.unit
         mark = {"segment": unit.segment, "part": unit.part, "last": unit.last, "at": len(self._text.session.tokens)}
         mark |= {name: getattr(made, name) for name in KEPT}
+        events: list[Event] = []
         if made.doubt:
             self._text.mark(mark)
-            self.remember(made)
-            yield made
-            return
-        parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+        else:
+            parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+            # Not one by one: whoever stops listening in between finds the unit in the log, whole.
+            events = list(self._text.absorb_parts(parts, mark=mark))
         self.remember(made)
-        # Not one by one: whoever stops listening in between finds the unit in the log, whole.
-        events = list(self._text.absorb_parts(parts, mark=mark))
         yield made
         yield from events
