@@ -194,13 +194,12 @@ def _by_name(name: str) -> Language | None:
 
 def _hint(wanted: str) -> str:
     """What may have been meant."""
-    whole = _by_code(re.split("[-_]", wanted)[0]) if re.search("[-_]", wanted) else None
+    first, *rest = re.split("[-_]", wanted)
+    whole = _by_code(first) if rest else None
     if whole:
         return f"did you mean {whole.code!r}, {whole.name}?"
     found = nearest(wanted[:40].title(), _names()) if len(wanted) > 3 else ""
-    if not found.startswith("did you mean"):
-        return "give a code such as 'de', or an English name such as 'German'"
-    return found
+    return found if found.startswith("did you") else "give a code such as 'de', or an English name such as 'German'"
 
 
 @functools.cache
