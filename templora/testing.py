@@ -15,17 +15,16 @@ from templora.engine.engine import Engine
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi", "gpt2")
 END = "<|endoftext|>"
-# Bytes that a byte-level alphabet has other characters for, in their order.
-_UNPRINTABLE = [byte for byte in range(256) if not (33 <= byte < 127 or 161 <= byte < 173 or byte >= 174)]
 
 
 def byte_tokenizer(bos: bool = False) -> Any:
     """One id a byte (0-255), then the end-of-text token (256) and, with `bos`, `<s>` (257) before every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_of)
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    symbols = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    tokenizer = Tokenizer(models.BPE(vocab=symbols, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END] + (["<s>"] if bos else []))
@@ -34,56 +33,6 @@ def byte_tokenizer(bos: bool = False) -> Any:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
         special["bos_token"] = "<s>"
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def piece_tokenizer() -> Any:
-    """255 ids: ASCII, the bytes of a few other characters, and pieces of several characters, some of which hold a line
-    break, or the end of a character, further in; then the end-of-text token (255)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    symbol = {_byte_of(c): c for c in pre_tokenizers.ByteLevel.alphabet()}
-    others = "é☃😀"
-    pieces = [
-        "in",
-        "ing",
-        "the",
-        " the",
-        ".\n",
-        "a.\n",
-        "\n\n",
-        "\n.",
-        "s.",
-        "TH",
-        "THE",
-        " END",
-        "E E",
-        "xyz",
-        "b☃",
-        "☃☃",
-        "☃a",
-    ]
-    vocab = {symbol[byte]: i for i, byte in enumerate([10, *range(32, 127), *sorted(set(others.encode()))])}
-    merges = []
-    for piece in pieces:
-        spelled = "".join(symbol[byte] for byte in piece.encode())
-        for end in range(2, len(spelled) + 1):
-            if spelled[:end] not in vocab:
-                vocab[spelled[:end]] = len(vocab)
-                merges.append((spelled[: end - 1], spelled[end - 1]))
-    for filler in range(len(vocab), 255):
-        vocab[f"@{filler}"] = filler
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
-
-
-def _byte_of(symbol: str) -> int:
-    """The byte that a character of the byte-level alphabet stands for."""
-    code = ord(symbol)
-    return code if code < 256 else _UNPRINTABLE[code - 256]
 
 
 def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, positions: int = 256) -> Any:
@@ -112,20 +61,18 @@ def _made(family: str, dtype: torch.dtype, seed: int, positions: int) -> Any:
         config = hf.GPT2Config(
             vocab_size=260, n_embd=32, n_layer=2, n_head=4, n_positions=positions, bos_token_id=None, eos_token_id=256
         )
-    elif family == "gemma3":
-        kinds = ["sliding_attention", "full_attention"]
-        config = hf.Gemma3TextConfig(
-            **sizes, head_dim=8, sliding_window=24, layer_types=kinds, final_logit_softcapping=30.0
-        )
     else:
-        kind = {
-            "llama": hf.LlamaConfig,
-            "qwen2": hf.Qwen2Config,
-            "qwen3": hf.Qwen3Config,
-            "mistral": hf.MistralConfig,
-            "phi": hf.PhiConfig,
-        }[family]
-        config = kind(**sizes, **({"sliding_window": 24} if family == "mistral" else {}))
+        own: dict[str, dict[str, Any]] = {
+            "gemma3": {
+                "head_dim": 8,
+                "sliding_window": 24,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "final_logit_softcapping": 30.0,
+            },
+            "mistral": {"sliding_window": 24},
+        }
+        kind = "gemma3_text" if family == "gemma3" else family
+        config = hf.AutoConfig.for_model(kind, **sizes, **own.get(family, {}))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(config)

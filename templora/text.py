@@ -160,19 +160,14 @@ def _continued(tokenizer: Any, before: Sequence[int], text: str, way: _Way) -> l
 def _after(tokenizer: Any, before: Sequence[int], text: str, way: _Way) -> list[int]:
     """Ids that add `text`, and nothing else, to a text that ends with the ids `before`; none if there are no such."""
     edge = list(before[-4:])
-    known = _all(tokenizer, edge)
+    known = decode(tokenizer, edge, special=True)
     # A tokenizer may put a space before a text, but not within one.
     for anchor in ("", "\n", "x", "."):
         ids, prefix = way(tokenizer, anchor + text), way(tokenizer, anchor) if anchor else []
         added = ids[len(prefix) :]
-        if ids[: len(prefix)] == prefix and _all(tokenizer, [*edge, *added]) == known + text:
+        if ids[: len(prefix)] == prefix and decode(tokenizer, [*edge, *added], special=True) == known + text:
             return added
     return []
-
-
-def _all(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of these ids, with the names of control tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def chat_turn(tokenizer: Any, content: str) -> Framed:
@@ -206,9 +201,9 @@ def opening_ids(tokenizer: Any) -> list[int]:
     return [i for i in ids if i != eos] if eos != getattr(tokenizer, "bos_token_id", None) else ids
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of these ids, special tokens left out."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def decode(tokenizer: Any, ids: Sequence[int], *, special: bool = False) -> str:
+    """The text of these ids, without special tokens, or with their names."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
 def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
@@ -297,10 +292,6 @@ def text_pieces(tokenizer: Any, before: Sequence[int], ids: Sequence[int], cuts:
         # What is cut off is shown with the next piece; at the very end there is none.
         broken = len(text) - len(text.rstrip("\ufffd")) if end < len(ids) else 0
         pieces.append(text[len(known) : len(text) - broken])
-        if not broken:
-            edge = edge[-4:]
-            known = decode(tokenizer, edge)
-        else:
-            edge = edge[-8:]
-            known = decode(tokenizer, edge).rstrip("\ufffd")
+        edge = edge[-8 if broken else -4 :]
+        known = decode(tokenizer, edge).rstrip("\ufffd" if broken else "")
     return pieces

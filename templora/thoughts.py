@@ -8,7 +8,7 @@ The user wants …</think> Der Leuchtturm.                   ─► the same: th
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 _NAMES = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
 # What opens and what closes thoughts, in one family of models or another: DeepSeek, Qwen, Llama's descendants, Seed;
@@ -25,26 +25,15 @@ _PAIRS = (
 )
 # How each is closed where it was opened for nothing.
 _CLOSED = ("</{}>", "[/THINK]", "◁/think▷", "<|end_of_thought|>", "<|END_THINKING|>", "<unused95>", "", "<channel|>")
-_ENDED = [re.compile(closed) for _, closed in _PAIRS]
-_TAG = re.compile("|".join(f"(?P<o{i}>{o})|(?P<c{i}>{c})" for i, (o, c) in enumerate(_PAIRS)))
+_TAG = re.compile("|".join(tag for pair in _PAIRS for tag in pair))
+_END = re.compile("|".join(end for _, end in _PAIRS))
+# From the tag that opens them to the one that closes them, or to the end of the text (`n`: never closed).
+_THOUGHTS = re.compile(
+    "|".join(rf"(?P<o{i}>{opening})[\s\S]*?(?:{end}|(?P<n{i}>\Z))" for i, (opening, end) in enumerate(_PAIRS))
+)
 # What stands around the answer, once there were thoughts before it.
 _AROUND = re.compile(r"\s*</?(?:answer|output|response|final)>\s*|<\|(?:begin|end)_of_solution\|>", re.I)
 _TOKEN = re.compile(_TAG.pattern + r"|<\|(?:channel|message)\|>|<\|channel>")
-
-
-class _Tag(NamedTuple):
-    pair: int
-    opens: bool
-    start: int
-    end: int
-
-
-def _next(text: str, at: int) -> _Tag | None:
-    found = _TAG.search(text, at)
-    if found is None:
-        return None
-    name = str(found.lastgroup)  # the groups have none within them
-    return _Tag(int(name[1:]), name[0] == "o", *found.span())
 
 
 def without_thoughts(text: str, source: str = "") -> str:
@@ -54,30 +43,19 @@ def without_thoughts(text: str, source: str = "") -> str:
         text: that a model wrote.
         source: what it was asked about. Tags that stand there are no thoughts.
     """
-    if _TAG.search(source):
+    if _TAG.search(source) or not _TAG.search(text):
         return text
-    kept, at, any_tag = "", 0, False
-    while (tag := _next(text, at)) is not None:
-        any_tag = True
-        kept = kept + text[at : tag.start] if tag.opens else ""  # what an end without a beginning ends began before
-        closing = _ENDED[tag.pair].search(text, tag.end) if tag.opens else None
-        at = closing.end() if closing else len(text) if tag.opens else tag.end
-    kept += text[at:]
-    return _AROUND.sub("", kept) if any_tag else kept
+    # What an end without a beginning ends began before the text.
+    return _AROUND.sub("", _END.split(_THOUGHTS.sub("", text))[-1])
 
 
 def closed(text: str) -> str:
     """A prompt that opens thoughts at its end, with these closed at once: the answer comes next."""
-    at = 0
-    while (tag := _next(text, at)) is not None:
-        if not tag.opens:
-            at = tag.end
-            continue
-        closing = _ENDED[tag.pair].search(text, tag.end)
-        if closing is None:
-            name = re.sub(r"[<>|]", "", text[tag.start : tag.end]).split()[0]
-            return text.rstrip() + "\n\n" + _CLOSED[tag.pair].format(name) + "\n\n"
-        at = closing.end()
+    for found in _THOUGHTS.finditer(text):
+        kind, pair = str(found.lastgroup)[0], int(str(found.lastgroup)[1:])
+        if kind == "n":
+            name = re.sub(r"[<>|]", "", found[f"o{pair}"]).split()[0]
+            return text.rstrip() + "\n\n" + _CLOSED[pair].format(name) + "\n\n"
     return text
 
 

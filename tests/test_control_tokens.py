@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from conftest import small
 from hypothesis import given, settings, strategies as st
+from pieces import piece_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from templora import TokenEvent
 from templora.engine.engine import Engine
 from templora.store.store import SessionStore
-from templora.testing import byte_tokenizer, piece_tokenizer, tiny_model
+from templora.testing import byte_tokenizer, tiny_model
 from templora.text import TextStream, chat_turn, control_tokens, decode, encode, ours
 from templora.translation.template import read_template
 

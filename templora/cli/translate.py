@@ -32,14 +32,12 @@ from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
-from templora.translation.corrections import read_corrections
-from templora.translation.documents import Document, open_document
+from templora.translation.documents import open_document
 from templora.translation.glossary import Glossary
 from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
-from templora.translation.pairs import write_pairs
+from templora.translation.pairs import read_corrections, write_pairs
 from templora.translation.translation import (
-    Done,
     Paragraph,
     Translation,
     check_same,
@@ -119,7 +117,7 @@ class _Job:
         self.to = language("to", options["to"])
         name = options["document"]
         said = language("from", options["from_"]) if options["from_"] else None
-        self.document: Document = open_document(name, source=said, target=self.to)
+        self.document = open_document(name, source=said, target=self.to)
         self.sources = [segment.text for segment in self.document.segments]
         if not self.sources:
             raise OptionError("input", f"{name} has no text to translate")
@@ -127,7 +125,10 @@ class _Job:
         self.reveals = options["targets"] == "reference"
         if self.reveals and not self.references:
             raise OptionError("targets", f"{name} has no true translations to learn; aligned pairs (.jsonl) have")
-        self.source = said or self._source_language()
+        source = said or detect("\n".join(self.sources)[:_SAMPLE])
+        if source is None:
+            raise OptionError("from", "the language of the text could not be told: give --from LANG")
+        self.source = source
         if self.source.code == self.to.code:
             raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
         if options["as_json"] and not options["out"]:
@@ -136,18 +137,13 @@ class _Job:
             raise OptionError("out", f"a {Path(name).suffix} needs a file: give --out FILE")
         if not options["out"]:
             check_stdout()
-        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else None
+        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
         if not self.named:
             options["session"] = _own_name(name, self.to, self.sources)
         self.kept = Kept(options, given)
-        self.done = Done()
-        self.known: dict[int, str] = {}
-        if self.kept.begun:
-            self._take_up(corrections)
-        else:
-            self.known = corrections
+        self.known = self._taken_up(corrections) if self.kept.begun else corrections
         inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
         self.work = Run(given, {**options, "tokens": None}, inputs)
@@ -157,12 +153,6 @@ class _Job:
         self.paragraphs: list[Paragraph] = []
         self.drafted = self.committed = self.stopped = 0
         self.drafting = Pace()
-
-    def _source_language(self) -> Language:
-        found = detect("\n".join(self.sources)[:_SAMPLE])
-        if found is None:
-            raise OptionError("from", "the language of the text could not be told: give --from LANG")
-        return found
 
     @property
     def about(self) -> dict[str, Any]:
@@ -180,24 +170,24 @@ class _Job:
             "stop": list(self.sampling.stops),
         }
 
-    def _take_up(self, corrections: Mapping[int, str]) -> None:
-        """What there is of the translation, and where to go on."""
+    def _taken_up(self, corrections: Mapping[int, str]) -> dict[int, str]:
+        """What is known from now on, by paragraph; the session goes back to the first one that must be done again."""
         kept, name = self.kept, self.kept.name
-        self.done = what_is_done(kept.store.history(name), self.to)
-        there, many = len(self.done.paragraphs), len(self.sources)
-        if self.done.about is None and kept.store.history(name).acts:
+        done = what_is_done(kept.store.history(name), self.to)
+        there, many = len(done.paragraphs), len(self.sources)
+        if done.about is None and kept.store.history(name).acts:
             raise OptionError("session", f"{name!r} is no translation; give another name")
-        check_same(self.about, self.done.about or {})
-        finished = there == many
-        if not (self.options["resume"] or corrections or finished):
+        check_same(self.about, done.about or {})
+        if not (self.options["resume"] or corrections or there == many):
             raise OptionError(
                 "resume",
                 f"{there} of {many} paragraphs are translated already: go on with --resume, or throw them away with "
                 f"templora sessions discard {name}",
             )
-        self.known, first = corrected(self.done, corrections)
+        known, first = corrected(done, corrections)
         if first is not None:
             go_back(kept.store, name, self.to, first)
+        return known
 
     def run(self) -> None:
         from templora.translation.template import read_template
@@ -220,8 +210,7 @@ class _Job:
                     each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
-                opening = self.output.begin([self._shown(p) for p in self.paragraphs])
-                most = options["preview"]
+                opening = self.output.begin(self.shown)
 
                 def show(event: Event | Paragraph | str) -> None:
                     self._show(event, text)
@@ -231,7 +220,7 @@ class _Job:
                         run.console.chunk(note)
                         run.notes.append(note)
 
-                run.follow(itertools.chain([opening], _first(translation, most)), show)
+                run.follow(itertools.chain([opening], translation.run(options["preview"])), show)
                 run.notes += [note for note in saved.notes if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
@@ -239,7 +228,12 @@ class _Job:
             run.finish(engine, self.drafted, self._report(whole) | self.kept.report())
 
     def _terms(self, source: str) -> dict[str, str]:
-        return {t.source: t.target for t in self.glossary.found(source)} if self.glossary else {}
+        return {term.source: term.target for term in self.glossary.found(source)}
+
+    @property
+    def shown(self) -> list[str]:
+        """The paragraphs that are done, as the reader gets them."""
+        return [self._shown(p) for p in self.paragraphs]
 
     def _shown(self, paragraph: Paragraph) -> str:
         """What the reader gets: where the true translation is only revealed to be learnt, the model's own."""
@@ -282,7 +276,7 @@ class _Job:
     def _leave(self, whole: bool) -> None:
         """What stays when it is over: the files that were asked for, and the session, if there is more to come."""
         run, options, name = self.work, self.options, self.kept.name
-        targets = [self._shown(p) for p in self.paragraphs]
+        targets = self.shown
         self.output.end(targets)
         if options["pairs"]:
             write_pairs(options["pairs"], self.sources[: len(targets)], targets)
@@ -291,7 +285,7 @@ class _Job:
             rest = "" if options["out"] else ", and with --out FILE as well writes all of it"
             done = f"{len(targets)} of {len(self.sources)} paragraphs"
             there = name in self.kept.store
-            run.notes.append(f"{done}: the same command with --resume goes on{rest}" if there else f"{done}")
+            run.notes.append(f"{done}: the same command with --resume goes on{rest}" if there else done)
         elif self.named:
             run.notes.append(f"the session is kept: templora sessions discard {name}")
         else:
@@ -300,9 +294,7 @@ class _Job:
             run.notes.append(self.output.note)
 
     def _report(self, whole: bool) -> dict[str, Any]:
-        notes, shown = self.work.notes, [self._shown(p) for p in self.paragraphs]
-        cut = [p.segment + 1 for p in self.paragraphs if not p.whole]
-        empty = [p.segment + 1 for p, text in zip(self.paragraphs, shown, strict=True) if not text]
+        notes, shown = self.work.notes, self.shown
         doubts: dict[str, list[int]] = {}
         for p in self.paragraphs:
             if p.doubt:
@@ -311,8 +303,8 @@ class _Job:
             notes.append(f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}")
         quality = self._quality(shown)
         terms = self._kept_terms()
-        missed = [t for t in terms if t["kept"] < t["paragraphs"]]
         if terms:
+            missed = [t for t in terms if t["kept"] < t["paragraphs"]]
             kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
             worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
             notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
@@ -329,8 +321,8 @@ class _Job:
             "paragraphs": len(self.paragraphs),
             "of": len(self.sources),
             "complete": whole,
-            "cut_off": cut,
-            "empty": empty,
+            "cut_off": [p.segment + 1 for p in self.paragraphs if not p.whole],
+            "empty": [n for n, text in enumerate(shown, 1) if not text],
             "doubts": doubts,
             "learning_stopped_at": self.stopped or None,
             "targets": self.options["targets"],
@@ -348,7 +340,7 @@ class _Job:
         from templora.translation.quality import similarity
 
         try:
-            found = dataclasses.asdict(similarity.measure(shown, self.references[: len(shown)], self.to.code))
+            found = similarity.measure(shown, self.references[: len(shown)], self.to.code)
         except ModelError as error:
             self.work.notes.append(str(error))
             return None
@@ -359,24 +351,13 @@ class _Job:
     def _kept_terms(self) -> list[dict[str, Any]]:
         """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
         found: dict[tuple[str, str], list[bool]] = {}
-        for p in self.paragraphs if self.glossary else ():
-            assert self.glossary is not None
+        for p in self.paragraphs:
             for term in self.glossary.found(self.sources[p.segment]):
                 found.setdefault((term.source, term.target), []).append(term.kept_in(self._shown(p)))
         return [
             {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
             for (term, translation), kept in found.items()
         ]
-
-
-def _first(translation: Translation, most: int | None) -> Any:
-    """The events of the first `most` paragraphs."""
-    if most is not None and len(translation.paragraphs) >= most:
-        return
-    for event in translation.run():
-        yield event
-        if isinstance(event, Paragraph) and most is not None and event.segment + 1 >= most:
-            return
 
 
 def _own_name(document: str, to: Language, sources: list[str]) -> str:

@@ -32,7 +32,7 @@ class _Way:
         blank: how many of the first ones are white space alone.
     """
 
-    ids: list[int]
+    ids: tuple[int, ...]
     text: str
     blank: int
 
@@ -85,13 +85,12 @@ def _alphabetic(character: str) -> bool:
 
 def _ways(word: str, tokenizer: Any) -> list[_Way]:
     """After a space, or without one, as written or with a capital."""
-    spelled = dict.fromkeys([word, word[0].upper() + word[1:]])
-    ways = [encode(tokenizer, space + form, special=False) for form in spelled for space in (" ", "")]
+    forms = (space + form for form in (word, word[0].upper() + word[1:]) for space in (" ", ""))
     found = []
-    for ids in map(list, dict.fromkeys(map(tuple, ways))):
+    for ids in filter(None, dict.fromkeys(tuple(encode(tokenizer, form, special=False)) for form in forms)):
         blank = sum(not decode(tokenizer, ids[: n + 1]).strip() for n in range(len(ids)))
         found.append(_Way(ids, decode(tokenizer, ids), blank))
-    return [way for way in found if way.ids]
+    return found
 
 
 def _begun(way: Sequence[int], written: Sequence[int]) -> int:

@@ -399,7 +399,7 @@ class Engine:
             return first_weights(*key)
         if self._first is None or self._first[0] != key:
             self._first = key, first_weights(*key)
-        return self._first[1].clone()
+        return self._first[1]
 
     def begin(self, stay: Stay, config: TempLoraConfig, opening: int) -> MethodState:
         """Begins the memory of a session's method, which may change the model from here on. Called by `Session`.

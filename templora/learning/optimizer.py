@@ -50,7 +50,7 @@ class Staged:
     """An update that is ready: a state, and the steps that are to be taken from it.
 
     Args:
-        state: what it starts from. Edited by `commit`, and by nothing else.
+        state: what it starts from. Edited by `commit`, and by nothing else; after it, what came of it.
         steps: in order.
         config: the optimiser's settings.
         between: called between two blocks.
@@ -89,7 +89,7 @@ class Staged:
         with deferred():
             if self._committed:
                 return
-            old = self.state
+            self.state = old = self.state.editable()
             for part, w, m, v in self._blocks(whole=True):
                 old.weights[part], old.exp_avg[part], old.exp_avg_sq[part] = w, m, v
             steps, version = old.steps + len(self.steps), old.version + 1

@@ -10,7 +10,7 @@ and hashing all work on that vector, and each target's A and B are views into it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,13 @@ class Layout:
         return pairs
 
 
+STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
+
+
 @dataclass(frozen=True)
 class AdapterState:
-    """One adapter between two updates. Only a commit edits it (`optimizer.Staged`).
+    """One adapter between two updates. Only a commit edits it (`optimizer.Staged`), and one that has taken no step yet
+    not even that: other sessions may have begun with the same weights, and its moments are one zero.
 
     Args:
         weights: fp32 [weights].
@@ -65,7 +69,15 @@ class AdapterState:
 
     @classmethod
     def fresh(cls, weights: torch.Tensor) -> AdapterState:
-        return cls(weights, torch.zeros_like(weights), torch.zeros_like(weights))
+        """One that has taken no step."""
+        nothing = weights.new_zeros(()).expand_as(weights)
+        return cls(weights, nothing, nothing)
+
+    def editable(self) -> AdapterState:
+        """Itself, with memory of its own from the first step on."""
+        if self.steps:
+            return self
+        return replace(self, **{name: getattr(self, name).clone() for name in STATE})
 
 
 @dataclass(frozen=True)

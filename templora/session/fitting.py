@@ -17,9 +17,10 @@ import torch
 from templora.arguments import SEEDS
 from templora.chunks import Chunk
 from templora.errors import TextError
+from templora.lora.slot import STATE
 from templora.runtime.metering import PHASES
 from templora.session.mixture import EXPERTS
-from templora.session.snapshot import NUMBERS, STATE, Snapshot
+from templora.session.snapshot import NUMBERS, Snapshot
 
 _MAX = 2**53  # of a count
 _ROUNDED = 1e-6  # by which weights that sum to 1 may miss it

@@ -16,7 +16,7 @@ from templora.config import TempLoraConfig
 from templora.decoding.plans import Plan, Work
 from templora.errors import SessionClosed, TextError
 from templora.learning.learner import Learner
-from templora.lora.slot import AdapterState, Slot
+from templora.lora.slot import STATE, AdapterState, Slot
 from templora.lora.targets import first_weights
 from templora.methods.base import MethodState
 from templora.models.runner import Runner, Step
@@ -26,7 +26,7 @@ from templora.session.chunk_cycle import ChunkCycle, Lesson
 from templora.session.fitting import Like, check, most_bytes
 from templora.session.readers import Readers
 from templora.session.scoring import Scorer
-from templora.session.snapshot import STATE, Snapshot
+from templora.session.snapshot import Snapshot
 from templora.session.sources import Sampled, Source, told
 from templora.session.transcript import Transcript
 from templora.session.unseen import Unseen

@@ -6,11 +6,12 @@ config that is given the tokens and the snapshot goes on to the same bits.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_PIECE = 1 << 24  # bytes that are written at once
+_PIECE = 1 << 20  # bytes that are copied or written at once
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,44 @@ class Snapshot:
     tensors: Mapping[str, torch.Tensor]
     meta: Mapping[str, Any]
 
-    def copied(self) -> Snapshot:
-        """One whose tensors are its own."""
-        return Snapshot({name: tensor.clone() for name, tensor in self.tensors.items()}, self.meta)
+    def copied(self, between: Callable[[], object] = lambda: None) -> Snapshot:
+        """One whose tensors are its own; `between` is called between two pieces of the work."""
+        copies = {}
+        for name, tensor in self.tensors.items():
+            own = copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            size = _PIECE // tensor.element_size()
+            pieces = zip(torch.split(own, size), torch.split(tensor, size), strict=True) if own.dim() == 1 else ()
+            for into, piece in pieces or [(own, tensor)]:
+                into.copy_(piece)
+                between()
+        return Snapshot(copies, self.meta)
 
-    def save(self, path: Path, *, durable: bool = False) -> None:
+    def save(self, path: Path, *, durable: bool = False, between: Callable[[], object] = lambda: None) -> str:
         """Writes it as safetensors, so that a reader sees all of it or the old one.
 
         Args:
             path: of the file.
             durable: also after a loss of power.
+            between: called between two pieces of the work.
+
+        Returns:
+            SHA-256 of the file.
 
         Raises:
             TextError: it cannot be written.
         """
         beside: str | None = None
+        digest = hashlib.sha256()
         try:
             handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".templora-")
             with os.fdopen(handle, "wb", buffering=0) as file:
                 for part in self._parts():
                     written = 0
                     while written < len(part):
-                        written += file.write(part[written : written + _PIECE]) or 0
+                        count = file.write(part[written : written + _PIECE]) or 0
+                        digest.update(part[written : written + count])
+                        written += count
+                        between()
                 if durable:
                     os.fsync(file.fileno())
             os.replace(beside, path)
@@ -75,6 +92,7 @@ class Snapshot:
                 Path(beside).unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise TextError(f"{path}: the snapshot cannot be written: {reason}") from error
+        return digest.hexdigest()
 
     def _parts(self) -> Iterator[memoryview]:
         """The file: the length of its header, the header, each tensor.
@@ -116,7 +134,6 @@ class Snapshot:
             raise TextError(f"{path}: no snapshot can be read here: {error}") from error
 
 
-STATE = ("weights", "exp_avg", "exp_avg_sq")  # tensors of an `AdapterState`
 NUMBERS = ("first_token", "shift", "served_version", "reused", "versions")
 
 

@@ -21,7 +21,6 @@ from templora.arguments import SEEDS, Writing, plain, whole, yes
 from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
-from templora.runtime.files import sha256
 from templora.sampling import SamplingParams
 from templora.store.history import Act, History
 from templora.store.log import FORMAT, Log, New, Record
@@ -229,8 +228,8 @@ class SavedSession:
         self._alive()
         weights = self.session.read_adapter(folder)
         path = self._snapshots.files / self._snapshots.new_name(self.log.length, "adapter-")
-        Snapshot({"weights": weights}, {}).save(path, durable=True)
-        self._ask([("adapter", (), {"file": path.name, "sha256": sha256(path)})], durable=True)
+        digest = Snapshot({"weights": weights}, {}).save(path, durable=True)
+        self._ask([("adapter", (), {"file": path.name, "sha256": digest})], durable=True)
         self.session.use_adapter(weights)
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:

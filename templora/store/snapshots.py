@@ -4,7 +4,7 @@
            (copied, if others wait)     (aside, if others wait)
 
 Writing takes seconds where sessions are large. Where an engine serves several sessions a copy is written by a thread
-beside it, while they all go on; alone, where it would only take cores from what goes on, at once.
+beside it, with pauses for them, while they all go on; alone, where it would only take cores from what goes on, at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import StoreError, TextError
 from templora.runtime.files import sha256
-from templora.runtime.priority import step_aside
+from templora.runtime.priority import Pace, step_aside
 from templora.store.history import History, file_of
 from templora.store.log import New
 from templora.store.places import check_plain, files_of, unfinished
@@ -34,6 +35,8 @@ MAX_KEPT = 2**31  # of a session
 _SHARE = 0.02
 # Before the first one was made: bytes a second that one is written and hashed at, on a slow disk.
 _SLOWEST = 2e8
+# Of a core, while others wait: for copying, which keeps its session, and for writing, which keeps nobody.
+_COPYING, _WRITING = 0.3, 0.1
 
 
 class _Aside:
@@ -49,6 +52,23 @@ class _Aside:
 
 
 _aside = _Aside()
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A snapshot that is being written aside.
+
+    Args:
+        digest: will be its SHA-256 and the seconds that writing took.
+        data: of its record.
+        copied: seconds that copying took.
+        pace: of the writing thread.
+    """
+
+    digest: Future[tuple[str, float]]
+    data: dict[str, Any]
+    copied: float
+    pace: Pace
 
 
 class Snapshots:
@@ -67,7 +87,7 @@ class Snapshots:
     ) -> None:
         self._folder, self._session, self._history, self._note, self._keep = folder, session, history, note, keep
         self._cost, self._since = 0.0, time.perf_counter()
-        self._written: tuple[Future[str], dict[str, Any], float] | None = None
+        self._written: _Written | None = None
 
     @property
     def files(self) -> Path:
@@ -99,47 +119,54 @@ class Snapshots:
             aside: do not wait for it to be written; `settle` puts it into the log.
         """
         self.settle(wait=True)
-        began = time.perf_counter()
+        began, pace = time.perf_counter(), Pace(_COPYING)
         path = self.files / self.new_name(length)
         taken, tokens = self._session.snapshot(copy=False), len(self._session.tokens)
         if aside:  # copied here, by the caller's own thread: the session waits for it, and no other does
-            taken = taken.copied()
+            taken = taken.copied(pace)
         data = {"file": path.name, "tokens": tokens, "until": length - 1 if until is None else until}
+        copied = time.perf_counter() - began - pace.paused
         if aside:
-            self._written = _aside.executor.submit(_write, taken, path), data, began
+            pace = Pace(_WRITING)
+            self._written = _Written(_aside.executor.submit(_write, taken, path, pace), data, copied, pace)
         else:
-            self._log({**data, "sha256": _write(taken, path)}, began)
+            pace.hurry()
+            self._log(data, *_write(taken, path, pace), copied)
 
     def settle(self, *, wait: bool = False) -> None:
         """Puts one that was written meanwhile into the log; one that could not be written is forgotten."""
-        if self._written is None or not (wait or self._written[0].done()):
+        written = self._written
+        if written is None:
             return
-        written, data, began = self._written
-        digest = None
+        if wait:
+            written.pace.hurry()
+        elif not written.digest.done():
+            return
+        done = None
         with contextlib.suppress(StoreError, TextError):
-            digest = written.result()  # interrupted here, it is waited for another time
+            done = written.digest.result()  # interrupted here, it is waited for another time
         self._written = None
-        if digest is not None:
+        if done is not None:
             with contextlib.suppress(StoreError, TextError):
-                self._log({**data, "sha256": digest}, began)
+                self._log(written.data, *done, written.copied)
 
     def leave(self) -> None:
         """Waits for what is being written, and forgets it: who opens the session next deletes it."""
         if self._written is not None:
-            written = self._written[0]
-            written.cancel()
+            written = self._written
+            written.pace.hurry()
+            written.digest.cancel()
             with contextlib.suppress(Exception, CancelledError):
-                written.result()
+                written.digest.result()
             self._written = None
 
-    def _log(self, data: dict[str, Any], began: float) -> None:
-        self._note([("snapshot", (), data)])
+    def _log(self, data: Mapping[str, Any], digest: str, writing: float, copying: float) -> None:
+        self._note([("snapshot", (), {**data, "sha256": digest})])
         # By name: in forks of older versions two may share one.
         tokens = {r.data["file"]: r.data["tokens"] for r in self._history.snapshots}
         for name in to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
             (self.files / name).unlink(missing_ok=True)
-        self._since = time.perf_counter()
-        self._cost = self._since - began
+        self._since, self._cost = time.perf_counter(), copying + writing
 
     @property
     def _expected_cost(self) -> float:
@@ -178,7 +205,7 @@ class Snapshots:
         return Snapshot.load(path)
 
 
-def _write(taken: Snapshot, path: Path) -> str:
-    """Its SHA-256, when it is on the disk."""
-    taken.save(path, durable=True)
-    return sha256(path)
+def _write(taken: Snapshot, path: Path, pace: Pace) -> tuple[str, float]:
+    """Its SHA-256, when it is on the disk, and the seconds that this took, less the pauses."""
+    began = time.perf_counter()
+    return taken.save(path, durable=True, between=pace), time.perf_counter() - began - pace.paused

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import graphlib
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,18 +134,11 @@ def _columns(where: str, line: str, commas: bool) -> list[str]:
 
 def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
     """A term may be its own translation; else no translation may lead back to its term."""
-    left = {source: target for source, (target, _) in found.items() if source != target}
-    # Without the terms that no translation leads to, and without those that then none does, only cycles are left.
-    leading = Counter(left.values())
-    ends = [source for source in left if not leading[source]]
-    while ends:
-        target = left.pop(ends.pop())
-        leading[target] -= 1
-        if target in left and not leading[target]:
-            ends.append(target)
-    if left:
-        way = [next(iter(left))]
-        while (target := left[way[-1]]) != way[0]:
-            way.append(target)
+    try:
+        graphlib.TopologicalSorter({source: [to] for source, (to, _) in found.items() if source != to}).prepare()
+    except graphlib.CycleError as error:
+        way = error.args[1][:0:-1]  # it says each term after its translation, and the first one once more
+        first = min(range(len(way)), key=lambda i: found[way[i]][1])
+        way = [*way[first:], *way[:first]]
         shown = [*way[:_MAX_SHOWN], *(["…"] if len(way) > _MAX_SHOWN else []), way[0]]
-        raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}")
+        raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}") from error

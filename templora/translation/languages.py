@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import langcodes
@@ -17,6 +18,31 @@ _NO_SPACES = frozenset(
     {"Bopo", "Hani", "Hanb", "Hans", "Hant", "Hira", "Hrkt", "Jpan", "Kana", "Khmr", "Laoo", "Mymr", "Thai", "Tibt"}
 )
 _RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Aran", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa", "Yezi"})
+# Scripts (ISO 15924) that whole languages are written in, and what the Unicode names of their letters begin with.
+_OF_SCRIPTS = {
+    "Latn": (),
+    "Arab": ("ARABIC",),
+    "Armn": ("ARMENIAN",),
+    "Beng": ("BENGALI",),
+    "Cyrl": ("CYRILLIC",),
+    "Deva": ("DEVANAGARI",),
+    "Ethi": ("ETHIOPIC",),
+    "Geor": ("GEORGIAN",),
+    "Grek": ("GREEK",),
+    "Hans": ("CJK",),
+    "Hant": ("CJK", "BOPOMOFO"),
+    "Hebr": ("HEBREW",),
+    "Jpan": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+    "Khmr": ("KHMER",),
+    "Kore": ("HANGUL", "CJK"),
+    "Laoo": ("LAO",),
+    "Mymr": ("MYANMAR",),
+    "Taml": ("TAMIL",),
+    "Telu": ("TELUGU",),
+    "Thai": ("THAI",),
+    "Tibt": ("TIBETAN",),
+}
+_KNOWN_LETTERS = {name for names in _OF_SCRIPTS.values() for name in names}
 # Assigned, but no languages: undetermined, several, without a code, not linguistic.
 _NONE = frozenset({"und", "mul", "mis", "zxx"})
 _WORD = re.compile(r"[^\W\d_]+")
@@ -109,6 +135,18 @@ def surely_other(text: str, wanted: Language) -> Language | None:
     return _by_code(best)
 
 
+def foreign(words: Sequence[str], language: Language) -> float:
+    """The share of words that begin with a letter of a script which the language is not written in.
+
+    Latin letters stand in texts of all languages and do not count; 0 for a script that is not known here.
+    """
+    own = _OF_SCRIPTS.get(language.script)
+    if own is None or not words:
+        return 0.0
+    names = [unicodedata.name(word[0], "").split(" ")[0] for word in words]
+    return sum(name in _KNOWN_LETTERS and name not in own for name in names) / len(words)
+
+
 def _near(code: str) -> frozenset[str]:
     """A language, and those near it."""
     return frozenset({code}).union(*(group for group in _GROUPS if code in group))
@@ -148,7 +186,7 @@ def _by_name(name: str) -> Language | None:
         return None
     for of in ("en", None):  # English names first: some are another language's name in another language
         try:
-            return _by_code((langcodes.find(name, of) if of else langcodes.find(name)).to_tag())
+            return _by_code(langcodes.find(name, of).to_tag())
         except (LookupError, UnicodeError):
             continue
     return None
@@ -156,13 +194,12 @@ def _by_name(name: str) -> Language | None:
 
 def _hint(wanted: str) -> str:
     """What may have been meant."""
-    whole = _by_code(re.split("[-_]", wanted)[0]) if re.search("[-_]", wanted) else None
+    first, *rest = re.split("[-_]", wanted)
+    whole = _by_code(first) if rest else None
     if whole:
         return f"did you mean {whole.code!r}, {whole.name}?"
     found = nearest(wanted[:40].title(), _names()) if len(wanted) > 3 else ""
-    if not found.startswith("did you mean"):
-        return "give a code such as 'de', or an English name such as 'German'"
-    return found
+    return found if found.startswith("did you") else "give a code such as 'de', or an English name such as 'German'"
 
 
 @functools.cache

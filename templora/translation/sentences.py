@@ -1,11 +1,14 @@
-"""A paragraph that is too long, cut where it hurts least, and the translations of its pieces joined again."""
+"""`Unit`: what is translated in one go, a paragraph or, where that is too long, a part of it: cut where it hurts least,
+and the translations of the parts joined again.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from templora.translation.inline.characters import EAST_ASIAN, breakable
@@ -34,6 +37,33 @@ _ABBREVIATED = frozenset(
         "ltd mag maj mlle mme mr mrs ms mt nov oct op pp prof rev sen sep sept sgt sr sra st str tel vgl vol vs",
     )
 )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A paragraph, or a part of one.
+
+    Args:
+        segment: number of the paragraph, from 0.
+        part: number within it, from 0.
+        source: its text, without white space around it.
+        last: whether the paragraph ends with it.
+    """
+
+    segment: int
+    part: int
+    source: str
+    last: bool
+
+
+def units(sources: Sequence[str], fits: Callable[[str], bool], whole: Container[int] = ()) -> list[Unit]:
+    """The paragraphs in order, in parts where they do not fit, but for those that are to stay `whole`."""
+    found = []
+    for segment, source in enumerate(sources):
+        parts = [source] if segment in whole else pieces(source, fits)
+        parts = [part.strip() for part in parts if part.strip()] or [source]
+        found += [Unit(segment, i, part, i == len(parts) - 1) for i, part in enumerate(parts)]
+    return found
 
 
 def pieces(text: str, fits: Callable[[str], bool]) -> list[str]:

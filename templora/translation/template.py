@@ -20,7 +20,6 @@ from templora.text import Framed, filled, ours
 from templora.thoughts import closed, without_thoughts
 from templora.toml_files import read_toml
 
-BUILTIN = ("lines", "chat")
 _LANGUAGES = ("source_language", "target_language")
 # What each part of a file may hold, and what it must.
 _PARTS = {
@@ -91,7 +90,7 @@ def read_template(name: str | None, tokenizer: Any, source: str, target: str) ->
     if name is None:
         name = "chat" if getattr(tokenizer, "chat_template", None) else "lines"
     folder = resources.files("templora.translation.templates")
-    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in BUILTIN}
+    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in ("lines", "chat")}
     values = _checked(name, read_toml("template", name, builtin))
     for part in values:
         for hole, language in zip(_LANGUAGES, (source, target), strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,7 @@ from templora.store.store import SessionStore
 from templora.translation.languages import Language
 from templora.translation.sentences import join
 from templora.translation.template import Template
-from templora.translation.translator import KEPT, MAX_SOURCE, Translated, Translator
-from templora.translation.units import units
+from templora.translation.translator import KEPT, Translated, Translator
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,16 @@ class Done:
     units: list[Mapping[str, Any]] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
+    def add(self, mark: Mapping[str, Any], language: Language) -> None:
+        """Takes note of a unit that is done."""
+        if mark["part"] == 0:
+            self.starts.append(mark["at"])
+        self.parts.append(mark)
+        self.units.append(mark)
+        if mark["last"]:
+            self.paragraphs.append(_paragraph(self.parts, language))
+            self.parts = []
+
 
 def what_is_done(history: History, target: Language) -> Done:
     """Reads the marks of a session.
@@ -79,13 +88,7 @@ def what_is_done(history: History, target: Language) -> Done:
             if "translation" in mark:
                 done.about = mark["translation"]
             else:
-                if mark["part"] == 0:
-                    done.starts.append(mark["at"])
-                done.parts.append(mark)
-                done.units.append(mark)
-                if mark["last"]:
-                    done.paragraphs.append(_paragraph(done.parts, target))
-                    done.parts = []
+                done.add(mark, target)
     except (KeyError, TypeError) as error:
         raise StoreError(f"the session's log is not that of a translation: {error!r}") from error
     return done
@@ -107,13 +110,7 @@ class Translation:
         target: the language they are translated into.
         template: how they stand in the session's text.
         sampling: how words are chosen.
-        terms: the glossary's terms in a paragraph, with their translations.
-        known: translations that are known, by paragraph.
-        ask: whether the model is asked for its own where one is known.
-        each: as for `Translator`.
-
-    Attributes:
-        paragraphs: those that are done.
+        how: `terms`, `known`, `ask` and `each`, as for `Translator`.
     """
 
     def __init__(
@@ -123,51 +120,42 @@ class Translation:
         target: Language,
         template: Template,
         sampling: SamplingParams,
-        *,
-        terms: Callable[[str], Mapping[str, str]] = lambda _: {},
-        known: Mapping[int, str] | None = None,
-        ask: bool = False,
-        each: Callable[[str], None] = lambda _: None,
+        **how: Any,
     ) -> None:
-        self._saved, self._target, known = saved, target, known or {}
-        session = saved.session
-
-        def count(text: str) -> int:
-            return len(session.encode(text))
-
-        size = session.config.chunk_size
-        self._units = units(sources, lambda text: count(text) <= size * MAX_SOURCE, known)
-        self._translator = Translator(
-            saved, template, target, count, size, sampling, terms=terms, known=known, ask=ask,
-            learns=session.config.learning != "off", each=each,
-        )  # fmt: skip
-        done = what_is_done(saved.history, target)
-        self.paragraphs = done.paragraphs
+        self._saved, self._target = saved, target
+        self._translator = Translator(saved, template, target, sampling, **how)
+        self._units = self._translator.units(sources)
+        self._done = what_is_done(saved.history, target)
         of = {(unit.segment, unit.part): unit for unit in self._units}
-        for mark in done.units:
+        for mark in self._done.units:
             unit = of.get((mark["segment"], mark["part"]))
             if unit:  # one that was corrected since may have had other parts
                 self._translator.remember(Translated(unit, **{key: mark[key] for key in KEPT}))
+
+    @property
+    def paragraphs(self) -> list[Paragraph]:
+        """Those that are done."""
+        return self._done.paragraphs
 
     @property
     def stopped(self) -> bool:
         """Whether learning has stopped, because it did harm."""
         return self._translator.stopped
 
-    def run(self) -> Iterator[Event | Paragraph]:
-        """Translates what is left: the session's events, and a `Paragraph` when one is done."""
-        done = what_is_done(self._saved.history, self._target)
-        at = len(done.paragraphs), len(done.parts)
+    def run(self, most: int | None = None) -> Iterator[Event | Paragraph]:
+        """Translates what is left, of the first `most` paragraphs alone if that is given.
+
+        Yields:
+            The session's events, and a `Paragraph` when one is done.
+        """
+        at = len(self._done.paragraphs), len(self._done.parts)
         left = [unit for unit in self._units if (unit.segment, unit.part) >= at]
-        parts = [dict(part) for part in done.parts]
-        for event in self._translator.run(left):
+        for event in self._translator.run([unit for unit in left if most is None or unit.segment < most]):
             if not isinstance(event, Translated):
                 yield event
                 continue
-            parts.append({"segment": event.unit.segment, **{key: getattr(event, key) for key in KEPT}})
+            self._done.add(self._saved.history.marks[-1][1], self._target)  # it is in the log, with what became of it
             if event.unit.last:
-                self.paragraphs.append(_paragraph(parts, self._target))
-                parts = []
                 yield self.paragraphs[-1]
 
 

@@ -12,6 +12,7 @@ what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,14 +26,15 @@ from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
+from templora.translation.sentences import Unit, units
 from templora.translation.template import Template
-from templora.translation.units import Unit
 
 if TYPE_CHECKING:
     from templora.decoding.preview import Preview
+    from templora.session.session import Session
 
 # A paragraph is split where its source alone takes more than this share of a chunk.
-MAX_SOURCE = 1 / 3
+_MAX_SOURCE = 1 / 3
 # A translation ends at the latest after this many tokens for each token of the source, and these besides.
 _MAX_FOR_EACH, _MAX_BESIDES = 3, 32
 # With at least this penalty a doubtful one is asked for again: what stands in the source, and an end, are less likely.
@@ -50,7 +52,7 @@ class Text(Protocol):
     """What a translator asks of a session: `SavedSession` has it."""
 
     @property
-    def tokens(self) -> Sequence[int]: ...
+    def session(self) -> Session: ...
 
     @property
     def open_tokens(self) -> int: ...
@@ -100,13 +102,10 @@ class Translator:
         text: the session.
         template: how paragraphs stand in it.
         language: that is translated to.
-        count: how many tokens a text has.
-        chunk_size: of the session.
         sampling: how words are chosen.
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
         ask: whether the model is asked for its own where one is known.
-        learns: whether the session learns at all.
         each: told each piece of text that is drafted; what it raises ends the run, and the paragraph is not begun.
 
     Attributes:
@@ -118,33 +117,34 @@ class Translator:
         text: Text,
         template: Template,
         language: Language,
-        count: Callable[[str], int],
-        chunk_size: int,
         sampling: SamplingParams,
         *,
         terms: Callable[[str], Mapping[str, str]] = lambda _: {},
         known: Mapping[int, str] | None = None,
-        ask: bool = True,
-        learns: bool = True,
+        ask: bool = False,
         each: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._text, self._template = text, template
-        self._count, self._chunk_size, self._sampling = count, chunk_size, sampling
-        self._terms, self._known, self._ask, self._learns = terms, known or {}, ask, learns
-        self._each = each
+        self._text, self._template, self._sampling = text, template, sampling
+        self._terms, self._known, self._ask, self._each = terms, known or {}, ask, each
+        self._chunk_size = text.session.config.chunk_size
+        self._learns = text.session.config.learning != "off"
         self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
-        self._helped: list[bool] = []  # of the last units, whether the base helped out
-        self._control, self._asked = control.Control(self._lost), 0
+        self._helped: deque[bool] = deque(maxlen=_LAST)  # of the last units, whether the base helped out
+        self._control, self._asked = control.Control(), 0
         self.stopped = False
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Event | Translated]:
-        """Translates `units`.
+    def units(self, sources: Sequence[str]) -> list[Unit]:
+        """The paragraphs in order, in parts where they are too long; those whose translation is known stay whole."""
+        return units(sources, lambda text: self._count(text) <= self._chunk_size * _MAX_SOURCE, self._known)
+
+    def run(self, left: Sequence[Unit]) -> Iterator[Event | Translated]:
+        """Translates the units that are left.
 
         Yields:
             The session's events; `Translated` after each unit, when all of it is in the session, or in its log.
         """
-        for unit in units:
+        for unit in left:
             expected = self._known.get(unit.segment, unit.source)  # a translation is about as long as its source
             size = self._count(self._prompt(unit) + self._template.answer(expected))
             if self._begun and self._text.open_tokens and self._text.open_tokens + size > self._chunk_size:
@@ -161,10 +161,13 @@ class Translator:
             self._doubts.add(made.unit.source, made.target)
         if not made.known:
             self._asked += 1
-            self._helped = [*self._helped, made.by == BASE and made.control is None][-_LAST:]
+            self._helped.append(made.by == BASE and made.control is None)
             if made.control is not None:
                 self._control.add(made.control)
             self.stopped = self.stopped or (self._learns and (sum(self._helped) >= _HARMED or self._control.harm))
+
+    def _count(self, text: str) -> int:
+        return len(self._text.session.encode(text))
 
     def _prompt(self, unit: Unit) -> str:
         return self._template.prompt(unit.source, self._terms(unit.source), first=not self._begun)
@@ -212,8 +215,9 @@ class Translator:
         text, whole = self._draft(unit, base=True)
         if self._doubts.about(unit.source, text, whole):
             return own
-        try:
-            difference = self._control.compare(unit.source, own.target, text)
+        try:  # how much more of the source the model's own loses than the base's
+            same = text == own.target
+            difference = 0.0 if same else self._lost(unit.source, own.target) - self._lost(unit.source, text)
         except TextError:  # source and translation do not fit the model at once
             return own
         if difference <= 0:
@@ -221,22 +225,22 @@ class Translator:
         return Translated(unit, text, text, by=BASE, control=difference)
 
     def _lost(self, source: str, target: str) -> float:
+        """Nats a token that a source has left, given a translation."""
         found = self._text.likelihood(self._template.back(target), f" {source}")
         return found.nll / found.tokens
 
     def _take(self, made: Translated) -> Iterator[Event | Translated]:
         """Has the session read a unit; with it in the log is what became of it."""
         unit = made.unit
-        mark = {"segment": unit.segment, "part": unit.part, "last": unit.last, "at": len(self._text.tokens)}
+        mark = {"segment": unit.segment, "part": unit.part, "last": unit.last, "at": len(self._text.session.tokens)}
         mark |= {name: getattr(made, name) for name in KEPT}
+        events: list[Event] = []
         if made.doubt:
             self._text.mark(mark)
-            self.remember(made)
-            yield made
-            return
-        parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+        else:
+            parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+            # Not one by one: whoever stops listening in between finds the unit in the log, whole.
+            events = list(self._text.absorb_parts(parts, mark=mark))
         self.remember(made)
-        # Not one by one: whoever stops listening in between finds the unit in the log, whole.
-        events = list(self._text.absorb_parts(parts, mark=mark))
         yield made
         yield from events

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import small
-from tokenizers import pre_tokenizers
+from pieces import piece_tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from templora import ChunkLearned, ChunkScored, Finished, OptionError, SamplingParams, Session, TokenEvent
 from templora.engine.engine import Engine
 from templora.store.log import Log
 from templora.store.store import SessionStore
-from templora.testing import _byte_of, piece_tokenizer, tiny_model
+from templora.testing import tiny_model
 
 PROMPT = "The keeper climbed the stairs, and the lamp was lit. "
 MODES: list[dict[str, Any]] = [{}, {"learning": "off"}, {"learning": "parallel"}, {"chunk_size": 4}, {"cache_reuse": 2}]
@@ -102,7 +103,7 @@ def test_where_it_lies_in_tokens(pieces: Engine, said: list[str | bytes], stop: 
 
 def _ids(tokenizer: Any, part: str | bytes) -> list[int]:
     """The token that says a text, or is a byte."""
-    symbols = {_byte_of(c): c for c in pre_tokenizers.ByteLevel.alphabet()}
+    symbols = bytes_to_unicode()
     name = "".join(symbols[byte] for byte in (part.encode() if isinstance(part, str) else part))
     found = tokenizer.convert_tokens_to_ids(name)
     return list(tokenizer(part)["input_ids"]) if found is None else [found]

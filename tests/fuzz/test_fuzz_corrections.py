@@ -9,7 +9,7 @@ import pytest
 from fuzzing import Reader, fuzzed
 from hypothesis import example, given, strategies as st
 
-from templora.translation.corrections import read_corrections
+from templora.translation.pairs import read_corrections
 
 READER = Reader("corrections")
 SOURCES = ["The <1>keeper</1> lit the lamp.", "Nobody came.", "Nobody came.", "灯"]

@@ -126,3 +126,23 @@ def test_a_commit_that_is_interrupted_is_done_first(monkeypatch: pytest.MonkeyPa
     assert torch.equal(slot.state.weights, wanted)
     assert torch.equal(slot.serving, wanted)
     assert slot.state.version == 4
+
+
+def test_the_first_steps_are_not_taken_in_memory_that_others_began_with(block: int) -> None:
+    slot, _ = slot_with()
+    weights, gradients = random(seed=7, size=slot.layout.weights), random(seed=8, size=slot.layout.weights)
+    given = weights.clone()
+    fresh = AdapterState.fresh(given)
+    slot.commit(fresh)
+    staged = Staged(slot.state, [Step.clipped(gradients, 1.0)], small())
+    coming = staged.weights
+    staged.commit(slot)
+    assert torch.equal(given, weights)
+    assert same(fresh, AdapterState(weights, torch.zeros_like(weights), torch.zeros_like(weights)))
+    assert torch.equal(slot.state.weights, coming)
+    assert torch.equal(staged.weights, coming)
+    assert slot.state.exp_avg.any()
+    assert slot.state.exp_avg_sq.any()
+    after = slot.state
+    Staged(slot.state, [Step.clipped(gradients, 1.0)], small()).commit(slot)
+    assert slot.state.weights is after.weights  # from here on where the state lies

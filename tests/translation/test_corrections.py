@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from templora.errors import TextError
-from templora.translation.corrections import read_corrections
-from templora.translation.pairs import write_pairs
+from templora.translation.pairs import read_corrections, write_pairs
 
 SOURCES = ["one", "two", "three " * 20, "two"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from templora.translation.languages import Language, language
+from templora.translation.languages import Language, foreign, language
 from templora.translation.quality.doubts import Doubts
-from templora.translation.scripts import foreign
 
 ENGLISH = language("to", "en")
 LONG = "The keeper of the old lamp climbs the stairs every evening to light it again."

@@ -26,6 +26,7 @@ from templora.testing import tiny_engine
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
+from templora.translation.sentences import units
 from templora.translation.template import Template, read_template
 from templora.translation.translation import (
     Paragraph,
@@ -36,7 +37,6 @@ from templora.translation.translation import (
     go_back,
     what_is_done,
 )
-from templora.translation.units import units
 
 GERMAN = Language("de", "German")
 SOURCES = (
@@ -198,6 +198,16 @@ def test_now_and_then_the_base_translates_too(
     else:
         assert signs == "-" * 20
         assert asked == [False, False, True] * 10
+
+
+def test_where_both_say_the_same_nobody_need_be_asked(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SavedSession, "preview", lambda *_, **how: Preview("ja", True))
+    monkeypatch.setattr(SavedSession, "likelihood", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(control, "EVERY", 1)
+    begin(store)
+    with store.open("t", tiny_engine()) as saved:
+        list(translation(saved).run())
+        assert {unit["control"] for unit in what_is_done(saved.history, GERMAN).units} == {0}
 
 
 def test_chunks_end_between_paragraphs_where_they_can(store: SessionStore) -> None:

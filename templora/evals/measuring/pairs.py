@@ -25,10 +25,9 @@ from templora.text import ours
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
-from templora.translation.sentences import join
+from templora.translation.sentences import Unit, join
 from templora.translation.template import read_template
-from templora.translation.translator import MAX_SOURCE, Translated, Translator
-from templora.translation.units import Unit, units
+from templora.translation.translator import Translated, Translator
 
 if TYPE_CHECKING:
     from templora.decoding.preview import Preview
@@ -104,24 +103,20 @@ class _Text:
     """A session as a translator wants it; a known translation is scored before it is learnt."""
 
     def __init__(self, session: Session, adapted: bool, score: bool) -> None:
-        self._session, self._adapted, self._score = session, adapted, score
+        self.session, self._adapted, self._score = session, adapted, score
         self.close_chunk, self.likelihood = session.close_chunk, session.likelihood
 
     @property
-    def tokens(self) -> Sequence[int]:
-        return self._session.tokens
-
-    @property
     def open_tokens(self) -> int:
-        return self._session.open_tokens
+        return self.session.open_tokens
 
     def preview(self, prompt: str = "", *, base: bool = False, **how: Any) -> Preview:
-        return self._session.preview(prompt, base=base or not self._adapted, **how)
+        return self.session.preview(prompt, base=base or not self._adapted, **how)
 
     def absorb_parts(
         self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
     ) -> Iterator[Event]:
-        session = self._session
+        session = self.session
         for text, learn in parts:
             if learn and self._score:
                 base = session.config.mixture or not self._adapted
@@ -157,25 +152,18 @@ def translate(
     before, pairs = text.aligned.before, text.pairs(how.pairs)
     reference, target, first = how.targets == "reference", language("to", how.target), len(text.aligned.before)
     template = read_template(how.template, tokenizer, language("from", how.source).name, target.name)
-    size = session.config.chunk_size
-
-    def count(part: str) -> int:
-        return len(session.encode(part))
-
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
     translator = Translator(
         _Text(session, adapted, reference),
         template,
         target,
-        count,
-        size,
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
         known=known,
-        learns=session.config.learning != "off",
+        ask=True,
     )
     parts: dict[int, list[Unit]] = {}
     sources = [pair.source for pair in (*before, *pairs)]
-    for unit in units(sources, lambda part: count(part) <= size * MAX_SOURCE, known):
+    for unit in translator.units(sources):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])
     done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]

@@ -201,7 +201,7 @@ def by_position(found: Sequence[Comparison]) -> Table:
             q = [similarity.measure(_own(rows), [r["reference"] for r in rows], target) for rows in (base, ours)]
             table.rows.append([
                 f"{one.name}, {part + 1} of {_PARTS}", str(len(ours)), percent(change(_changes(base, ours))),
-                *(number(getattr(which, key).score) for key in ("bleu", "chrf") for which in q),
+                *(number(which[key]["score"]) for key in ("bleu", "chrf") for which in q),
             ])  # fmt: skip
     return table
 

@@ -23,8 +23,7 @@ from typing import Any
 
 from templora.errors import OptionError
 from templora.translation.quality import wording
-from templora.translation.quality.similarity import interval
-from templora.translation.quality.terms import sought
+from templora.translation.quality.similarity import SAMPLES, SEED, interval
 from templora.translation.quality.wording import GAP, Gram, tokens
 
 # Renderings: at most so many words, or characters. The ratio is far beyond the usual 10.83 (p = 0.001), for thousands
@@ -124,18 +123,6 @@ class Consistency:
         return figures | {"repeated": self.repeated, "terms": terms, "left_out": list(self.left_out)}
 
 
-def renderings(term: str, sources: Sequence[str], targets: Sequence[str]) -> TermUse:
-    """What one term is called in a translation. See `consistency`, which knows more: other terms explain other words.
-
-    Raises:
-        OptionError: the term is in fewer than two segments or in nearly all.
-    """
-    found = consistency(sources, targets, [term])
-    if not found.terms:
-        raise OptionError("term", f"{term!r} is in fewer than two of the segments, or in too many to tell")
-    return found.terms[0]
-
-
 def consistency(sources: Sequence[str], targets: Sequence[str], terms: Iterable[str]) -> Consistency:
     """How consistently a translation renders the terms of its source.
 
@@ -164,7 +151,7 @@ class _Pair:
 
     def __init__(self, sources: Sequence[str], targets: Sequence[str], terms: Iterable[str]) -> None:
         folded = wording.folded([tokens(source) for source in sources])
-        self._terms = sought(dict.fromkeys(terms), folded)
+        self._terms = _sought(dict.fromkeys(terms), folded)
         self._targets, self._repeated = _unrepeated(folded, wording.folded([tokens(target) for target in targets]))
         self._longest = _MAX_CHARACTERS if wording.unspaced(self._targets) else _MAX_WORDS
         self._taken: dict[int, set[Gram]] = {}
@@ -301,6 +288,17 @@ class _Pair:
         return gram
 
 
+def _sought(terms: Iterable[str], folded: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What to look for in joined segments, for each term as it was given; terms without a letter are left out."""
+    vocabulary = {token for segment in folded for token in segment}
+    found = {}
+    for term in terms:
+        joined = wording.joined(wording.stem(token.casefold(), vocabulary) for token in tokens(term)).strip(GAP)
+        if joined:
+            found[term] = joined
+    return found
+
+
 def _unrepeated(sources: Sequence[Sequence[str]], targets: list[list[str]]) -> tuple[list[list[str]], int]:
     """Targets with those emptied that stand for three sources or more, and how many those are."""
     stands_for: dict[Gram, set[Gram]] = {}
@@ -338,12 +336,7 @@ def _ratio(many: int, inside: int, elsewhere: int, outside: int) -> float:
 
 
 def compare(
-    sources: Sequence[str],
-    baseline: Sequence[str],
-    system: Sequence[str],
-    terms: Iterable[str],
-    samples: int = 1000,
-    seed: int = 12345,
+    sources: Sequence[str], baseline: Sequence[str], system: Sequence[str], terms: Iterable[str]
 ) -> dict[str, Any]:
     """Two translations of one text: how much more consistently the second one renders the same terms.
 
@@ -355,31 +348,25 @@ def compare(
         baseline: translations by the one system.
         system: by the other.
         terms: from `source_terms`, or a glossary's.
-        samples: how many draws.
-        seed: of the draws; the same seed, the same interval.
 
     Returns:
         For JSON: both `Consistency.as_dict`, the `difference` of their shares (system − baseline) and its 95 %
         `interval`; None where there are no terms, and no interval for fewer than two.
 
     Raises:
-        OptionError: not as many targets as sources, no samples.
+        OptionError: not as many targets as sources.
     """
-    if samples < 1:
-        raise OptionError("samples", f"must be at least 1, not {samples}")
     terms = list(terms)
     first, second = consistency(sources, baseline, terms), consistency(sources, system, terms)
     # Which terms can be measured is a matter of the source alone.
     pairs = [(b.commonest - a.commonest, a.segments) for a, b in zip(first.terms, second.terms, strict=True)]
-    rng = random.Random(seed)
-    draws = (_difference(rng.choices(pairs, k=len(pairs))) for _ in range(samples))
+    rng = random.Random(SEED)
+    draws = (_difference(rng.choices(pairs, k=len(pairs))) for _ in range(SAMPLES))
     return {
         "baseline": first.as_dict(),
         "system": second.as_dict(),
         "difference": _difference(pairs) if pairs else None,
         "interval": interval(draws) if len(pairs) > 1 else None,
-        "samples": samples,
-        "seed": seed,
     }
 
 

@@ -9,7 +9,7 @@ channel: Brown et al. 1993; translations chosen by it: Yu et al. 2017, "The Neur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 
 # One of so many paragraphs is translated twice.
 EVERY = 4
@@ -18,23 +18,14 @@ _LAST, _BOUND, _HARM = 8, 1.0, 0.1
 
 
 class Control:
-    """What is known of one translation.
+    """What is known of one translation."""
 
-    Args:
-        lost: nats a token that a source has left, given a translation: (source, translation) -> that.
-    """
-
-    def __init__(self, lost: Callable[[str, str], float]) -> None:
-        self._lost = lost
-        self._found: list[float] = []
-
-    def compare(self, source: str, own: str, base: str) -> float:
-        """How much more of a source the model's own translation loses than the base's: nats a token."""
-        return 0.0 if own == base else self._lost(source, own) - self._lost(source, base)
+    def __init__(self) -> None:
+        self._found: deque[float] = deque(maxlen=_LAST)
 
     def add(self, difference: float) -> None:
-        """Takes note of what was found."""
-        self._found = [*self._found, max(-_BOUND, min(_BOUND, difference))][-_LAST:]
+        """Takes note of how much more of a source the model's own translation lost than the base's: nats a token."""
+        self._found.append(max(-_BOUND, min(_BOUND, difference)))
 
     @property
     def harm(self) -> bool:

@@ -6,10 +6,9 @@ A model goes on with whatever it sees of its own, and with what it has learnt of
 from __future__ import annotations
 
 from templora.metrics import repeated
-from templora.translation.languages import Language, surely_other
+from templora.translation.languages import Language, foreign, surely_other
 from templora.translation.quality import wording
 from templora.translation.quality.wording import GAP
-from templora.translation.scripts import foreign
 
 # From so many words on, of either, that a translation stands elsewhere too is no chance.
 _MIN = 4

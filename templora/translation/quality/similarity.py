@@ -15,38 +15,20 @@ from typing import Any
 
 from templora.errors import ModelError, OptionError
 
-# Of the fields of `Quality`, as papers call them.
+# The scores, on a scale of 100, and what papers call them:
+#     bleu: n-grams of words shared (Papineni et al. 2002); higher is better.
+#     chrf: n-grams of characters and words shared (Popović 2017); higher is better.
+#     ter: edits needed per word of the reference (Snover et al. 2006); LOWER is better, and it can exceed 100.
 NAMES = {"bleu": "BLEU", "chrf": "chrF++", "ter": "TER"}
+# Draws of a bootstrap; the same seed, the same figures.
+SAMPLES, SEED = 1000, 12345
 _CHINESE = frozenset({"zh", "yue", "cmn", "zho", "lzh"})
 _JAPANESE = frozenset({"ja", "jpn"})
 # Thai, Lao, Khmer, Burmese, Tibetan: no spaces between words, and no tokenizer of sacreBLEU's own.
 _OTHER_UNSPACED = frozenset({"th", "lo", "km", "my", "bo"})
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score on a scale of 100, and the signature that says how it was computed."""
-
-    score: float
-    signature: str
-
-
-@dataclass(frozen=True)
-class Quality:
-    """One system's translations against the reference.
-
-    Attributes:
-        bleu: n-grams of words shared (Papineni et al. 2002); higher is better.
-        chrf: chrF++, n-grams of characters and words shared (Popović 2017); higher is better.
-        ter: edits needed per word of the reference (Snover et al. 2006); LOWER is better, and it can exceed 100.
-    """
-
-    bleu: Score
-    chrf: Score
-    ter: Score
-
-
-def measure(hypotheses: Sequence[str], references: Sequence[str], target_code: str) -> Quality:
+def measure(hypotheses: Sequence[str], references: Sequence[str], target_code: str) -> dict[str, dict[str, Any]]:
     """Scores of one system over the whole text.
 
     BLEU's tokenizer is "zh" for Chinese, "char" for other languages written without spaces, "13a" for all else. TER
@@ -58,6 +40,9 @@ def measure(hypotheses: Sequence[str], references: Sequence[str], target_code: s
         references: as many.
         target_code: of the language translated into, as zh or pt-BR.
 
+    Returns:
+        For JSON, under `bleu`, `chrf` and `ter`: `score`, and `signature`, which says how it was computed.
+
     Raises:
         OptionError: nothing to measure, not as many references.
         ModelError: sacrebleu is not installed.
@@ -66,18 +51,13 @@ def measure(hypotheses: Sequence[str], references: Sequence[str], target_code: s
     found = {}
     for name, metric in _metrics(target_code).items():
         score = metric.corpus_score(list(hypotheses), [list(references)]).score
-        found[name] = Score(float(score), str(metric.get_signature()))
-    return Quality(**found)
+        found[name] = {"score": float(score), "signature": str(metric.get_signature())}
+    return found
 
 
 def compare(
-    baseline: Sequence[str],
-    system: Sequence[str],
-    references: Sequence[str],
-    target_code: str,
-    samples: int = 1000,
-    seed: int = 12345,
-) -> dict[str, Any]:
+    baseline: Sequence[str], system: Sequence[str], references: Sequence[str], target_code: str
+) -> dict[str, dict[str, Any]]:
     """Two systems on the same segments, and how sure one can be of their difference.
 
     Paired bootstrap resampling (Koehn 2004, "Statistical significance tests for machine translation evaluation"):
@@ -90,11 +70,9 @@ def compare(
         system: those of the other.
         references: as many.
         target_code: see `measure`.
-        samples: how many draws.
-        seed: of the draws; the same seed, the same figures.
 
     Returns:
-        For JSON: `segments`, `samples`, `seed`, and under `bleu`, `chrf` and `ter`:
+        For JSON, under `bleu`, `chrf` and `ter`:
 
         - `baseline`, `system`: the scores; `signature`; `higher_is_better`.
         - `difference`: system − baseline, and its 95 % `interval` (percentiles).
@@ -105,18 +83,16 @@ def compare(
         Both p-values are 1 for scores that are equal.
 
     Raises:
-        OptionError: nothing to measure, not as many translations as references, no samples.
+        OptionError: nothing to measure, not as many translations as references.
         ModelError: sacrebleu is not installed.
     """
     _check(references, baseline=baseline, system=system)
-    if samples < 1:
-        raise OptionError("samples", f"must be at least 1, not {samples}")
     metrics = _metrics(target_code)
     numpy = importlib.import_module("numpy")
-    drawn = numpy.random.default_rng(seed).choice(len(references), size=(samples, len(references)), replace=True)
+    drawn = numpy.random.default_rng(SEED).choice(len(references), size=(SAMPLES, len(references)), replace=True)
     # A row for each draw: how often each segment is in it.
     times = numpy.stack([numpy.bincount(draw, minlength=len(references)) for draw in drawn]).astype(float)
-    found: dict[str, Any] = {"segments": len(references), "samples": samples, "seed": seed}
+    found = {}
     for name, metric in metrics.items():
         one, other = (_scores(metric, texts, references, times) for texts in (baseline, system))
         said = {"higher_is_better": name != "ter", "signature": str(metric.get_signature())}
@@ -215,9 +191,7 @@ class Comet:
     reason: str
 
 
-def comet(
-    sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], model: str | None, gpus: int = 0
-) -> Comet:
+def comet(sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], model: str | None) -> Comet:
     """A trained metric's opinion (Rei et al. 2020, "COMET: a neural framework for MT evaluation").
 
     Optional in every respect: what is missing is a reason, not an error, so that other measures are not lost with it.
@@ -228,7 +202,6 @@ def comet(
         references: as many; models without references do not look at them.
         model: a checkpoint file, a folder with `checkpoints/model.ckpt`, or a name such as Unbabel/wmt22-comet-da,
             which is downloaded; None for no COMET.
-        gpus: how many to use.
 
     Raises:
         OptionError: nothing to measure, not as many sources or translations as references.
@@ -246,7 +219,7 @@ def comet(
         if path.is_dir():
             path = path / "checkpoints" / "model.ckpt"
         scorer = library.load_from_checkpoint(str(path) if path.exists() else library.download_model(model))
-        said = scorer.predict(rows, batch_size=8, gpus=gpus, progress_bar=False)
+        said = scorer.predict(rows, batch_size=8, gpus=0, progress_bar=False)
     except ImportError as error:
         return Comet(None, (), f"COMET cannot be imported here ({error}); pip install unbabel-comet")
     except Exception as error:  # it raises bare ones, of itself and of many libraries

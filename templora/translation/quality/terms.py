@@ -1,15 +1,17 @@
-"""The terms of a text: a glossary's, or what looks like terms and names."""
+"""The terms of a text: what looks like terms and names in it."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from templora.translation.quality import wording
 from templora.translation.quality.wording import GAP, Gram, tokens
 
-# Terms: at most so many characters, or words; blocks of segments in which they clump; in nats, how much more often the
+# Terms: at most so many of a text, each in at least so many segments.
+_MOST, _LEAST = 200, 3
+# Of at most so many characters, or words; blocks of segments in which they clump; in nats, how much more often their
 # parts stand together than apart, and how freely the neighbours vary.
 _CHARACTERS, _WORDS = 6, 3
 _BLOCK = 10
@@ -20,9 +22,7 @@ _EVERYWHERE, _SHORT_EVERYWHERE = 0.3, 0.02
 _CLITICS = frozenset("的了是在你我他她它这那也就都而但被把吗呢吧啊们")
 
 
-def source_terms(
-    sources: Sequence[str], most: int = 200, least_segments: int = 3, given: Iterable[str] | None = None
-) -> list[str]:
+def source_terms(sources: Sequence[str]) -> list[str]:
     """Words and phrases of a text that look like terms or names, the likeliest first.
 
     Candidates are 2 to 6 characters (of a script without spaces) or 1 to 3 words whose parts stand together more often
@@ -34,44 +34,24 @@ def source_terms(
 
     Args:
         sources: the segments in order.
-        most: at most so many terms.
-        least_segments: each in at least so many segments.
-        given: a glossary's terms; then these are taken, in their order, and nothing is guessed.
 
     Returns:
-        Terms in lower case, words in their shortest form that occurs.
+        At most 200 terms in lower case, words in their shortest form that occurs.
     """
     raw = [tokens(source) for source in sources]
-    folded = wording.folded(raw)
-    if given is not None:
-        texts = [wording.joined(segment) for segment in folded]
-        chosen = sought(given, folded)
-        return [term for term in chosen if sum(chosen[term] in text for text in texts) >= least_segments][:most]
-    ranked = _Candidates(raw, folded, least_segments).ranked()
-    return [wording.spelled(wording.joined(gram)) for gram in ranked[:most]]
-
-
-def sought(terms: Iterable[str], folded: Sequence[Sequence[str]]) -> dict[str, str]:
-    """What to look for in joined segments, for each term as it was given."""
-    vocabulary = {token for segment in folded for token in segment}
-    found = {}
-    for term in terms:
-        joined = wording.joined(wording.stem(token.casefold(), vocabulary) for token in tokens(term)).strip(GAP)
-        if joined:
-            found[term] = joined
-    return found
+    return [wording.spelled(wording.joined(gram)) for gram in _Candidates(raw).ranked()[:_MOST]]
 
 
 class _Candidates:
     """Counts of a source text's n-grams."""
 
-    def __init__(self, raw: Sequence[Sequence[str]], folded: Sequence[Sequence[str]], least_segments: int) -> None:
-        self._folded, self._least = folded, least_segments
-        self._characters = wording.unspaced(folded)
+    def __init__(self, raw: Sequence[Sequence[str]]) -> None:
+        self._folded = wording.folded(raw)
+        self._characters = wording.unspaced(self._folded)
         self._count: Counter[Gram] = Counter()
         self._segments: Counter[Gram] = Counter()
         self._capitals: Counter[Gram] = Counter()
-        for written, segment in zip(raw, folded, strict=True):
+        for written, segment in zip(raw, self._folded, strict=True):
             spans = [(start, end, tuple(segment[start:end])) for start, end in self._spans(segment)]
             self._count.update(gram for _, _, gram in spans)
             self._segments.update({gram for _, _, gram in spans})
@@ -97,7 +77,7 @@ class _Candidates:
 
     def ranked(self) -> list[Gram]:
         """The likeliest first."""
-        found = {gram for gram, many in self._segments.items() if many >= self._least and self._cohesive(gram)}
+        found = {gram for gram, many in self._segments.items() if many >= _LEAST and self._cohesive(gram)}
         before: dict[Gram, Counter[str]] = {gram: Counter() for gram in found}
         after: dict[Gram, Counter[str]] = {gram: Counter() for gram in found}
         blocks: dict[Gram, set[int]] = {gram: set() for gram in found}
