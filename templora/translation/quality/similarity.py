@@ -62,7 +62,7 @@ def compare(
 
     Paired bootstrap resampling (Koehn 2004, "Statistical significance tests for machine translation evaluation"):
     segments are drawn with replacement, each with both of its translations, and the scores of each draw are those of
-    the whole of it. Draws and p-value are those of `sacrebleu.significance.PairedTest`, which does not tell the
+    the whole of it. Draws are those of `sacrebleu.significance.PairedTest`, which does not tell the
     differences. Segments count as independent: of one text they are not quite, and what is said of it is of this text.
 
     Args:
