@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF, TER
-from sacrebleu.significance import PairedTest
 
 from templora.errors import ModelError, OptionError
 from templora.translation.quality import similarity
@@ -110,7 +109,6 @@ def test_both_systems_are_compared_by_the_scores_they_have() -> None:
         low, high = figures["interval"]
         assert low < figures["difference"] < high
     assert found["ter"]["difference"] < 0 < found["bleu"]["difference"]
-    assert (found["ter"]["higher_is_better"], found["bleu"]["higher_is_better"]) == (False, True)
 
 
 def test_the_interval_is_that_of_texts_put_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +127,6 @@ def test_the_interval_is_that_of_texts_put_together_again(monkeypatch: pytest.Mo
         assert found[name]["interval"] == pytest.approx([differences[0], differences[39]])
         changes = sorted(100 * (b - a) / a for a, b in zip(*scores, strict=True))
         assert found[name]["change_interval"] == pytest.approx([changes[0], changes[39]])
-        against = sum(d * found[name]["difference"] <= 0 for d in differences)
-        assert found[name]["p_two_sided"] == pytest.approx(min(1, 2 * (against + 1) / 41))
 
 
 def test_the_middle_95_percent() -> None:
@@ -147,22 +143,10 @@ def test_the_middle_95_percent() -> None:
     assert found["ter"]["interval"] == pytest.approx([differences[24], differences[975]])
 
 
-def test_the_p_value_is_sacrebleus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SACREBLEU_SEED", "12345")
-    systems = [("baseline", GOOD), ("system", [*GOOD[:4], *POOR[4:]])]
-    metrics = {"BLEU": BLEU(), "chrF2++": CHRF(word_order=2), "TER": TER()}
-    _, theirs = PairedTest(systems, metrics, [REFERENCES], test_type="bs", n_samples=1000)()
-    ours = compare(systems[0][1], systems[1][1], REFERENCES, "en")
-    for name, key in (("bleu", "BLEU"), ("chrf", "chrF2++"), ("ter", "TER")):
-        assert ours[name]["p_value"] == pytest.approx(theirs[key][1].p_value)
-        assert 0.02 < ours[name]["p_value"] < 0.98
-
-
 def test_a_system_does_not_differ_from_itself() -> None:
     for figures in (compare(GOOD, GOOD, REFERENCES, "en")[name] for name in ("bleu", "chrf", "ter")):
         assert figures["difference"] == figures["change_percent"] == 0
         assert figures["interval"] == figures["change_interval"] == [0, 0]
-        assert figures["p_value"] == figures["p_two_sided"] == 1
 
 
 def test_the_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def compare(
 
     Paired bootstrap resampling (Koehn 2004, "Statistical significance tests for machine translation evaluation"):
     segments are drawn with replacement, each with both of its translations, and the scores of each draw are those of
-    the whole of it. Draws and p-value are those of `sacrebleu.significance.PairedTest`, which does not tell the
+    the whole of it. Draws are those of `sacrebleu.significance.PairedTest`, which does not tell the
     differences. Segments count as independent: of one text they are not quite, and what is said of it is of this text.
 
     Args:
@@ -74,13 +74,9 @@ def compare(
     Returns:
         For JSON, under `bleu`, `chrf` and `ter`:
 
-        - `baseline`, `system`: the scores; `signature`; `higher_is_better`.
+        - `baseline`, `system`: the scores; `signature`.
         - `difference`: system − baseline, and its 95 % `interval` (percentiles).
         - `change_percent`: the same as a share of the baseline, and its `change_interval`; None where a baseline is 0.
-        - `p_value`: sacreBLEU's. It counts one tail, so it is about half of what fits the interval.
-        - `p_two_sided`: twice the share of draws on the other side of 0, or on it. This one fits the interval.
-
-        Both p-values are 1 for scores that are equal.
 
     Raises:
         OptionError: nothing to measure, not as many translations as references.
@@ -95,8 +91,7 @@ def compare(
     found = {}
     for name, metric in metrics.items():
         one, other = (_scores(metric, texts, references, times) for texts in (baseline, system))
-        said = {"higher_is_better": name != "ter", "signature": str(metric.get_signature())}
-        found[name] = _figures(one, other) | said
+        found[name] = _figures(one, other) | {"signature": str(metric.get_signature())}
     return found
 
 
@@ -122,8 +117,6 @@ def _figures(baseline: Sequence[float], system: Sequence[float]) -> dict[str, An
         "interval": interval(differences),
         "change_percent": changes[0] if baseline[0] else None,
         "change_interval": interval(changes[1:]) if whole else None,
-        "p_value": _p_value(difference, differences),
-        "p_two_sided": _p_two_sided(difference, differences),
     }
 
 
@@ -132,21 +125,6 @@ def interval(values: Iterable[float]) -> list[float]:
     ordered = sorted(values)
     last = len(ordered) - 1
     return [ordered[math.floor(0.025 * last)], ordered[math.ceil(0.975 * last)]]
-
-
-def _p_value(difference: float, differences: Sequence[float]) -> float:
-    """As sacreBLEU: draws whose difference, less the mean of all, is beyond the one observed."""
-    if difference == 0:
-        # sacreBLEU's count would be 0 for a system against itself: p = 1 / (samples + 1), a difference for sure.
-        return 1.0
-    sizes = [abs(d) for d in differences]
-    mean = math.fsum(sizes) / len(sizes)
-    return (sum(size - mean > abs(difference) for size in sizes) + 1) / (len(sizes) + 1)
-
-
-def _p_two_sided(difference: float, differences: Sequence[float]) -> float:
-    against = sum(d * difference <= 0 for d in differences)
-    return min(1.0, 2 * (against + 1) / (len(differences) + 1))
 
 
 def _metrics(target_code: str) -> dict[str, Any]:
