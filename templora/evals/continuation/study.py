@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from templora.engine.engine import Engine
     from templora.store.saved import SavedSession
 
-SCHEMA = 1
+SCHEMA = 1  # of the files
+_MEASURED = 1  # grows when what is measured of a text changes: texts that are there are measured again
 SLICE = 1000  # tokens of a long text that are measured together
 _LATER = 100_000  # tokens of a book's later chapters that its voice is taken from
 _MIN_LATER = 3  # texts as long as the written one that there must be of them
@@ -249,8 +250,10 @@ class Study:
         samples = self.plan.samples
         for done, sample in enumerate(samples):
             self._progress(sample, "begins", done, len(samples))
-            if not self.path(sample).exists():
-                write_json(self.path(sample), self._sampled(sample))
+            path = self.path(sample)
+            document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self._written(sample)
+            if document.get("measured") != _MEASURED:
+                write_json(path, document | self._measured(sample, document["ids"]) | {"measured": _MEASURED})
         for name in self._store.names():
             self._store.discard(name)
         for kept in ("sessions", "adapters"):
@@ -266,45 +269,43 @@ class Study:
 
     # One text --------------------------------------------------------------------------------------------------
 
-    def _sampled(self, sample: Sample) -> dict[str, Any]:
-        """A sample's document."""
-        book, began = self._books[sample.book], time.perf_counter()
+    def _written(self, sample: Sample) -> dict[str, Any]:
+        """The document of a sample that is written now."""
+        began = time.perf_counter()
         chunks: list[dict[str, Any]] = []
         if sample.setting == "author":
-            ids = book.ids[sample.absorbed : sample.absorbed + self.plan.written]
+            ids = self._books[sample.book].ids[sample.absorbed : sample.absorbed + self.plan.written]
         else:
-            ids, chunks = self._written(sample)
+            ids, chunks = self._session_wrote(sample)
         seconds = time.perf_counter() - began
-        tokens, window = [*book.ids[: sample.absorbed], *ids], self.plan.config.window
+        return {"schema": SCHEMA, **asdict(sample), "ids": ids, "chunks": chunks, "seconds": seconds}
+
+    def _measured(self, sample: Sample, ids: Sequence[int]) -> dict[str, Any]:
+        """The figures of what was written."""
+        tokenizer, window = self.engine.tokenizer, self.plan.config.window
+        tokens = [*self._books[sample.book].ids[: sample.absorbed], *ids]
         slices = []
         for start in range(sample.absorbed, len(tokens), SLICE):
             part, before = tokens[start : start + SLICE], tokens[start - window : start]
             if len(part) == SLICE or start == sample.absorbed:
-                text, near = decode(self.engine.tokenizer, part), decode(self.engine.tokenizer, before)
+                text, near = decode(tokenizer, part), decode(tokenizer, before)
                 slices.append(figures(text, part, near, self._known(sample), sample.book, self._voices))
-        text = decode(self.engine.tokenizer, ids)
+        text = decode(tokenizer, ids)
         sizes = {"tokens": len(ids), "words": sum(1 for _ in words(text)), "bytes": len(text.encode())}
-        return {
-            "schema": SCHEMA, **asdict(sample), **sizes, "slices": slices, "chunks": chunks, "seconds": seconds,
-            "text": text,
-        }  # fmt: skip
+        return {**sizes, "slices": slices, "text": text}
 
-    def _written(self, sample: Sample) -> tuple[list[int], list[dict[str, Any]]]:
+    def _session_wrote(self, sample: Sample) -> tuple[list[int], list[dict[str, Any]]]:
         """The tokens that are written, and what became of each chunk that was learnt meanwhile."""
         name = sample.key
         if name in self._store and not any(act.kind == "write" for act in self._store.history(name).acts):
             self._store.discard(name)  # killed before it began to write
         saved = self._store.open(name, self.engine) if name in self._store else self._begun(sample)
         try:
-            wanted = self.plan.written
-            begun = saved.history.pending is not None
-            done = not begun and any(act.kind == "write" for act in saved.history.acts)
-            if not done:
-                events = saved.resume() if begun else saved.stream(max_new_tokens=wanted, sampling=self.plan.sampling)
-                for event in events:
-                    if isinstance(event, TokenEvent):
-                        start = next(act.start for act in reversed(saved.history.acts) if act.kind == "write")
-                        self._watch(sample, "writing", event.index - start, wanted)
+            wanted, begun = self.plan.written, any(act.kind == "write" for act in saved.history.acts)
+            new = saved.stream(max_new_tokens=wanted, sampling=self.plan.sampling)
+            for event in saved.resume() if begun else new:
+                if isinstance(event, TokenEvent):
+                    self._watch(sample, "writing", wanted - saved.pending, wanted)
             write = next(act for act in saved.history.acts if act.kind == "write")
             learnt = [r.data for r in saved.history.records if r.kind == "learned" and r.data["end"] > write.start]
             chunks = [{name: data[name] for name in ("end", "committed", "reason")} for data in learnt]
