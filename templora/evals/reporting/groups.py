@@ -155,16 +155,16 @@ def typical(groups: Sequence[Group]) -> Group | None:
     return max(groups, key=close, default=None)
 
 
-def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[str]:
-    """A label for each; those that would be alike say in what they differ."""
+def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[tuple[str, Group]]:
+    """Each with a label; those that would be alike say in what they differ."""
     names = [label(g) for g in groups]
     found = []
-    for g, name in zip(groups, names, strict=True):
-        alike = [o for o, other in zip(groups, names, strict=True) if other == name]
+    for name, g in zip(names, groups, strict=True):
+        alike = [other for its, other in zip(names, groups, strict=True) if its == name]
         odd = [f"{field} {_value(getattr(g.cell.config, field))}" for field in differing(alike)]
         odd += [str(getattr(g.cell, f)) for f in ("weights", "dtype") if len({getattr(o.cell, f) for o in alike}) > 1]
         odd += [f"code {str(g.cell.code)[:7]}"] if len({o.cell.code for o in alike}) > 1 else []
-        found.append(", ".join([name, *odd]))
+        found.append((", ".join([name, *odd]), g))
     return found
 
 

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
 from templora.evals.reporting import pictures, tables, translations
 from templora.evals.reporting.groups import Group, group, method_label, recipe_label
-from templora.evals.reporting.page import page
+from templora.evals.reporting.page import Section, Table, markdown, page
 from templora.evals.reporting.results import ResultError
-from templora.evals.reporting.tables import Table, percent
-
-
-@dataclass
-class Section:
-    """One heading, and what stands under it.
-
-    Args:
-        title, text: words.
-        tables: in order.
-        plots: (file name, what it shows, figure).
-    """
-
-    title: str
-    text: str = ""
-    tables: list[Table] = field(default_factory=list)
-    plots: list[tuple[str, str, Any]] = field(default_factory=list)
+from templora.evals.reporting.tables import percent
+from templora.reports.plots import save
 
 
 def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> list[Section]:
@@ -63,7 +47,9 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
         found.append(Section("Models and methods", "", [beside]))
     notes = _notes(results)
     about = [_provenance(results), *([notes] if notes.rows else [])]
-    found.append(Section("How it was measured", tables.counted(groups), about))
+    cells, texts = sum(len(g.results) for g in groups), {text for g in groups for text in g.results}
+    counted = f"{cells} cells, {len(texts)} texts, {sum(g.tokens for g in groups):,} tokens read."
+    found.append(Section("How it was measured", counted, about))
     return found
 
 
@@ -187,27 +173,11 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str, co
     """
     found = sections(results, comet)
     written = []
-    lines = [f"# {title}\n"]
     for section in found:
-        lines.append(f"## {section.title}\n")
-        if section.text:
-            lines.append(section.text + "\n")
-        for name, alt, figure in section.plots:
-            path = folder / f"{name}.png"
-            pictures.save(figure, path)
-            written.append(path)
-            lines.append(f"![{alt}]({path.name})\n")
-        lines += [table.markdown() for table in section.tables]
-    blocks = [
-        (
-            s.title,
-            s.text,
-            [(t.title, t.note, t.columns, t.rows, t.strong) for t in s.tables],
-            [(alt, pictures.svg(figure)) for _, alt, figure in s.plots],
-        )
-        for s in found
-    ]
-    for name, text in (("report.md", "\n".join(lines)), ("report.html", page(title, blocks))):
+        for name, _, figure in section.plots:
+            written.append(folder / f"{name}.png")
+            save(figure, written[-1])
+    for name, text in (("report.md", markdown(title, found)), ("report.html", page(title, found))):
         path = folder / name
         try:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
