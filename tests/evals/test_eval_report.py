@@ -142,7 +142,7 @@ def test_sweeps_are_found_in_the_results() -> None:
     groups = group(RESULTS)
     main = tables.main_group(groups)
     assert main is not None
-    found = {s.option: [label for label, _ in s.points] for s in tables.sweeps(groups, main)}
+    found = {option: [label for label, _ in points] for option, points in tables.sweeps(groups, main).items()}
     assert found == {"rank": ["4", "8"], "window": ["64", "128"]}
 
 

@@ -6,7 +6,7 @@ pairs  ─► units ─►                                                  ─�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,37 +103,30 @@ def measure(
         if weights is not None:
             session.use_adapter(weights)
         run = begin(session, f"{cell.key}.part")
-        if isinstance(text, Parallel):
-            text_tokens = translate(run, cell, text)
-        else:
-            text_tokens = _read(run, cell, text)
-            notes += _foreign(run.rows)
+        text_tokens, said = READINGS[cell.task](run, cell, text)
         kv_bytes = sum(reader.cache.bytes for reader in session.readers)
         adapter_weights = session.slot.layout.weights if cell.source.reads else 0
     result = results.of_run(
-        cell, run, text_tokens=text_tokens, kv_bytes=kv_bytes, adapter_weights=adapter_weights, notes=notes
+        cell, run, text_tokens=text_tokens, kv_bytes=kv_bytes, adapter_weights=adapter_weights, notes=[*notes, *said]
     )
     written = results.write(folder, cell, result)
     run.path.unlink(missing_ok=True)
     return written
 
 
-def _read(run: Run, cell: Cell, text: Text) -> int:
-    """Reads a book; how many tokens it has."""
+def _read(run: Run, cell: Cell, text: Text) -> tuple[int, list[str]]:
+    """Reads a book; how many tokens it has, and what is to be noted about it."""
     tokenizer, opening, reads = run.session.engine.tokenizer, len(run.session.tokens), cell.source.reads
     spans = Spans(tokenizer, text.content)
     ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(tokenizer))]
     _follow(run, ids, base=cell.config.mixture or not reads, adapted=reads)
     for row in run.rows:
         row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
-    return len(spans.ids)
-
-
-def _foreign(rows: Sequence[dict[str, Any]]) -> list[str]:
-    words, many = sum(row["words"] for row in rows), sum(row["targets"] for row in rows)
+    words, many = sum(row["words"] for row in run.rows), sum(row["targets"] for row in run.rows)
     if not words or many / words <= _TOKENS_A_WORD:
-        return []
-    return [f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"]
+        return len(spans.ids), []
+    foreign = "this model's tokenizer was hardly made for the language of this text"
+    return len(spans.ids), [f"{many / words:.1f} tokens a word: {foreign}"]
 
 
 def _learn_other(cell: Cell, text: Text, engine: Engine, begin: Callable[..., Run]) -> tuple[torch.Tensor, str]:
@@ -174,3 +167,7 @@ def _take(rows: list[dict[str, Any]], event: Event) -> None:
         row = next(r for r in reversed(rows) if r["start"] + r["tokens"] == event.end)
         row |= update(event)
         row["seconds"] += event.seconds
+
+
+# By task: what takes a text through a session, row by row; says how many tokens it has, and what is to be noted.
+READINGS: Mapping[str, Callable[[Run, Cell, Any], tuple[int, list[str]]]] = {"pg19": _read, "translation": translate}

@@ -133,8 +133,8 @@ class _Text:
         pass  # rows say it
 
 
-def translate(run: Run, cell: Cell, text: Parallel) -> int:
-    """Takes a document through a session, paragraph by paragraph; how many tokens went through.
+def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
+    """Takes a document through a session, paragraph by paragraph; how many tokens went through, and no notes.
 
     A row has `source`, `reference`, `own` (what the model wrote), `by` (which attempt), `whole` (it ended it itself),
     `doubt` (why it is not learnt), `learnt` (what became of the chunks that ended with it), `seconds`, and, of the
@@ -184,7 +184,7 @@ def translate(run: Run, cell: Cell, text: Parallel) -> int:
             run.rows.append(_row(pair, events, target) | {"seconds": time.perf_counter() - began})
         made += [event for event in events if isinstance(event, Translated)]
         run.keep(number + 1, len(pairs), session=session.tokens, made=[_remembering(one) for one in made])
-    return len(session.tokens)
+    return len(session.tokens), []
 
 
 def _remembering(made: Translated) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import product
 from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
@@ -49,11 +50,6 @@ from templora.toml_files import read_toml
 from templora.translation.languages import language
 
 TASKS = ("pg19", "translation")
-_TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
-_KEYS = (
-    "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",
-    *_TRANSLATION,
-)  # fmt: skip
 _KINDS: dict[str, Any] = {
     "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
     "methods": list, "to": str, "from": str, "template": str, "repetition_penalty": (float, int),
@@ -138,13 +134,9 @@ class Plan:
         Raises:
             OptionError: an unknown option, or a value that does not fit.
         """
-        asked = []
-        for model in self.models:
-            for table in self.methods:
-                asked += [(model, *setting) for setting in self._settings(table)]
-            asked += [(model, *setting) for setting in self._swept()]
+        settings = [setting for table in (*self.methods, *self._swept()) for setting in self._settings(table)]
         cells: dict[str, Cell] = {}
-        for model, method, options, adapter, config in asked:
+        for model, (method, options, adapter, config) in product(self.models, settings):
             if self.translates and method != "sliding_window":
                 raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
             for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
@@ -160,14 +152,14 @@ class Plan:
     def _of_books(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
         """What a cell of each book has besides."""
         for i, text in enumerate(texts):
-            # The next one that is not this one again under another name.
-            following = [*texts[i + 1 :], *texts[:i]]
-            teacher = next((t for t in following if t.sha256 != text.sha256), None)
-            if adapter_source(adapter).other and teacher is None:
-                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
-            teacher = teacher or text
-            other = {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
-            yield text, {"tokens": self.tokens, **other}
+            more: dict[str, Any] = {"tokens": self.tokens}
+            if adapter_source(adapter).other:
+                # The next one that is not this one again under another name.
+                teacher = next((t for t in (*texts[i + 1 :], *texts[:i]) if t.sha256 != text.sha256), None)
+                if teacher is None:
+                    raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+                more |= {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
+            yield text, more
 
     def _of_pairs(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
         """What cells of each document have besides."""
@@ -199,8 +191,8 @@ class Plan:
                 raise OptionError("methods", f"unknown option {key!r}; {nearest(key, [*_FIELDS, 'recipe', *others])}")
         return recipe(name, None, **merged)
 
-    def _swept(self) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
-        found = []
+    def _swept(self) -> Iterator[Mapping[str, Any]]:
+        """A `[[methods]]` table for each value."""
         for name, values in self.sweep.items():
             if name not in _FIELDS:
                 raise OptionError("sweep", f"unknown option {name!r}; {nearest(name, _FIELDS)}")
@@ -210,8 +202,7 @@ class Plan:
                 table = {**self.methods[0], name: value, "adapters": ["own"]}
                 if name == "rank" and isinstance(value, int):  # what an adapter's output is multiplied by stays
                     table["alpha"] = self._settings({**self.methods[0], "adapters": ["own"]})[0][3].scaling * value
-                found += self._settings(table)
-        return found
+                yield table
 
 
 def _strings(name: str, value: Any) -> list[str]:
@@ -221,13 +212,10 @@ def _strings(name: str, value: Any) -> list[str]:
     return list(values)
 
 
-def builtin_plans() -> list[str]:
-    """Names of the plans that come with the package."""
-    return sorted(
-        p.name.removesuffix(".toml")
-        for p in resources.files("templora.evals.plans").iterdir()
-        if p.name.endswith(".toml")
-    )
+def builtin_plans() -> dict[str, str]:
+    """The plans that come with the package, by name."""
+    files = [file for file in resources.files("templora.evals.plans").iterdir() if file.name.endswith(".toml")]
+    return {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in files}
 
 
 def read_plan(name: str) -> Plan:
@@ -236,12 +224,11 @@ def read_plan(name: str) -> Plan:
     Raises:
         OptionError: neither, or it cannot be used; says what is wrong.
     """
-    folder = resources.files("templora.evals.plans")
-    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in builtin_plans()}
-    values = read_toml("plan", name, builtin)
+    values = read_toml("plan", name, builtin_plans())
+    keys = [f.name.rstrip("_") for f in dataclasses.fields(Plan)]
     for key in values:
-        if key not in _KEYS:
-            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
+        if key not in keys:
+            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, keys)}")
     for key in ("tokens", "pairs"):
         if key in values:
             values[key] = parse_count(key, values[key])

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Stopped(Exception):
     """The measurement was asked to stop, and what it had is kept."""
 
 
+@dataclass
 class Run:
     """One session on its way through a text.
 
@@ -45,21 +46,17 @@ class Run:
         resumed: how often it was gone on with.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        path: Path,
-        identity: Sequence[str],
-        progress: Callable[[int, int], None],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.session, self.path = session, path
-        self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.resumed = 0
-        self._others: float | None = 0.0  # core-seconds
-        self._identity, self._progress, self._stop = list(identity), progress, stop
-        self._cost, self._saved = 0.0, time.perf_counter()
+    session: Session
+    path: Path
+    identity: list[str]
+    progress: Callable[[int, int], None]
+    stop: Callable[[], bool]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    resumed: int = 0
+    _others: float | None = 0.0  # core-seconds
+    _cost: float = 0.0  # of a snapshot
+    _saved: float = field(default_factory=time.perf_counter)
 
     def go_on(self, tokens: Callable[[Mapping[str, Any]], Sequence[int]]) -> Mapping[str, Any]:
         """Becomes what was kept, if anything of this identity was; what is there instead is deleted.
@@ -74,7 +71,7 @@ class Run:
 
         try:
             found = Snapshot.load(self.path)
-            if found.meta["of"] != self._identity:
+            if found.meta["of"] != self.identity:
                 raise ValueError("another model's, or another version's")
             meta: Mapping[str, Any] = found.meta["run"]
             kept = meta["rows"], meta["seconds"], meta["resumed"] + 1, meta["others"]
@@ -112,10 +109,10 @@ class Run:
             Stopped: `stop` said so.
             TextError: it did, and the snapshot cannot be written.
         """
-        self._progress(done, total)
+        self.progress(done, total)
         if done == total and not whole:
             return
-        stopping = self._stop()
+        stopping = self.stop()
         now = time.perf_counter()
         due = done == total or self._cost <= _SNAPSHOTS * (now - self._saved)
         if stopping or due:
@@ -123,7 +120,7 @@ class Run:
             rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
             rows |= {"others": self._others, "done": done, **more}
             try:
-                replace(taken, meta={**taken.meta, "run": rows, "of": self._identity}).save(self.path)
+                replace(taken, meta={**taken.meta, "run": rows, "of": self.identity}).save(self.path)
             except TextError:
                 if stopping:
                     raise

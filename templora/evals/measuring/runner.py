@@ -56,7 +56,6 @@ class Job:
     reason: str = ""
     attempts: int = 0
     result: dict[str, Any] | None = None
-    _status: str = ""  # what its worker said at last
     _began: float = 0.0
     _ended: float = 0.0
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
@@ -65,6 +64,9 @@ class Job:
     @property
     def seconds(self) -> float:
         return (self._ended or time.monotonic()) - self._began if self._began else 0.0
+
+    def came_to(self, result: dict[str, Any]) -> None:
+        self.result, self.state, self.reason = result, result["status"], result.get("reason", "")
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -115,9 +117,9 @@ class Runner:
         """
         with _alone(self._folder):
             for job in self.jobs:
-                job.result = results.find(self._folder, job.cell)
-                if job.result is not None:
-                    job.state, job.reason = job.result["status"], job.result.get("reason", "")
+                result = results.find(self._folder, job.cell)
+                if result is not None:
+                    job.came_to(result)
                     (self._folder / f"{job.cell.key}.part").unlink(missing_ok=True)  # a kill came between the two
             try:
                 self._loop()
@@ -195,8 +197,8 @@ class Runner:
             self._ended(job)
         elif "error" in line:
             job.reason = line["error"]
-        elif "status" in line:
-            job._status, job.reason = line["status"], line["reason"]
+        elif "result" in line:
+            job.result = line["result"]
         else:
             job.at, job.done, job.total = line["at"], line["done"], line["total"]
             if job.at == "reading" and job.first is None:
@@ -208,8 +210,8 @@ class Runner:
         code, job._ended = job.process.returncode, time.monotonic()
         said = _tail(job)
         job.process = None
-        if job._status:
-            job.state, job.result = job._status, results.find(self._folder, job.cell)
+        if job.result:
+            job.came_to(job.result)
         elif code == 2 and job.reason:
             job.state = "failed"
         elif self._stopping():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,10 +41,6 @@ class Group:
     @property
     def chunks(self) -> list[dict[str, Any]]:
         return [chunk for r in self.results.values() for chunk in r["chunks"]]
-
-    @property
-    def nll(self) -> float:
-        return math.fsum(r["nll"] for r in self.results.values())
 
     def total(self, key: str, part: str) -> float:
         """A sum over texts of one figure: ("flops", "learn"), ("seconds", "all"), ..."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from templora.evals.reporting.groups import Group, method_label
 from templora.evals.reporting.statistics import figures
-from templora.evals.reporting.tables import Sweep
 from templora.reports.plots import blank
 
 _BASE, _OURS = "#8a8f98", "#c2410c"
@@ -88,19 +87,19 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
     return figure
 
 
-def sweep(one: Sweep) -> Any:
+def sweep(option: str, points: Sequence[tuple[str, Group]]) -> Any:
     """Change of perplexity by one option."""
     figure = blank(4.5, 3)
     axes = figure.subplots()
-    labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in one.points]
-    values = [100 * (g.change or 0.0) for _, g in one.points]
+    labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in points]
+    values = [100 * (g.change or 0.0) for _, g in points]
     where = range(len(labels))
     axes.plot(where, values, "o-", color=_OURS)
-    bounds = [g.interval for _, g in one.points]
+    bounds = [g.interval for _, g in points]
     if all(bounds):
         axes.fill_between(where, [100 * b[0] for b in bounds if b], [100 * b[1] for b in bounds if b],
                           color=_OURS, alpha=0.12)  # fmt: skip
     axes.set_xticks(where, labels, fontsize="small")
-    axes.set(xlabel=one.option, ylabel="change of perplexity (%)")
+    axes.set(xlabel=option, ylabel="change of perplexity (%)")
     axes.grid(alpha=0.2)
     return figure

@@ -69,7 +69,7 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
         same = [g for g in groups if g.cell.bare.setting == main.base.cell.setting]
         same.sort(key=lambda g: (g.cell.source.reads, g is not main, g.cell.adapter != "own"))
         swept = tables.sweeps(groups, main)
-        in_sweeps = {id(g) for s in swept for _, g in s.points} - {id(main)}
+        in_sweeps = {id(g) for points in swept.values() for _, g in points} - {id(main)}
         shown = [g for g in same if id(g) not in in_sweeps and g.results]
         with_adapter = [g for g in shown if g.pairs]
         others = any(g.cell.adapter not in ("none", "own") for g in shown)
@@ -93,8 +93,8 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
             plots = [(f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))]
         found.append(Section("What it costs", "", [tables.efficiency(whole, main)], plots))
         if swept:
-            plots = [(f"{slug}-{s.option}", f"Sensitivity: {s.option}", pictures.sweep(s)) for s in swept]
-            found.append(Section("Sensitivity", "", [s.table() for s in swept], plots))
+            plots = [(f"{slug}-{o}", f"Sensitivity: {o}", pictures.sweep(o, points)) for o, points in swept.items()]
+            found.append(Section("Sensitivity", "", [tables.sensitivity(*one) for one in swept.items()], plots))
     with_adapter = [g for g in groups if g.pairs]
     if with_adapter:
         found.append(Section("Harm", "", [tables.harm(with_adapter)]))

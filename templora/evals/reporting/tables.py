@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeAlias, TypeVar
 
@@ -306,22 +305,16 @@ def _up_to(chunks: Sequence[dict[str, Any]], end: int) -> list[dict[str, Any]]:
     return [chunk for chunk, at in zip(chunks, ends, strict=True) if at <= end]
 
 
-@dataclass
-class Sweep:
+def sensitivity(option: str, points: Sequence[tuple[str, Group]]) -> Table:
     """One option changed, everything else alike."""
-
-    option: str
-    points: list[tuple[str, Group]]
-
-    def table(self) -> Table:
-        both: Sequence[Column[Group]] = (("base", _compared(0)), ("with the adapter", _compared(1)))
-        columns = (_BOTH, *both, _CHANGE, _LEARNING, _ALL, _SECONDS)
-        return tabulated(f"Sensitivity: {self.option}", self.points, columns, first=self.option)
+    both: Sequence[Column[Group]] = (("base", _compared(0)), ("with the adapter", _compared(1)))
+    columns = (_BOTH, *both, _CHANGE, _LEARNING, _ALL, _SECONDS)
+    return tabulated(f"Sensitivity: {option}", points, columns, first=option)
 
 
-def sweeps(groups: Sequence[Group], main: Group) -> list[Sweep]:
-    """Settings that differ from the main one in one option alone, by option."""
-    found = []
+def sweeps(groups: Sequence[Group], main: Group) -> dict[str, list[tuple[str, Group]]]:
+    """Settings that differ from the main one in one option alone, by option, each with its value."""
+    found = {}
     for option in SWEPT:
         points = [main]
         for g in groups:
@@ -332,7 +325,7 @@ def sweeps(groups: Sequence[Group], main: Group) -> list[Sweep]:
                 points.append(g)
         if len(points) > 1:
             points.sort(key=lambda g: _swept(g, option))
-            found.append(Sweep(option, [(_label(_swept(g, option)), g) for g in points]))
+            found[option] = [(_label(_swept(g, option)), g) for g in points]
     return found
 
 
