@@ -115,23 +115,20 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
     from templora.evals.measuring.plan import Plan, parse_count, read_plan
 
     plan = read_plan(options["plan"]) if options["plan"] else Plan()
-    changes: dict[str, Any] = {name: options[name] for name in _SAME if options[name] is not None}
-    for name in ("tokens", "pairs"):
-        if options[name] is not None:
-            changes[name] = parse_count(name, options[name])
-    for name in ("texts", "targets"):
-        if options[name] is not None:
-            changes[name] = _names(name, options[name])
-    if options["models"]:
-        changes["models"] = options["models"]
+    asked = {name: value for name, value in options.items() if value is not None}
+    changes = {name: asked[name] for name in _SAME if name in asked}
+    changes |= {name: parse_count(name, asked[name]) for name in ("tokens", "pairs") if name in asked}
+    changes |= {name: _names(name, asked[name]) for name in ("texts", "targets") if name in asked}
+    adapters = {"adapters": _names("adapters", asked["adapters"])} if asked.get("adapters") else {}
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
-    changes["config"] = {**plan.config, **recipe, **given}
-    adapters = {"adapters": _names("adapters", options["adapters"])} if options["adapters"] else {}
-    if options["methods"]:
-        changes["methods"] = [{"method": name, **adapters} for name in options["methods"]]
-    elif adapters:
-        changes["methods"] = [{**table, **adapters} for table in plan.methods]
-    return dataclasses.replace(plan, **changes)
+    methods: Sequence[Mapping[str, Any]] = [{"method": name} for name in options["methods"]] or plan.methods
+    return dataclasses.replace(
+        plan,
+        models=options["models"] or plan.models,
+        config={**plan.config, **recipe, **given},
+        methods=[{**table, **adapters} for table in methods],
+        **changes,
+    )
 
 
 def _names(option: str, value: str) -> list[str]:

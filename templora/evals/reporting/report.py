@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from templora.errors import TextError
+from templora.errors import ModelError, TextError
 from templora.evals.reporting import pictures, tables, translations
 from templora.evals.reporting.groups import Group, group, method_label, recipe_label
 from templora.evals.reporting.page import Section, Table, markdown, page
@@ -105,14 +105,14 @@ def _of_translations(groups: Sequence[Group], comet: str | None) -> list[Section
     found = translations.comparisons(groups, comet)
     if not found:
         return [Section("Translation", "There is nothing to compare yet.")] if groups else []
-    missing = translations.without_quality()
-    if missing:
-        return [Section("Translation", f"There are no scores: {missing}.")]
-    main, listed = found[0], [translations.term_table(one) for one in found]
-    figures = [translations.scores(found), translations.differences(found), translations.by_position(found)]
+    try:
+        said = translations.headline(found[0])
+    except ModelError as error:  # sacreBLEU is not installed
+        return [Section("Translation", f"There are no scores: {error}.")]
+    shown = (translations.scores, translations.differences, translations.by_position, translations.signatures)
     return [
-        Section("Translation", translations.headline(main), [*figures, translations.signatures(found)]),
-        Section("Terms", "", listed),
+        Section("Translation", said, [table(found) for table in shown]),
+        Section("Terms", "", [translations.term_table(one) for one in found]),
     ]
 
 

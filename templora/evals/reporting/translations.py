@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from templora.errors import ModelError
 from templora.evals.measuring.cell import Translating
 from templora.evals.reporting.groups import Group, recipe_label, told_apart
 from templora.evals.reporting.page import Table
@@ -87,13 +86,10 @@ class Comparison:
     @property
     def slower(self) -> float | None:
         """Seconds with the adapter, of those without; None on another device, or where other programs ran beside it."""
-        base = self.group.base
-        if base is None or not (base.seconds_mean_something and self.group.seconds_mean_something):
-            return None
-        if base.devices != self.group.devices:
-            return None
+        base, ours = self.group.base, self.group
+        alike = base and base.seconds_mean_something and ours.seconds_mean_something and base.devices == ours.devices
         base_seconds, seconds = (math.fsum(row["seconds"] for row in rows) for rows in self.rows)
-        return seconds / base_seconds
+        return seconds / base_seconds if alike else None
 
 
 def comparisons(groups: Sequence[Group], comet: str | None = None) -> list[Comparison]:
@@ -237,15 +233,6 @@ def signatures(found: Sequence[Comparison]) -> Table:
     for said in sorted({c.reason for one in found for c in one.comets if c.reason and one.comet}):
         table.rows.append(["COMET", said])
     return table
-
-
-def without_quality() -> str:
-    """Why there are no scores; empty if there are."""
-    try:
-        similarity.measure(["a"], ["a"], "en")
-    except ModelError as error:
-        return str(error)
-    return ""
 
 
 def _own(rows: Sequence[dict[str, Any]]) -> list[str]:
