@@ -56,6 +56,7 @@ _KINDS: dict[str, Any] = {
 }  # fmt: skip
 _WORDS = {str: "string", int: "whole number", dict: "table", list: "list", (float, int): "number"}
 AnyText: TypeAlias = Text | Parallel
+_Besides: TypeAlias = Iterator[tuple[AnyText, dict[str, Any]]]
 _FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
 
 
@@ -136,33 +137,35 @@ class Plan:
         """
         settings = [setting for table in (*self.methods, *self._swept()) for setting in self._settings(table)]
         cells: dict[str, Cell] = {}
-        for model, (method, options, adapter, config) in product(self.models, settings):
-            if self.translates and method != "sliding_window":
-                raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
-            for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
+        of_texts = self._of_pairs if self.translates else self._of_books
+        for model, setting in product(self.models, settings):
+            for text, more in of_texts(texts, setting):
                 cell = Cell(
-                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,
-                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype,
-                    code=method_code(method), **more,
+                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, weights=self.weights,
+                    dtype=self.dtype, code=method_code(setting["method"]), **setting, **more,
                 )  # fmt: skip
                 for each in (cell.bare, cell):
                     cells.setdefault(each.key, each)
         return sorted(cells.values(), key=lambda cell: cell.source.reads)
 
-    def _of_books(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+    def _of_books(self, texts: Sequence[AnyText], setting: dict[str, Any]) -> _Besides:
         """What a cell of each book has besides."""
         for i, text in enumerate(texts):
             more: dict[str, Any] = {"tokens": self.tokens}
-            if adapter_source(adapter).other:
+            if adapter_source(setting["adapter"]).other:
                 # The next one that is not this one again under another name.
                 teacher = next((t for t in (*texts[i + 1 :], *texts[:i]) if t.sha256 != text.sha256), None)
                 if teacher is None:
-                    raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
+                    said = f"{setting['adapter']!r} learns another text first, and there is only one"
+                    raise OptionError("adapters", said)
                 more |= {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
             yield text, more
 
-    def _of_pairs(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+    def _of_pairs(self, texts: Sequence[AnyText], setting: dict[str, Any]) -> _Besides:
         """What cells of each document have besides."""
+        method, adapter = setting["method"], setting["adapter"]
+        if method != "sliding_window":
+            raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
         source = adapter_source(adapter)
         if source.other or source.lesson:
             raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
@@ -172,24 +175,21 @@ class Plan:
                 assert isinstance(text, Parallel)
                 yield text, {"tokens": None, "translation": Translating(text.source, self._to, targets, *how)}
 
-    def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
-        """(method, its options, adapter, config) of a `[[methods]]` table."""
+    def _settings(self, table: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What cells of a `[[methods]]` table have in common: method, its options and config; one for each adapter."""
         values = dict(table)
         method = str(values.pop("method", "sliding_window"))
-        adapters = values.pop("adapters", ["none", "own"])
+        adapters = _strings("adapters", values.pop("adapters", ["none", "own"]))
         known = list(method_options(method))
-        options = {name: values.pop(name) for name in known if name in values}
-        options = make_method(method, **options).options()
-        config = self._config(values, [*known, "method", "adapters"])
-        return [(method, options, str(adapter), config) for adapter in _strings("adapters", adapters)]
-
-    def _config(self, values: Mapping[str, Any], others: Sequence[str] = ()) -> TempLoraConfig:
-        merged = {**self.config, **values}
-        name = str(merged.pop("recipe", "default"))
-        for key in merged:
+        options = make_method(method, **{name: values.pop(name) for name in known if name in values}).options()
+        values = {**self.config, **values}
+        name = str(values.pop("recipe", "default"))
+        for key in values:
             if key not in _FIELDS:
-                raise OptionError("methods", f"unknown option {key!r}; {nearest(key, [*_FIELDS, 'recipe', *others])}")
-        return recipe(name, None, **merged)
+                choices = nearest(key, [*_FIELDS, "recipe", *known, "method", "adapters"])
+                raise OptionError("methods", f"unknown option {key!r}; {choices}")
+        common = {"method": method, "options": options, "config": recipe(name, None, **values)}
+        return [{"adapter": adapter, **common} for adapter in adapters]
 
     def _swept(self) -> Iterator[Mapping[str, Any]]:
         """A `[[methods]]` table for each value."""
@@ -201,7 +201,7 @@ class Plan:
             for value in values:
                 table = {**self.methods[0], name: value, "adapters": ["own"]}
                 if name == "rank" and isinstance(value, int):  # what an adapter's output is multiplied by stays
-                    table["alpha"] = self._settings({**self.methods[0], "adapters": ["own"]})[0][3].scaling * value
+                    table["alpha"] = self._settings(self.methods[0])[0]["config"].scaling * value
                 yield table
 
 

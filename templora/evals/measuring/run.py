@@ -102,8 +102,8 @@ class Run:
 
         Args:
             done: how much is done; with `more`, told to `go_on`.
-            total: of how much. When all is done nothing is kept,
-            whole: unless others go on from there.
+            total: of how much. When all is done there is only a result to be kept.
+            whole: then too a snapshot is wanted: others go on from it.
 
         Raises:
             Stopped: `stop` said so.

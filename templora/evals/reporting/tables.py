@@ -250,10 +250,8 @@ def side_by_side(groups: Sequence[Group]) -> Table | None:
     shown = _for_comparison([g for g in groups if g.results and not g.cell.translation])
     if len({(g.cell.model, g.cell.method, str(g.cell.options)) for g in shown}) < 2:
         return None
-    texts = [
-        t for t in shown[0].results if len({g.results[t]["cell"]["text_sha256"] for g in shown if t in g.results}) == 1
-    ]
-    texts = [t for t in texts if all(t in g.results for g in shown)]
+    texts = [t for t in shown[0].results if all(t in g.results for g in shown)]
+    texts = [t for t in texts if len({g.results[t]["cell"]["text_sha256"] for g in shown}) == 1]
     if not texts:
         return None
     # Another tokenizer's tokens reach less far, or further.
