@@ -129,18 +129,19 @@ class Runner:
 
     def _loop(self) -> None:
         while not self._stopping():
-            running = [job for job in self.jobs if job.state == "running"]
             waiting = [job for job in self.jobs if job.state == "waiting"]
-            if not running and not waiting:
+            if not self._processes and not waiting:
                 return
-            for job in waiting[: self._most - len(running)]:
+            for job in waiting[: self._most - len(self._processes)]:
                 self._start(job)
-            try:
-                job, line = self._said.get(timeout=0.1)
-            except queue.Empty:
-                self._show(self.jobs, None)
-                continue
-            self._take(job, line)
+            self._hear()
+
+    def _hear(self) -> None:
+        """Takes in what a worker says, if any does."""
+        try:
+            self._take(*self._said.get(timeout=0.1))
+        except queue.Empty:
+            self._show(self.jobs, None)
 
     def _start(self, job: Job) -> None:
         job.attempts += 1
@@ -224,20 +225,19 @@ class Runner:
 
     def _stop_all(self) -> None:
         """Lets workers write their snapshots; those that take too long are killed."""
-        for job in self.jobs:
-            if job.process is not None:
-                with contextlib.suppress(OSError):
-                    job.process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGTERM)
         until = time.monotonic() + _GRACE
-        while any(job.process for job in self.jobs):
-            try:
-                job, line = self._said.get(timeout=0.1)
-                self._take(job, line)
-            except queue.Empty:
-                if time.monotonic() > until:
-                    for job in self.jobs:
-                        if job.process is not None:
-                            job.process.kill()
+        while self._processes:
+            self._hear()
+            if time.monotonic() > until:
+                for process in self._processes:
+                    process.kill()
+
+    @property
+    def _processes(self) -> list[subprocess.Popen[str]]:
+        return [job.process for job in self.jobs if job.process is not None]
 
 
 def seconds_left(jobs: Sequence[Job], at_a_time: int) -> float | None:

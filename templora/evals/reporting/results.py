@@ -189,13 +189,12 @@ def claim(folder: Path, common: dict[str, Any]) -> None:
     except OSError as error:
         raise TextError(f"{folder}: cannot be made: {error.strerror}") from error
     held: dict[str, Any] = {}
-    if path.exists():
-        with contextlib.suppress(OSError, ValueError):
-            held = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in common.items():
-            if name in held and held[name] != value:
-                raise ResultError(
-                    f"{folder} holds results of another evaluation: {name} is {held[name]!r} there, {value!r} here; "
-                    "choose another folder with --out"
-                )
+    with contextlib.suppress(OSError, ValueError):
+        held = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in common.items():
+        if name in held and held[name] != value:
+            raise ResultError(
+                f"{folder} holds results of another evaluation: {name} is {held[name]!r} there, {value!r} here; "
+                "choose another folder with --out"
+            )
     write_json(path, held | common)
