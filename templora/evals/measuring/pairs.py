@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +167,7 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
     for unit in units(sources, lambda part: count(part) <= size * MAX_SOURCE, known):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])
-    done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
+    done, made = kept["done"], [_translated(**values) for values in kept.get("made", ())]
     if not done:
         shown = ours("")
         for i, pair in enumerate(before):
@@ -183,16 +183,12 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
             events = [*ended, *translator.run(parts[first + number])]
             run.rows.append(_row(pair, events, target) | {"seconds": time.perf_counter() - began})
         made += [event for event in events if isinstance(event, Translated)]
-        run.keep(number + 1, len(pairs), session=session.tokens, made=[_remembering(one) for one in made])
+        run.keep(number + 1, len(pairs), session=session.tokens, made=[asdict(one) for one in made])
     return len(session.tokens), []
 
 
-def _remembering(made: Translated) -> tuple[Any, ...]:
-    return (*astuple(made.unit), *astuple(made)[1:])
-
-
-def _remembered(*values: Any) -> Translated:
-    return Translated(Unit(*values[:4]), *values[4:])
+def _translated(unit: dict[str, Any], **rest: Any) -> Translated:
+    return Translated(Unit(**unit), **rest)
 
 
 def _row(pair: Pair, events: Sequence[Event | Translated | None], language: Language) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
     if not groups:
         raise ResultError("there are no results; run `templora eval` first")
     found = []
-    names = tables.models(groups)
+    names = sorted({g.cell.model for g in groups})
     for model in names:
         own = [g for g in groups if g.cell.model == model]
         prefix = f"{model}: " if len(names) > 1 else ""

@@ -89,10 +89,6 @@ _MEASURED = "TFLOP and seconds per 1,000 tokens read (* other programs ran meanw
 # Sections -----------------------------------------------------------------------------------------------------------
 
 
-def models(groups: Sequence[Group]) -> list[str]:
-    return sorted({g.cell.model for g in groups})
-
-
 def main_group(groups: Sequence[Group]) -> Group | None:
     """The setting that stands for Temp-LoRA: its own adapter over a sliding window."""
     return typical([g for g in groups if g.cell.adapter == "own" and g.cell.method == "sliding_window" and g.pairs])
@@ -256,7 +252,7 @@ def side_by_side(groups: Sequence[Group]) -> Table | None:
         return None
     # Another tokenizer's tokens reach less far, or further.
     ends = {t: min(sum(c["bytes"] for c in g.results[t]["chunks"]) for g in shown) for t in texts}
-    many = len(models(shown)) > 1
+    many = len({g.cell.model for g in shown}) > 1
     models_only = "Bits per byte and perplexity per word compare models; per token only those of one tokenizer. "
     table = Table(
         "Side by side",
