@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from templora.runtime.metering import Meter
     from templora.session.session import Session
 
+_LEARNED = ("committed", "version", "reason", "loss", "grad_norm", "update", "drift", "forgetting")
+
 
 @dataclass
 class TextReport:
@@ -65,9 +67,7 @@ class TextReport:
             row["seconds"] += event.seconds
         elif isinstance(event, ChunkLearned):
             row = self._row(event.start, event.end)
-            row |= {"committed": event.committed, "version": event.version, "reason": event.reason}
-            row |= {"loss": event.loss, "grad_norm": event.grad_norm, "update": event.update}
-            row |= {"drift": event.drift, "forgetting": event.forgetting}
+            row |= {name: getattr(event, name) for name in _LEARNED}
             row["seconds"] += event.seconds
             self.committed += event.committed
             self.rejected += not event.committed

@@ -49,6 +49,7 @@ from templora.recipes import recipe
 from templora.toml_files import read_toml
 from templora.translation.languages import language
 
+# Of each it is said here which texts it is of and what its cells have besides, in `measure` what reads one.
 TASKS = ("pg19", "translation")
 _KINDS: dict[str, Any] = {
     "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
