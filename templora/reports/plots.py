@@ -14,17 +14,31 @@ _CURVES = (("base", "base", "#8a8f98"), ("adapted", "adapted", _ADAPTED), ("mixe
 _PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
 
 
+def blank(width: float, height: float) -> Any:
+    """An empty figure, of so many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes it as PNG. Raises `TextError` if that cannot be written."""
+    try:
+        figure.savefig(path, format="png", metadata={"Software": "templora"})
+    except OSError as error:
+        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+
+
 def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     """Draws a report (`templora.reports.run_report.build_report`) into a PNG.
 
     Raises:
         TextError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
+    figure = blank(9, 6)
     curve, time = figure.subplots(2, 1, height_ratios=[4, 1])
     rows = [c for c in report["chunks"] if c.get("targets")]
     for key, name, colour in _CURVES:
@@ -58,10 +72,7 @@ def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     time.set(yticks=[], xlabel="seconds", xlim=(0, left or 1))
     if left:
         time.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.5), frameon=False)
-    try:
-        figure.savefig(path, format="png", metadata={"Software": "templora"})
-    except OSError as error:
-        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+    save(figure, path)
 
 
 def _running(rows: list[dict[str, Any]], key: str) -> list[float]:
