@@ -17,6 +17,7 @@ from templora.cli.streams import print_out
 from templora.errors import OptionError, TemploraError
 from templora.methods import METHODS
 from templora.methods.adapters import SOURCES
+from templora.metrics import perplexity
 
 if TYPE_CHECKING:
     from templora.evals.measuring.plan import Plan
@@ -115,23 +116,20 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
     from templora.evals.measuring.plan import Plan, parse_count, read_plan
 
     plan = read_plan(options["plan"]) if options["plan"] else Plan()
-    changes: dict[str, Any] = {name: options[name] for name in _SAME if options[name] is not None}
-    for name in ("tokens", "pairs"):
-        if options[name] is not None:
-            changes[name] = parse_count(name, options[name])
-    for name in ("texts", "targets"):
-        if options[name] is not None:
-            changes[name] = _names(name, options[name])
-    if options["models"]:
-        changes["models"] = options["models"]
+    asked = {name: value for name, value in options.items() if value is not None}
+    changes = {name: asked[name] for name in _SAME if name in asked}
+    changes |= {name: parse_count(name, asked[name]) for name in ("tokens", "pairs") if name in asked}
+    changes |= {name: _names(name, asked[name]) for name in ("texts", "targets") if name in asked}
+    adapters = {"adapters": _names("adapters", asked["adapters"])} if asked.get("adapters") else {}
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
-    changes["config"] = {**plan.config, **recipe, **given}
-    adapters = {"adapters": _names("adapters", options["adapters"])} if options["adapters"] else {}
-    if options["methods"]:
-        changes["methods"] = [{"method": name, **adapters} for name in options["methods"]]
-    elif adapters:
-        changes["methods"] = [{**table, **adapters} for table in plan.methods]
-    return dataclasses.replace(plan, **changes)
+    methods: Sequence[Mapping[str, Any]] = [{"method": name} for name in options["methods"]] or plan.methods
+    return dataclasses.replace(
+        plan,
+        models=options["models"] or plan.models,
+        config={**plan.config, **recipe, **given},
+        methods=[{**table, **adapters} for table in methods],
+        **changes,
+    )
 
 
 def _names(option: str, value: str) -> list[str]:
@@ -201,14 +199,13 @@ def _share(job: Job) -> str:
 def _line(jobs: Sequence[Job], job: Job) -> str:
     """What became of a cell, for people."""
     number = f"[{sum(j.state not in ('running', 'waiting') for j in jobs)}/{len(jobs)}]"
-    how = f" · {job.cell.translation.targets}" if job.cell.translation else ""
-    what = f"{job.cell.text} · {job.cell.model} · {job.cell.method} · {job.cell.adapter}{how}"
-    if job.state == "done" and job.result:
-        from templora.metrics import perplexity
-
-        if job.cell.translation and not job.result["tokens"]:
-            return f"{number} {what}: {len(job.result['chunks'])} paragraphs, {clock(job.seconds)}"
-        value = perplexity(job.result["nll"], job.result["tokens"])
-        figure = f"perplexity {value:.3f}" if value is not None else "nothing to predict"
-        return f"{number} {what}: {figure} over {job.result['tokens']:,} tokens, {clock(job.seconds)}"
-    return f"{number} {what}: {job.state}{': ' + job.reason if job.reason else ''}"
+    cell, result = job.cell, job.result
+    how = f" · {cell.translation.targets}" if cell.translation else ""
+    what = f"{number} {cell.text} · {cell.model} · {cell.method} · {cell.adapter}{how}"
+    if job.state != "done" or not result:
+        return f"{what}: {job.state}{': ' + job.reason if job.reason else ''}"
+    if cell.translation and not result["tokens"]:
+        return f"{what}: {len(result['chunks'])} paragraphs, {clock(job.seconds)}"
+    value = perplexity(result["nll"], result["tokens"])
+    figure = f"perplexity {value:.3f}" if value is not None else "nothing to predict"
+    return f"{what}: {figure} over {result['tokens']:,} tokens, {clock(job.seconds)}"

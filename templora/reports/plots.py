@@ -19,25 +19,36 @@ _CURVES = (("base", "base", "#8a8f98"), ("adapted", "adapted", _ADAPTED), ("mixe
 _PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
 
 
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, of so many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes it as PNG. Raises `TextError` if that cannot be written."""
+    try:
+        figure.savefig(path, format="png", metadata={"Software": "templora"})
+    except OSError as error:
+        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+
+
 def plot_report(report: dict[str, Any], path: Path, title: str) -> None:
     """Draws a report (`templora.reports.run_report.build_report`) into a PNG.
 
     Raises:
         TextError: the file cannot be written.
     """
-    try:
-        draw_report(report, title).savefig(path, format="png", metadata={"Software": "templora"})
-    except OSError as error:
-        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
+    save(draw_report(report, title), path)
 
 
 def draw_report(report: Mapping[str, Any], title: str, *, time: bool = True) -> Figure:
     """The picture of a report; with `time`, also where that went."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6 if time else 4), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
+    figure = blank(9, 6 if time else 4)
     if time:
         curve, bar = figure.subplots(2, 1, height_ratios=[4, 1])
         _draw_time(report, bar)

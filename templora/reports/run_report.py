@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from templora.runtime.metering import Meter
     from templora.session.session import Session
 
+_LEARNED = ("committed", "version", "reason", "loss", "grad_norm", "update", "drift", "forgetting")
+
 
 @dataclass
 class TextReport:
@@ -65,9 +67,7 @@ class TextReport:
             row["seconds"] += event.seconds
         elif isinstance(event, ChunkLearned):
             row = self._row(event.start, event.end)
-            row |= {"committed": event.committed, "version": event.version, "reason": event.reason}
-            row |= {"loss": event.loss, "grad_norm": event.grad_norm, "update": event.update}
-            row |= {"drift": event.drift, "forgetting": event.forgetting}
+            row |= {name: getattr(event, name) for name in _LEARNED}
             row["seconds"] += event.seconds
             self.committed += event.committed
             self.rejected += not event.committed
@@ -110,11 +110,21 @@ class TextReport:
             "bytes": self.utf8_bytes,
             "committed": self.committed,
             "rejected": self.rejected,
-            "base": self.base.summary(self.words, self.utf8_bytes),
-            "adapted": self.adapted.summary(self.words, self.utf8_bytes),
-            "mixed": self.mixed.summary(self.words, self.utf8_bytes) if self.mixed.tokens else None,
+            **_pooled([self]),
             "chunks": self.chunks,
         }
+
+
+def _pooled(texts: Sequence[TextReport]) -> dict[str, Any]:
+    """What each predicted over all of these texts; the mixture only where there is one."""
+    words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
+    found = {}
+    for name in ("base", "adapted", "mixed"):
+        parts: list[Likelihood] = [getattr(text, name) for text in texts]
+        chunks = [chunk for part in parts for chunk in part.chunk_nll]
+        whole = Likelihood(sum(part.nll for part in parts), sum(part.tokens for part in parts), chunks)
+        found[name] = whole.summary(words, utf8_bytes) if whole.tokens or name != "mixed" else None
+    return found
 
 
 def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total_seconds: float) -> dict[str, Any]:
@@ -129,14 +139,6 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
 
     sessions = [t.session for t in texts if t.session is not None]
     receipts = [s.receipt for s in sessions]
-    pooled = {"base": Likelihood(), "adapted": Likelihood(), "mixed": Likelihood()}
-    for text in texts:
-        for key, likelihood in pooled.items():
-            part: Likelihood = getattr(text, key)
-            likelihood.nll += part.nll
-            likelihood.tokens += part.tokens
-            likelihood.chunk_nll += part.chunk_nll
-    words, utf8_bytes = sum(t.words for t in texts), sum(t.utf8_bytes for t in texts)
     meters = [t.session.meter.since(t.before) for t in texts if t.session is not None]
     seconds: dict[str, float] = {p: sum(m.seconds[p] for m in meters) for p in PHASES}
     flops: dict[str, float] = {p: sum(m.flops[p] for m in meters) for p in PHASES}
@@ -154,9 +156,7 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
         },
         "device": describe_device(model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},
-        "base": pooled["base"].summary(words, utf8_bytes),
-        "adapted": pooled["adapted"].summary(words, utf8_bytes),
-        "mixed": pooled["mixed"].summary(words, utf8_bytes) if pooled["mixed"].tokens else None,
+        **_pooled(texts),
         "committed": sum(t.committed for t in texts),
         "rejected": sum(t.rejected for t in texts),
         "chunks": texts[0].chunks if len(texts) == 1 else [c | {"text": t.name} for t in texts for c in t.chunks],

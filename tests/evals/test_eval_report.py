@@ -17,7 +17,7 @@ from templora.config import TempLoraConfig
 from templora.evals.measuring.cell import Cell
 from templora.evals.reporting import results, tables
 from templora.evals.reporting.groups import group, method_label, recipe_label
-from templora.evals.reporting.page import page
+from templora.evals.reporting.page import Section, Table, page
 from templora.evals.reporting.report import sections, write_report
 from templora.evals.reporting.results import ResultError
 from templora.recipes import recipe
@@ -142,7 +142,7 @@ def test_sweeps_are_found_in_the_results() -> None:
     groups = group(RESULTS)
     main = tables.main_group(groups)
     assert main is not None
-    found = {s.option: [label for label, _ in s.points] for s in tables.sweeps(groups, main)}
+    found = {option: [label for label, _ in points] for option, points in tables.sweeps(groups, main).items()}
     assert found == {"rank": ["4", "8"], "window": ["64", "128"]}
 
 
@@ -225,7 +225,7 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_names_in_a_page_are_escaped() -> None:
-    text = page("<b>", [("<i>", "a < b", [("<u>", "&", ["<s>"], [["<script>"]], ())], [])])
+    text = page("<b>", [Section("<i>", "a < b", [Table("<u>", ["<s>"], [["<script>"]], "&")])])
     assert "<script>" not in text
     assert "<i>" not in text
 

@@ -50,9 +50,9 @@ if kind == "waits":
 from templora.evals.reporting import results
 from templora.evals.measuring.cell import Cell
 made = Cell.from_dict(cell)
-results.write(folder, made, results.not_applicable(made, "it is a play"))
+result = results.write(folder, made, results.not_applicable(made, "it is a play"))
 say(at="reading", done=100, total=100)
-say(status="not applicable", reason="it is a play")
+say(result=result)
 """
 
 

@@ -6,15 +6,16 @@ pairs  ─► units ─►                                                  ─�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import TextError
 from templora.evals.measuring.cell import Cell
 from templora.evals.measuring.pairs import Parallel, translate
-from templora.evals.measuring.run import Run, held, predicted, update
+from templora.evals.measuring.run import Run, predicted, update
 from templora.evals.measuring.spans import Spans
 from templora.evals.measuring.texts import Text
 from templora.evals.reporting import results
@@ -66,12 +67,12 @@ def measure(
     done = results.find(folder, cell)
     if done is not None:
         return done
-    for read, wanted in ((text, cell.text_sha256), (other, cell.other_sha256)):
-        if read and wanted and read.sha256 != wanted:
-            raise TextError(f"{read.name} has changed since this evaluation was begun; begin it again")
+    read = ((text, cell.text_sha256), (other, cell.other_sha256))
+    changed = [one.name for one, wanted in read if one and wanted and one.sha256 != wanted]
+    changed += [cell.method] if cell.code != method_code(cell.method) else []
+    if changed:
+        raise TextError(f"{changed[0]} has changed since this evaluation was begun; begin it again")
     method = cell.made
-    if cell.code != method_code(cell.method):
-        raise TextError(f"{cell.method} has changed since this evaluation was begun; begin it again")
     missing = method.missing()
     if missing:  # not written down: it may be installed next time
         return results.not_applicable(cell, missing)
@@ -85,96 +86,66 @@ def measure(
     problem = method.problem(engine.model, cell.config)
     if problem:
         return results.write(folder, cell, results.not_applicable(cell, problem))
-    config, weights, notes = cell.config, None, []
+    config, notes = cell.config, []
     identity = [engine.model.fingerprint(), engine.versions()["templora"]]
+
+    def begin(session: Session, file: str, at: str = "reading") -> Run:
+        return Run(session, folder / file, identity, partial(progress, at), stop)
+
+    weights = None
     if cell.source.other:
         assert other is not None
-        weights, note = _learn_other(cell, other, folder, engine, identity, progress, stop)
+        weights, note = _learn_other(cell, other, engine, begin)
         notes += [note] if note else []
         config = config if cell.source.learns else replace(config, learning="off")
     lesson = cell.source.lesson(engine.tokenizer, config.seed) if cell.source.lesson else None
     with engine.session(config, method=method, lesson=lesson) as session:
         if weights is not None:
             session.use_adapter(weights)
-        run = Run(session, folder / f"{cell.key}.part", identity, stop)
-        if isinstance(text, Parallel):
-            text_tokens = _translate(run, cell, text, engine, session, progress)
-        else:
-            text_tokens = _read(run, cell, text, engine, session, progress)
-            notes += _foreign(run.rows)
+        run = begin(session, f"{cell.key}.part")
+        text_tokens, said = READINGS[cell.task](run, cell, text)
         kv_bytes = sum(reader.cache.bytes for reader in session.readers)
         adapter_weights = session.slot.layout.weights if cell.source.reads else 0
     result = results.of_run(
-        cell, run, session, text_tokens=text_tokens, kv_bytes=kv_bytes, adapter_weights=adapter_weights, notes=notes
+        cell, run, text_tokens=text_tokens, kv_bytes=kv_bytes, adapter_weights=adapter_weights, notes=[*notes, *said]
     )
     written = results.write(folder, cell, result)
     run.path.unlink(missing_ok=True)
     return written
 
 
-def _read(run: Run, cell: Cell, text: Text, engine: Engine, session: Session, progress: Progress) -> int:
-    """Reads a book; how many tokens it has."""
-    spans, opening, reads = Spans(engine.tokenizer, text.content), len(session.tokens), cell.source.reads
-    ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(engine.tokenizer))]
-    for _ in _follow(run, session, ids, base=cell.config.mixture or not reads, adapted=reads):
-        progress("reading", len(session.tokens), len(ids) + opening)
+def _read(run: Run, cell: Cell, text: Text) -> tuple[int, list[str]]:
+    """Reads a book; how many tokens it has, and what is to be noted about it."""
+    tokenizer, opening, reads = run.session.engine.tokenizer, len(run.session.tokens), cell.source.reads
+    spans = Spans(tokenizer, text.content)
+    ids = spans.ids if cell.tokens is None else spans.ids[: cell.tokens - len(opening_ids(tokenizer))]
+    _follow(run, ids, base=cell.config.mixture or not reads, adapted=reads)
     for row in run.rows:
         row |= spans.of(row["start"] - opening, row["start"] + row["tokens"] - opening, row["targets"])
-    return len(spans.ids)
-
-
-def _translate(run: Run, cell: Cell, text: Parallel, engine: Engine, session: Session, progress: Progress) -> int:
-    """Translates a document; how many tokens went through the session."""
-    assert cell.translation is not None
-    pairs = text.pairs(cell.translation.pairs)
-    for done in translate(run, session, text, cell.translation, engine.tokenizer, cell.source.reads):
-        progress("reading", done, len(pairs))
-    return len(session.tokens)
-
-
-def _foreign(rows: Sequence[dict[str, Any]]) -> list[str]:
-    words, many = sum(row["words"] for row in rows), sum(row["targets"] for row in rows)
+    words, many = sum(row["words"] for row in run.rows), sum(row["targets"] for row in run.rows)
     if not words or many / words <= _TOKENS_A_WORD:
-        return []
-    return [f"{many / words:.1f} tokens a word: this model's tokenizer was hardly made for the language of this text"]
+        return len(spans.ids), []
+    foreign = "this model's tokenizer was hardly made for the language of this text"
+    return len(spans.ids), [f"{many / words:.1f} tokens a word: {foreign}"]
 
 
-def _learn_other(
-    cell: Cell,
-    text: Text,
-    folder: Path,
-    engine: Engine,
-    identity: list[str],
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> tuple[torch.Tensor, str]:
-    """An adapter that has learnt the first tokens of another text, kept in the folder for the cells that share it; and
-    what is to be noted about it."""
-    from templora.session.snapshot import Snapshot
-
+def _learn_other(cell: Cell, text: Text, engine: Engine, begin: Callable[..., Run]) -> tuple[torch.Tensor, str]:
+    """An adapter that has learnt the first tokens of another text, and what is to be noted about it. The session that
+    learnt it stays in the folder, for the cells that share it."""
     teacher = replace(cell, text=text.name, text_sha256=text.sha256, tokens=cell.other_tokens, adapter="own")
-    path = folder / f"{teacher.key}.adapter"
     ids = Spans(engine.tokenizer, text.content).ids[: cell.other_tokens]
     short = f"{text.name}, which was to be learnt before, has only {len(ids):,} tokens"
     if len(ids) < cell.config.chunk_size:
         raise TextError(f"{short}, less than a chunk: it teaches nothing")
-    note = short if len(ids) < (cell.other_tokens or 0) else ""
-    learnt = held(path, identity)
-    if learnt is not None:
-        return learnt.tensors["weights"], note
     with engine.session(teacher.config, method=teacher.made) as session:
-        run = Run(session, folder / f"{teacher.key}.{cell.text}.part", identity, stop)
-        for _ in _follow(run, session, ids, base=False, adapted=False):
-            progress(f"learning {text.name}", len(session.tokens), len(ids))
-        weights = session.adapter_weights()
-    Snapshot({"weights": weights}, {"cell": teacher.to_dict(), "of": identity}).save(path)
-    run.path.unlink(missing_ok=True)
-    return weights, note
+        run = begin(session, f"{teacher.key}.adapter", f"learning {text.name}")
+        _follow(run, ids, base=False, adapted=False, whole=True)
+        return session.adapter_weights(), short if len(ids) < (cell.other_tokens or 0) else ""
 
 
-def _follow(run: Run, session: Session, ids: Sequence[int], *, base: bool, adapted: bool) -> Iterator[None]:
-    """Reads `ids`, a row a chunk; yields after each."""
-    opening = list(session.tokens)
+def _follow(run: Run, ids: Sequence[int], *, base: bool, adapted: bool, whole: bool = False) -> None:
+    """Reads `ids`, a row a chunk."""
+    session, opening = run.session, list(run.session.tokens)
     done = run.go_on(lambda meta: [*opening, *ids[: meta["done"]]])["done"]
     events = session.score_ids(ids[done:], base=base, adapted=adapted)
     while done < len(ids):
@@ -184,9 +155,7 @@ def _follow(run: Run, session: Session, ids: Sequence[int], *, base: bool, adapt
                 if isinstance(event, Absorbed):
                     break
         done = len(session.tokens) - len(opening)
-        if done < len(ids):
-            run.keep(done)
-        yield
+        run.keep(done, len(ids), whole=whole)
 
 
 def _take(rows: list[dict[str, Any]], event: Event) -> None:
@@ -198,3 +167,7 @@ def _take(rows: list[dict[str, Any]], event: Event) -> None:
         row = next(r for r in reversed(rows) if r["start"] + r["tokens"] == event.end)
         row |= update(event)
         row["seconds"] += event.seconds
+
+
+# By task: what takes a text through a session, row by row; says how many tokens it has, and what is to be noted.
+READINGS: Mapping[str, Callable[[Run, Cell, Any], tuple[int, list[str]]]] = {"pg19": _read, "translation": translate}

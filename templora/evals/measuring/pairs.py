@@ -11,12 +11,12 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import OptionError
-from templora.evals.measuring.cell import Translating
+from templora.evals.measuring.cell import Cell
 from templora.evals.measuring.run import Run, predicted, update
 from templora.evals.measuring.texts import chosen, visible_files
 from templora.events import ChunkLearned, ChunkScored, Event
@@ -128,33 +128,22 @@ class _Text:
         pass  # rows say it
 
 
-def translate(
-    run: Run, session: Session, text: Parallel, how: Translating, tokenizer: Any, adapted: bool
-) -> Iterator[int]:
-    """Takes a document through a session, paragraph by paragraph.
+def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
+    """Takes a document through a session, paragraph by paragraph; how many tokens went through, and no notes.
 
     A row has `source`, `reference`, `own` (what the model wrote), `by` (which attempt), `whole` (it ended it itself),
     `doubt` (why it is not learnt), `learnt` (what became of the chunks that ended with it), `seconds`, and, of the
     reference, `targets`, `words`, `bytes` and NLLs, 0 where it is not revealed. Chunks also end where a chapter does,
     or a segment of GuoFeng's.
-
-    Args:
-        run: takes the rows.
-        session: of the cell.
-        text: the document.
-        how: what is revealed, and how the model is asked.
-        tokenizer: of the model.
-        adapted: whether it is read through the adapter, or by the base alone.
-
-    Yields:
-        How many paragraphs are done, after each.
     """
+    assert cell.translation is not None
+    how, session = cell.translation, run.session
     before, pairs = text.aligned.before, text.pairs(how.pairs)
-    reference, target, first = how.targets == "reference", language("to", how.target), len(text.aligned.before)
-    template = read_template(how.template, tokenizer, language("from", how.source).name, target.name)
+    reference, target, first = how.targets == "reference", language("to", how.target), len(before)
+    template = read_template(how.template, session.engine.tokenizer, language("from", how.source).name, target.name)
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
     translator = Translator(
-        _Text(session, adapted, reference),
+        _Text(session, cell.source.reads, reference),
         template,
         target,
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
@@ -166,7 +155,7 @@ def translate(
     for unit in translator.units(sources):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])
-    done, made = kept["done"], [_remembered(*values) for values in kept.get("made", ())]
+    done, made = kept["done"], [_translated(**values) for values in kept.get("made", ())]
     if not done:
         shown = ours("")
         for i, pair in enumerate(before):
@@ -176,58 +165,38 @@ def translate(
     for one in made:
         translator.remember(one)
     for number, pair in enumerate(pairs[done:], done):
+        began = time.perf_counter()
         with run.timed():
-            row = _Row(pair, target)
-            if number in text.aligned.cuts:
-                row.take(session.close_chunk())
-            for event in translator.run(parts[first + number]):
-                row.take(event)
-            made += row.parts
-            run.rows.append(row.figures())
-        if number + 1 < len(pairs):
-            run.keep(number + 1, session=session.tokens, made=[_remembering(one) for one in made])
-        yield number + 1
+            ended = [session.close_chunk()] if number in text.aligned.cuts else []
+            events = [*ended, *translator.run(parts[first + number])]
+            run.rows.append(_row(pair, events, target) | {"seconds": time.perf_counter() - began})
+        made += [event for event in events if isinstance(event, Translated)]
+        run.keep(number + 1, len(pairs), session=session.tokens, made=[asdict(one) for one in made])
+    return len(session.tokens), []
 
 
-def _remembering(made: Translated) -> tuple[Any, ...]:
-    return (*astuple(made.unit), *astuple(made)[1:])
+def _translated(unit: dict[str, Any], **rest: Any) -> Translated:
+    return Translated(Unit(**unit), **rest)
 
 
-def _remembered(*values: Any) -> Translated:
-    return Translated(Unit(*values[:4]), *values[4:])
-
-
-class _Row:
-    """What becomes of one pair."""
-
-    def __init__(self, pair: Pair, language: Language) -> None:
-        self._pair, self._language, self._began = pair, language, time.perf_counter()
-        self.parts: list[Translated] = []
-        self._scored: list[dict[str, Any]] = []
-        self._learnt: list[dict[str, Any]] = []
-
-    def take(self, event: Event | Translated | None) -> None:
-        if isinstance(event, Translated):
-            self.parts.append(event)
-        elif isinstance(event, ChunkScored):
-            self._scored.append(predicted(event))
-        elif isinstance(event, ChunkLearned):
-            self._learnt.append({"start": event.start, "end": event.end, **update(event)})
-
-    def figures(self) -> dict[str, Any]:
-        reference, scored = self._pair.target, self._scored
-        nlls = {name: math.fsum(part[name] for part in scored) for name in (scored[0] if scored else ("nll",))}
-        return {
-            "source": self._pair.source,
-            "reference": reference,
-            "own": join([part.own for part in self.parts], self._language),
-            "whole": all(part.whole for part in self.parts),
-            "by": self.parts[-1].by,
-            "doubt": next((part.doubt for part in self.parts if part.doubt), ""),
-            **nlls,
-            "targets": sum(part["targets"] for part in scored),
-            "words": len(reference.split()) if scored else 0,
-            "bytes": len(reference.encode()) if scored else 0,
-            "learnt": self._learnt,
-            "seconds": time.perf_counter() - self._began,
-        }
+def _row(pair: Pair, events: Sequence[Event | Translated | None], language: Language) -> dict[str, Any]:
+    """What became of a pair."""
+    parts = [event for event in events if isinstance(event, Translated)]
+    scored = [predicted(event) for event in events if isinstance(event, ChunkScored)]
+    return {
+        "source": pair.source,
+        "reference": pair.target,
+        "own": join([part.own for part in parts], language),
+        "whole": all(part.whole for part in parts),
+        "by": parts[-1].by,
+        "doubt": next((part.doubt for part in parts if part.doubt), ""),
+        **{name: math.fsum(part[name] for part in scored) for name in (scored[0] if scored else ("nll",))},
+        "targets": sum(part["targets"] for part in scored),
+        "words": len(pair.target.split()) if scored else 0,
+        "bytes": len(pair.target.encode()) if scored else 0,
+        "learnt": [
+            {"start": event.start, "end": event.end, **update(event)}
+            for event in events
+            if isinstance(event, ChunkLearned)
+        ],
+    }

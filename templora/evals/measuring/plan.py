@@ -35,6 +35,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import product
 from typing import Any, TypeAlias
 
 from templora.config import TempLoraConfig
@@ -48,18 +49,15 @@ from templora.recipes import recipe
 from templora.toml_files import read_toml
 from templora.translation.languages import language
 
+# Of each it is said here which texts it is of and what its cells have besides, in `measure` what reads one.
 TASKS = ("pg19", "translation")
-_TRANSLATION = ("pairs", "to", "from", "targets", "template", "repetition_penalty")
-_KEYS = (
-    "task", "books", "texts", "tokens", "models", "other_tokens", "weights", "dtype", "config", "methods", "sweep",
-    *_TRANSLATION,
-)  # fmt: skip
 _KINDS: dict[str, Any] = {
     "task": str, "books": str, "weights": str, "dtype": str, "other_tokens": int, "config": dict, "sweep": dict,
     "methods": list, "to": str, "from": str, "template": str, "repetition_penalty": (float, int),
 }  # fmt: skip
 _WORDS = {str: "string", int: "whole number", dict: "table", list: "list", (float, int): "number"}
 AnyText: TypeAlias = Text | Parallel
+_Besides: TypeAlias = Iterator[tuple[AnyText, dict[str, Any]]]
 _FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
 
 
@@ -138,39 +136,37 @@ class Plan:
         Raises:
             OptionError: an unknown option, or a value that does not fit.
         """
-        asked = []
-        for model in self.models:
-            for table in self.methods:
-                asked += [(model, *setting) for setting in self._settings(table)]
-            asked += [(model, *setting) for setting in self._swept()]
+        settings = [setting for table in (*self.methods, *self._swept()) for setting in self._settings(table)]
         cells: dict[str, Cell] = {}
-        for model, method, options, adapter, config in asked:
-            if self.translates and method != "sliding_window":
-                raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
-            for text, more in self._of_pairs(texts, adapter) if self.translates else self._of_books(texts, adapter):
+        of_texts = self._of_pairs if self.translates else self._of_books
+        for model, setting in product(self.models, settings):
+            for text, more in of_texts(texts, setting):
                 cell = Cell(
-                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, method=method,
-                    adapter=adapter, config=config, options=options, weights=self.weights, dtype=self.dtype,
-                    code=method_code(method), **more,
+                    task=self.task, text=text.name, text_sha256=text.sha256, model=model, weights=self.weights,
+                    dtype=self.dtype, code=method_code(setting["method"]), **setting, **more,
                 )  # fmt: skip
                 for each in (cell.bare, cell):
                     cells.setdefault(each.key, each)
         return sorted(cells.values(), key=lambda cell: cell.source.reads)
 
-    def _of_books(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+    def _of_books(self, texts: Sequence[AnyText], setting: dict[str, Any]) -> _Besides:
         """What a cell of each book has besides."""
         for i, text in enumerate(texts):
-            # The next one that is not this one again under another name.
-            following = [*texts[i + 1 :], *texts[:i]]
-            teacher = next((t for t in following if t.sha256 != text.sha256), None)
-            if adapter_source(adapter).other and teacher is None:
-                raise OptionError("adapters", f"{adapter!r} learns another text first, and there is only one")
-            teacher = teacher or text
-            other = {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
-            yield text, {"tokens": self.tokens, **other}
+            more: dict[str, Any] = {"tokens": self.tokens}
+            if adapter_source(setting["adapter"]).other:
+                # The next one that is not this one again under another name.
+                teacher = next((t for t in (*texts[i + 1 :], *texts[:i]) if t.sha256 != text.sha256), None)
+                if teacher is None:
+                    said = f"{setting['adapter']!r} learns another text first, and there is only one"
+                    raise OptionError("adapters", said)
+                more |= {"other": teacher.name, "other_sha256": teacher.sha256, "other_tokens": self.other_tokens}
+            yield text, more
 
-    def _of_pairs(self, texts: Sequence[AnyText], adapter: str) -> Iterator[tuple[AnyText, dict[str, Any]]]:
+    def _of_pairs(self, texts: Sequence[AnyText], setting: dict[str, Any]) -> _Besides:
         """What cells of each document have besides."""
+        method, adapter = setting["method"], setting["adapter"]
+        if method != "sliding_window":
+            raise OptionError("method", f"{method!r} is for books; translations are drafted over a sliding window")
         source = adapter_source(adapter)
         if source.other or source.lesson:
             raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
@@ -180,27 +176,24 @@ class Plan:
                 assert isinstance(text, Parallel)
                 yield text, {"tokens": None, "translation": Translating(text.source, self._to, targets, *how)}
 
-    def _settings(self, table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
-        """(method, its options, adapter, config) of a `[[methods]]` table."""
+    def _settings(self, table: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What cells of a `[[methods]]` table have in common: method, its options and config; one for each adapter."""
         values = dict(table)
         method = str(values.pop("method", "sliding_window"))
-        adapters = values.pop("adapters", ["none", "own"])
+        adapters = _strings("adapters", values.pop("adapters", ["none", "own"]))
         known = list(method_options(method))
-        options = {name: values.pop(name) for name in known if name in values}
-        options = make_method(method, **options).options()
-        config = self._config(values, [*known, "method", "adapters"])
-        return [(method, options, str(adapter), config) for adapter in _strings("adapters", adapters)]
-
-    def _config(self, values: Mapping[str, Any], others: Sequence[str] = ()) -> TempLoraConfig:
-        merged = {**self.config, **values}
-        name = str(merged.pop("recipe", "default"))
-        for key in merged:
+        options = make_method(method, **{name: values.pop(name) for name in known if name in values}).options()
+        values = {**self.config, **values}
+        name = str(values.pop("recipe", "default"))
+        for key in values:
             if key not in _FIELDS:
-                raise OptionError("methods", f"unknown option {key!r}; {nearest(key, [*_FIELDS, 'recipe', *others])}")
-        return recipe(name, None, **merged)
+                choices = nearest(key, [*_FIELDS, "recipe", *known, "method", "adapters"])
+                raise OptionError("methods", f"unknown option {key!r}; {choices}")
+        common = {"method": method, "options": options, "config": recipe(name, None, **values)}
+        return [{"adapter": adapter, **common} for adapter in adapters]
 
-    def _swept(self) -> list[tuple[str, dict[str, Any], str, TempLoraConfig]]:
-        found = []
+    def _swept(self) -> Iterator[Mapping[str, Any]]:
+        """A `[[methods]]` table for each value."""
         for name, values in self.sweep.items():
             if name not in _FIELDS:
                 raise OptionError("sweep", f"unknown option {name!r}; {nearest(name, _FIELDS)}")
@@ -209,9 +202,8 @@ class Plan:
             for value in values:
                 table = {**self.methods[0], name: value, "adapters": ["own"]}
                 if name == "rank" and isinstance(value, int):  # what an adapter's output is multiplied by stays
-                    table["alpha"] = self._settings({**self.methods[0], "adapters": ["own"]})[0][3].scaling * value
-                found += self._settings(table)
-        return found
+                    table["alpha"] = self._settings(self.methods[0])[0]["config"].scaling * value
+                yield table
 
 
 def _strings(name: str, value: Any) -> list[str]:
@@ -221,13 +213,10 @@ def _strings(name: str, value: Any) -> list[str]:
     return list(values)
 
 
-def builtin_plans() -> list[str]:
-    """Names of the plans that come with the package."""
-    return sorted(
-        p.name.removesuffix(".toml")
-        for p in resources.files("templora.evals.plans").iterdir()
-        if p.name.endswith(".toml")
-    )
+def builtin_plans() -> dict[str, str]:
+    """The plans that come with the package, by name."""
+    files = [file for file in resources.files("templora.evals.plans").iterdir() if file.name.endswith(".toml")]
+    return {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in files}
 
 
 def read_plan(name: str) -> Plan:
@@ -236,12 +225,11 @@ def read_plan(name: str) -> Plan:
     Raises:
         OptionError: neither, or it cannot be used; says what is wrong.
     """
-    folder = resources.files("templora.evals.plans")
-    builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in builtin_plans()}
-    values = read_toml("plan", name, builtin)
+    values = read_toml("plan", name, builtin_plans())
+    keys = [f.name.rstrip("_") for f in dataclasses.fields(Plan)]
     for key in values:
-        if key not in _KEYS:
-            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, _KEYS)}")
+        if key not in keys:
+            raise OptionError("plan", f"{name}: unknown key {key!r}; {nearest(key, keys)}")
     for key in ("tokens", "pairs"):
         if key in values:
             values[key] = parse_count(key, values[key])

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from templora.events import ChunkLearned, ChunkScored
 
 if TYPE_CHECKING:
     from templora.session.session import Session
-    from templora.session.snapshot import Snapshot
 
 # Most of the time that snapshots may take.
 _SNAPSHOTS = 0.05
@@ -30,6 +29,7 @@ class Stopped(Exception):
     """The measurement was asked to stop, and what it had is kept."""
 
 
+@dataclass
 class Run:
     """One session on its way through a text.
 
@@ -37,7 +37,8 @@ class Run:
         session: of the cell.
         path: of the snapshot.
         identity: what must be the same for a snapshot to be gone on from.
-        stop: asked after each chunk.
+        progress: told how much is done, and of how much.
+        stop: asked after each chunk or paragraph.
 
     Attributes:
         rows: what is measured, in order.
@@ -45,18 +46,20 @@ class Run:
         resumed: how often it was gone on with.
     """
 
-    def __init__(self, session: Session, path: Path, identity: Sequence[str], stop: Callable[[], bool]) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.resumed = 0
-        self._others: float | None = 0.0  # core-seconds
-        self._session, self._identity, self._stop = session, list(identity), stop
-        self._held = held(path, identity)
-        self._cost, self._saved = 0.0, time.perf_counter()
+    session: Session
+    path: Path
+    identity: list[str]
+    progress: Callable[[int, int], None]
+    stop: Callable[[], bool]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    resumed: int = 0
+    _others: float | None = 0.0  # core-seconds
+    _cost: float = 0.0  # of a snapshot
+    _saved: float = field(default_factory=time.perf_counter)
 
     def go_on(self, tokens: Callable[[Mapping[str, Any]], Sequence[int]]) -> Mapping[str, Any]:
-        """Becomes what was kept, if anything was.
+        """Becomes what was kept, if anything of this identity was; what is there instead is deleted.
 
         Args:
             tokens: of the session, from what `keep` was told.
@@ -64,17 +67,19 @@ class Run:
         Returns:
             What `keep` was told: `done` is 0 if nothing was kept.
         """
-        found, self._held = self._held, None
-        if found is None:
-            return {"done": 0}
+        from templora.session.snapshot import Snapshot
+
         try:
+            found = Snapshot.load(self.path)
+            if found.meta["of"] != self.identity:
+                raise ValueError("another model's, or another version's")
             meta: Mapping[str, Any] = found.meta["run"]
-            rows, seconds, resumed, others = meta["rows"], meta["seconds"], meta["resumed"] + 1, meta["others"]
-            self._session.restore(tokens(meta), found)
-        except (TemploraError, LookupError, TypeError, ValueError, AttributeError):  # of another session, or edited
+            kept = meta["rows"], meta["seconds"], meta["resumed"] + 1, meta["others"]
+            self.session.restore(tokens(meta), found)
+        except (TemploraError, LookupError, TypeError, ValueError, AttributeError):  # none, of another, or edited
             self.path.unlink(missing_ok=True)
             return {"done": 0}
-        self.rows, self.seconds, self.resumed, self._others = rows, seconds, resumed, others
+        self.rows, self.seconds, self.resumed, self._others = kept
         return meta
 
     @contextlib.contextmanager
@@ -92,25 +97,30 @@ class Run:
         """Cores that other programs used meanwhile, on average; None where the system does not say."""
         return None if self._others is None else max(0.0, self._others) / max(1e-9, self.seconds)
 
-    def keep(self, done: int, **more: Any) -> None:
-        """Makes a snapshot if one is due, and stops if that is wanted.
+    def keep(self, done: int, total: int, *, whole: bool = False, **more: Any) -> None:
+        """Says how far it is, makes a snapshot if one is due, and stops if that is wanted.
 
         Args:
             done: how much is done; with `more`, told to `go_on`.
+            total: of how much. When all is done there is only a result to be kept.
+            whole: then too a snapshot is wanted: others go on from it.
 
         Raises:
             Stopped: `stop` said so.
             TextError: it did, and the snapshot cannot be written.
         """
-        stopping = self._stop()
+        self.progress(done, total)
+        if done == total and not whole:
+            return
+        stopping = self.stop()
         now = time.perf_counter()
-        due = self._cost <= _SNAPSHOTS * (now - self._saved)
+        due = done == total or self._cost <= _SNAPSHOTS * (now - self._saved)
         if stopping or due:
-            taken = self._session.snapshot(copy=False)
+            taken = self.session.snapshot(copy=False)
             rows = {"rows": self.rows, "seconds": self.seconds, "resumed": self.resumed}
             rows |= {"others": self._others, "done": done, **more}
             try:
-                replace(taken, meta={**taken.meta, "run": rows, "of": self._identity}).save(self.path)
+                replace(taken, meta={**taken.meta, "run": rows, "of": self.identity}).save(self.path)
             except TextError:
                 if stopping:
                     raise
@@ -119,20 +129,6 @@ class Run:
             self._cost = self._saved - now
         if stopping:
             raise Stopped
-
-
-def held(path: Path, identity: Sequence[str]) -> Snapshot | None:
-    """A snapshot of this identity, if there is one; another, or a damaged one, is deleted."""
-    from templora.session.snapshot import Snapshot
-
-    if not path.exists():
-        return None
-    with contextlib.suppress(TextError):
-        found = Snapshot.load(path)
-        if found.meta.get("of") == list(identity):
-            return found
-    path.unlink(missing_ok=True)
-    return None
 
 
 def predicted(event: ChunkScored) -> dict[str, Any]:

@@ -56,7 +56,6 @@ class Job:
     reason: str = ""
     attempts: int = 0
     result: dict[str, Any] | None = None
-    _status: str = ""  # what its worker said at last
     _began: float = 0.0
     _ended: float = 0.0
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
@@ -65,6 +64,9 @@ class Job:
     @property
     def seconds(self) -> float:
         return (self._ended or time.monotonic()) - self._began if self._began else 0.0
+
+    def came_to(self, result: dict[str, Any]) -> None:
+        self.result, self.state, self.reason = result, result["status"], result.get("reason", "")
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -115,9 +117,9 @@ class Runner:
         """
         with _alone(self._folder):
             for job in self.jobs:
-                job.result = results.find(self._folder, job.cell)
-                if job.result is not None:
-                    job.state, job.reason = job.result["status"], job.result.get("reason", "")
+                result = results.find(self._folder, job.cell)
+                if result is not None:
+                    job.came_to(result)
                     (self._folder / f"{job.cell.key}.part").unlink(missing_ok=True)  # a kill came between the two
             try:
                 self._loop()
@@ -127,18 +129,19 @@ class Runner:
 
     def _loop(self) -> None:
         while not self._stopping():
-            running = [job for job in self.jobs if job.state == "running"]
             waiting = [job for job in self.jobs if job.state == "waiting"]
-            if not running and not waiting:
+            if not self._processes and not waiting:
                 return
-            for job in waiting[: self._most - len(running)]:
+            for job in waiting[: self._most - len(self._processes)]:
                 self._start(job)
-            try:
-                job, line = self._said.get(timeout=0.1)
-            except queue.Empty:
-                self._show(self.jobs, None)
-                continue
-            self._take(job, line)
+            self._hear()
+
+    def _hear(self) -> None:
+        """Takes in what a worker says, if any does."""
+        try:
+            self._take(*self._said.get(timeout=0.1))
+        except queue.Empty:
+            self._show(self.jobs, None)
 
     def _start(self, job: Job) -> None:
         job.attempts += 1
@@ -195,8 +198,8 @@ class Runner:
             self._ended(job)
         elif "error" in line:
             job.reason = line["error"]
-        elif "status" in line:
-            job._status, job.reason = line["status"], line["reason"]
+        elif "result" in line:
+            job.result = line["result"]
         else:
             job.at, job.done, job.total = line["at"], line["done"], line["total"]
             if job.at == "reading" and job.first is None:
@@ -208,8 +211,8 @@ class Runner:
         code, job._ended = job.process.returncode, time.monotonic()
         said = _tail(job)
         job.process = None
-        if job._status:
-            job.state, job.result = job._status, results.find(self._folder, job.cell)
+        if job.result:
+            job.came_to(job.result)
         elif code == 2 and job.reason:
             job.state = "failed"
         elif self._stopping():
@@ -222,20 +225,19 @@ class Runner:
 
     def _stop_all(self) -> None:
         """Lets workers write their snapshots; those that take too long are killed."""
-        for job in self.jobs:
-            if job.process is not None:
-                with contextlib.suppress(OSError):
-                    job.process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGTERM)
         until = time.monotonic() + _GRACE
-        while any(job.process for job in self.jobs):
-            try:
-                job, line = self._said.get(timeout=0.1)
-                self._take(job, line)
-            except queue.Empty:
-                if time.monotonic() > until:
-                    for job in self.jobs:
-                        if job.process is not None:
-                            job.process.kill()
+        while self._processes:
+            self._hear()
+            if time.monotonic() > until:
+                for process in self._processes:
+                    process.kill()
+
+    @property
+    def _processes(self) -> list[subprocess.Popen[str]]:
+        return [job.process for job in self.jobs if job.process is not None]
 
 
 def seconds_left(jobs: Sequence[Job], at_a_time: int) -> float | None:

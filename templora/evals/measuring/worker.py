@@ -3,7 +3,7 @@
     python -m templora.evals.measuring.worker  <  {"cell": …, "books": …, "folder": …, "threads": …, …}
 
 The order is one line; when standard input ends after it, whoever gave it is gone, and so is the worker. Each line of
-output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"status": …} or
+output is a JSON object: {"at": "reading", "done": 512, "total": 60000}, and at last {"result": …} or
 {"error": …}. A process of its own has a peak memory of its own, and whatever kills it kills one cell alone.
 """
 
@@ -45,17 +45,14 @@ def main() -> int:
     from templora.errors import TemploraError
     from templora.evals.measuring.cell import Cell
     from templora.evals.measuring.measure import measure
-    from templora.evals.measuring.pairs import find_pairs
+    from templora.evals.measuring.plan import Plan
     from templora.evals.measuring.run import Stopped
-    from templora.evals.measuring.texts import find_texts
 
     try:
         cell = Cell.from_dict(order["cell"])
-        names = [cell.text] + ([cell.other] if cell.other else [])
-        how = cell.translation
-        texts: Sequence[Any] = (
-            find_pairs(order["books"], how.target, how.source, names) if how else find_texts(order["books"], names)
-        )
+        names = [cell.text, *([cell.other] if cell.other else [])]
+        to, source = (cell.translation.target, cell.translation.source) if cell.translation else (None, None)
+        texts: Sequence[Any] = Plan(cell.task, order["books"], names, to=to, from_=source).find_texts()
         result = measure(
             cell,
             texts[0],
@@ -76,7 +73,7 @@ def main() -> int:
             raise
         say(error="not enough memory")
         return 2
-    say(status=result["status"], reason=result.get("reason", ""))
+    say(result=result)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,10 +41,6 @@ class Group:
     @property
     def chunks(self) -> list[dict[str, Any]]:
         return [chunk for r in self.results.values() for chunk in r["chunks"]]
-
-    @property
-    def nll(self) -> float:
-        return math.fsum(r["nll"] for r in self.results.values())
 
     def total(self, key: str, part: str) -> float:
         """A sum over texts of one figure: ("flops", "learn"), ("seconds", "all"), ..."""
@@ -155,16 +150,16 @@ def typical(groups: Sequence[Group]) -> Group | None:
     return max(groups, key=close, default=None)
 
 
-def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[str]:
-    """A label for each; those that would be alike say in what they differ."""
+def told_apart(groups: Sequence[Group], label: Callable[[Group], str]) -> list[tuple[str, Group]]:
+    """Each with a label; those that would be alike say in what they differ."""
     names = [label(g) for g in groups]
     found = []
-    for g, name in zip(groups, names, strict=True):
-        alike = [o for o, other in zip(groups, names, strict=True) if other == name]
+    for name, g in zip(names, groups, strict=True):
+        alike = [other for its, other in zip(names, groups, strict=True) if its == name]
         odd = [f"{field} {_value(getattr(g.cell.config, field))}" for field in differing(alike)]
         odd += [str(getattr(g.cell, f)) for f in ("weights", "dtype") if len({getattr(o.cell, f) for o in alike}) > 1]
         odd += [f"code {str(g.cell.code)[:7]}"] if len({o.cell.code for o in alike}) > 1 else []
-        found.append(", ".join([name, *odd]))
+        found.append((", ".join([name, *odd]), g))
     return found
 
 

@@ -1,15 +1,12 @@
-"""One HTML page that needs nothing else: no scripts, no fonts, no files beside it."""
+"""What a report consists of, as Markdown, and as one HTML page without scripts, fonts or files beside it."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Sequence
-from typing import TypeAlias
-
-# (title, note, columns, rows, rows that matter most)
-TableBlock: TypeAlias = tuple[str, str, Sequence[str], Sequence[Sequence[str]], Collection[int]]
-# (title, text, tables, plots as (what they show, svg))
-Block: TypeAlias = tuple[str, str, Sequence[TableBlock], Sequence[tuple[str, str]]]
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 # Cells of more characters than this are sentences, and wrap.
 _LONG = 40
@@ -43,10 +40,54 @@ figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-
 """
 
 
-def page(title: str, blocks: Sequence[Block]) -> str:
+@dataclass
+class Table:
+    """Cells of text under columns; the first column names the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]] = field(default_factory=list)
+    note: str = ""
+    strong: set[int] = field(default_factory=set)  # rows that matter most
+
+
+@dataclass
+class Section:
+    """One heading, and what stands under it.
+
+    Args:
+        title, text: words.
+        tables: in order.
+        plots: (file name without its ending, what it shows, figure).
+    """
+
+    title: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    plots: Sequence[tuple[str, str, Any]] = ()
+
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """The page of a report whose plots lie beside it."""
+    parts = [f"# {title}\n"]
+    for section in sections:
+        parts += [f"## {section.title}\n", *([section.text + "\n"] if section.text else [])]
+        parts += [f"![{alt}]({name}.png)\n" for name, alt, _ in section.plots]
+        parts += map(_markdown, section.tables)
+    return "\n".join(parts)
+
+
+def _markdown(table: Table) -> str:
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = [table.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in table.rows)]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join(part for part in (f"### {table.title}", table.note, body) if part) + "\n"
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
     """The page of a report; everything in it is escaped, the plots apart, which are ours."""
-    links = "".join(f'<a href="#s{i}">{html.escape(b[0])}</a>' for i, b in enumerate(blocks))
-    body = "".join(_block(i, block) for i, block in enumerate(blocks))
+    links = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
+    body = "".join(_section(i, section) for i, section in enumerate(sections))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
@@ -55,24 +96,25 @@ def page(title: str, blocks: Sequence[Block]) -> str:
     )
 
 
-def _block(index: int, block: Block) -> str:
-    title, text, tables, plots = block
+def _section(index: int, section: Section) -> str:
     lead = "lead" if index == 0 else "text"
-    said = f'<p class="{lead}">{html.escape(text)}</p>' if text else ""
+    said = f'<p class="{lead}">{html.escape(section.text)}</p>' if section.text else ""
+    plots = ((alt, _svg(figure)) for _, alt, figure in section.plots)
     figures = "".join(f"<figure>{svg}<figcaption>{html.escape(alt)}</figcaption></figure>" for alt, svg in plots)
     shown = f'<div class="plots">{figures}</div>' if figures else ""
-    return f'<section id="s{index}"><h2>{html.escape(title)}</h2>{said}{shown}{"".join(map(_table, tables))}</section>'
+    tables = "".join(map(_table, section.tables))
+    return f'<section id="s{index}"><h2>{html.escape(section.title)}</h2>{said}{shown}{tables}</section>'
 
 
-def _table(block: TableBlock) -> str:
-    title, note, columns, rows, strong = block
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
     body = "".join(
-        f"<tr{' class=strong' if i in strong else ''}>{''.join(map(_cell, row))}</tr>" for i, row in enumerate(rows)
+        f"<tr{' class=strong' if i in table.strong else ''}>{''.join(map(_cell, row))}</tr>"
+        for i, row in enumerate(table.rows)
     )
-    said = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    said = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
     return (
-        f'<h3>{html.escape(title)}</h3>{said}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<h3>{html.escape(table.title)}</h3>{said}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -80,3 +122,14 @@ def _table(block: TableBlock) -> str:
 def _cell(text: str) -> str:
     kind = " class=text" if len(text) > _LONG else " class=good" if text.startswith("−") else ""
     return f"<td{kind}>{html.escape(text)}</td>"
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element."""
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "templora", "font.family": "sans-serif"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = out.getvalue()
+    return text[text.index("<svg") :]

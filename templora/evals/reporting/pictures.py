@@ -1,54 +1,23 @@
-"""Plots of an evaluation. Each function draws one figure; `save` writes it as PNG, `svg` as text for a page."""
+"""Plots of an evaluation. Each function draws one figure."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from templora.errors import TextError
 from templora.evals.reporting.groups import Group, method_label
 from templora.evals.reporting.statistics import figures
-from templora.evals.reporting.tables import Sweep
+from templora.reports.plots import blank
 
 _BASE, _OURS = "#8a8f98", "#c2410c"
 _TEXTS = ("#2563eb", "#0d9488", "#a16207", "#7c3aed", "#be185d", "#4d7c0f", "#0369a1", "#b45309")
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Any, path: Path) -> None:
-    """Raises `TextError` if the file cannot be written."""
-    try:
-        figure.savefig(path, format="png", metadata={"Software": "templora"})
-    except OSError as error:
-        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
-
-
-def svg(figure: Any) -> str:
-    """The figure as an <svg> element."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "templora", "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
 def gain_by_position(group: Group) -> Any:
     """How the perplexity is lowered as the text goes on: each text, and all of them so far."""
-    figure = _figure(8, 4)
+    figure = blank(8, 4)
     axes = figure.subplots()
     texts = sorted(group.results)
     for text, colour in zip(texts, itertools.cycle(_TEXTS)):
@@ -82,7 +51,7 @@ def _running(group: Group, texts: Sequence[str]) -> tuple[list[int], list[float]
 
 def compatibility(pairs: Sequence[tuple[Group, Group]]) -> Any:
     """Perplexity of each method, without (grey) and with the adapter."""
-    figure = _figure(8, 0.55 * len(pairs) + 1.2)
+    figure = blank(8, 0.55 * len(pairs) + 1.2)
     axes = figure.subplots()
     for row, (_, ours) in enumerate(reversed(pairs)):
         a, b = (figures(chunks).perplexity or math.nan for chunks in ours.compared)
@@ -98,7 +67,7 @@ def compatibility(pairs: Sequence[tuple[Group, Group]]) -> Any:
 
 def efficiency(main: Group, others: Sequence[Group]) -> Any:
     """Perplexity against compute and memory: what a longer window costs, and what the adapter does."""
-    figure = _figure(9, 3.8)
+    figure = blank(9, 3.8)
     left, right = figure.subplots(1, 2, sharey=True)
     for g in [g for g in (*others, main) if g.tokens]:
         colour, name = (_OURS, "with the adapter") if g is main else (_BASE, None)
@@ -118,19 +87,19 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
     return figure
 
 
-def sweep(one: Sweep) -> Any:
+def sweep(option: str, points: Sequence[tuple[str, Group]]) -> Any:
     """Change of perplexity by one option."""
-    figure = _figure(4.5, 3)
+    figure = blank(4.5, 3)
     axes = figure.subplots()
-    labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in one.points]
-    values = [100 * (g.change or 0.0) for _, g in one.points]
+    labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in points]
+    values = [100 * (g.change or 0.0) for _, g in points]
     where = range(len(labels))
     axes.plot(where, values, "o-", color=_OURS)
-    bounds = [g.interval for _, g in one.points]
+    bounds = [g.interval for _, g in points]
     if all(bounds):
         axes.fill_between(where, [100 * b[0] for b in bounds if b], [100 * b[1] for b in bounds if b],
                           color=_OURS, alpha=0.12)  # fmt: skip
     axes.set_xticks(where, labels, fontsize="small")
-    axes.set(xlabel=one.option, ylabel="change of perplexity (%)")
+    axes.set(xlabel=option, ylabel="change of perplexity (%)")
     axes.grid(alpha=0.2)
     return figure

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from templora.errors import TextError
+from templora.errors import ModelError, TextError
 from templora.evals.reporting import pictures, tables, translations
 from templora.evals.reporting.groups import Group, group, method_label, recipe_label
-from templora.evals.reporting.page import page
+from templora.evals.reporting.page import Section, Table, markdown, page
 from templora.evals.reporting.results import ResultError
-from templora.evals.reporting.tables import Table, percent
-
-
-@dataclass
-class Section:
-    """One heading, and what stands under it.
-
-    Args:
-        title, text: words.
-        tables: in order.
-        plots: (file name, what it shows, figure).
-    """
-
-    title: str
-    text: str = ""
-    tables: list[Table] = field(default_factory=list)
-    plots: list[tuple[str, str, Any]] = field(default_factory=list)
+from templora.evals.reporting.tables import percent
+from templora.reports.plots import save
 
 
 def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> list[Section]:
@@ -46,7 +30,7 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
     if not groups:
         raise ResultError("there are no results; run `templora eval` first")
     found = []
-    names = tables.models(groups)
+    names = sorted({g.cell.model for g in groups})
     for model in names:
         own = [g for g in groups if g.cell.model == model]
         prefix = f"{model}: " if len(names) > 1 else ""
@@ -63,7 +47,9 @@ def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> lis
         found.append(Section("Models and methods", "", [beside]))
     notes = _notes(results)
     about = [_provenance(results), *([notes] if notes.rows else [])]
-    found.append(Section("How it was measured", tables.counted(groups), about))
+    cells, texts = sum(len(g.results) for g in groups), {text for g in groups for text in g.results}
+    counted = f"{cells} cells, {len(texts)} texts, {sum(g.tokens for g in groups):,} tokens read."
+    found.append(Section("How it was measured", counted, about))
     return found
 
 
@@ -83,7 +69,7 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
         same = [g for g in groups if g.cell.bare.setting == main.base.cell.setting]
         same.sort(key=lambda g: (g.cell.source.reads, g is not main, g.cell.adapter != "own"))
         swept = tables.sweeps(groups, main)
-        in_sweeps = {id(g) for s in swept for _, g in s.points} - {id(main)}
+        in_sweeps = {id(g) for points in swept.values() for _, g in points} - {id(main)}
         shown = [g for g in same if id(g) not in in_sweeps and g.results]
         with_adapter = [g for g in shown if g.pairs]
         others = any(g.cell.adapter not in ("none", "own") for g in shown)
@@ -107,8 +93,8 @@ def _of_model(groups: Sequence[Group], slug: str) -> list[Section]:
             plots = [(f"{slug}-efficiency", "Perplexity against cost", pictures.efficiency(main, bare))]
         found.append(Section("What it costs", "", [tables.efficiency(whole, main)], plots))
         if swept:
-            plots = [(f"{slug}-{s.option}", f"Sensitivity: {s.option}", pictures.sweep(s)) for s in swept]
-            found.append(Section("Sensitivity", "", [s.table() for s in swept], plots))
+            plots = [(f"{slug}-{o}", f"Sensitivity: {o}", pictures.sweep(o, points)) for o, points in swept.items()]
+            found.append(Section("Sensitivity", "", [tables.sensitivity(*one) for one in swept.items()], plots))
     with_adapter = [g for g in groups if g.pairs]
     if with_adapter:
         found.append(Section("Harm", "", [tables.harm(with_adapter)]))
@@ -119,14 +105,14 @@ def _of_translations(groups: Sequence[Group], comet: str | None) -> list[Section
     found = translations.comparisons(groups, comet)
     if not found:
         return [Section("Translation", "There is nothing to compare yet.")] if groups else []
-    missing = translations.without_quality()
-    if missing:
-        return [Section("Translation", f"There are no scores: {missing}.")]
-    main, listed = found[0], [translations.term_table(one) for one in found]
-    figures = [translations.scores(found), translations.differences(found), translations.by_position(found)]
+    try:
+        said = translations.headline(found[0])
+    except ModelError as error:  # sacreBLEU is not installed
+        return [Section("Translation", f"There are no scores: {error}.")]
+    shown = (translations.scores, translations.differences, translations.by_position, translations.signatures)
     return [
-        Section("Translation", translations.headline(main), [*figures, translations.signatures(found)]),
-        Section("Terms", "", listed),
+        Section("Translation", said, [table(found) for table in shown]),
+        Section("Terms", "", [translations.term_table(one) for one in found]),
     ]
 
 
@@ -187,27 +173,11 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str, co
     """
     found = sections(results, comet)
     written = []
-    lines = [f"# {title}\n"]
     for section in found:
-        lines.append(f"## {section.title}\n")
-        if section.text:
-            lines.append(section.text + "\n")
-        for name, alt, figure in section.plots:
-            path = folder / f"{name}.png"
-            pictures.save(figure, path)
-            written.append(path)
-            lines.append(f"![{alt}]({path.name})\n")
-        lines += [table.markdown() for table in section.tables]
-    blocks = [
-        (
-            s.title,
-            s.text,
-            [(t.title, t.note, t.columns, t.rows, t.strong) for t in s.tables],
-            [(alt, pictures.svg(figure)) for _, alt, figure in s.plots],
-        )
-        for s in found
-    ]
-    for name, text in (("report.md", "\n".join(lines)), ("report.html", page(title, blocks))):
+        for name, _, figure in section.plots:
+            written.append(folder / f"{name}.png")
+            save(figure, written[-1])
+    for name, text in (("report.md", markdown(title, found)), ("report.html", page(title, found))):
         path = folder / name
         try:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -18,7 +18,6 @@ from templora.reports.run_report import describe_device, source_commit, write_js
 
 if TYPE_CHECKING:
     from templora.evals.measuring.run import Run
-    from templora.session.session import Session
 
 # Of the documents' shape and meaning; whatever changes either makes it grow. Others are refused, never guessed at.
 SCHEMA = 1
@@ -32,7 +31,6 @@ class ResultError(TemploraError):
 def of_run(
     cell: Cell,
     run: Run,
-    session: Session,
     *,
     text_tokens: int,
     kv_bytes: int,
@@ -49,7 +47,8 @@ def of_run(
     """
     from templora.runtime.metering import peak_memory_bytes
 
-    rows, flops, engine, receipt = run.rows, session.meter.flops, session.engine, session.receipt
+    rows, session = run.rows, run.session
+    flops, engine, receipt = session.meter.flops, session.engine, session.receipt
     assert receipt is not None
     clean = receipt.base_unchanged and receipt.discarded
     unclean = "the model was not left as it was found: what was measured after this in the same process is wrong"
@@ -190,13 +189,12 @@ def claim(folder: Path, common: dict[str, Any]) -> None:
     except OSError as error:
         raise TextError(f"{folder}: cannot be made: {error.strerror}") from error
     held: dict[str, Any] = {}
-    if path.exists():
-        with contextlib.suppress(OSError, ValueError):
-            held = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in common.items():
-            if name in held and held[name] != value:
-                raise ResultError(
-                    f"{folder} holds results of another evaluation: {name} is {held[name]!r} there, {value!r} here; "
-                    "choose another folder with --out"
-                )
+    with contextlib.suppress(OSError, ValueError):
+        held = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in common.items():
+        if name in held and held[name] != value:
+            raise ResultError(
+                f"{folder} holds results of another evaluation: {name} is {held[name]!r} there, {value!r} here; "
+                "choose another folder with --out"
+            )
     write_json(path, held | common)

@@ -62,7 +62,7 @@ class Bucket:
     @property
     def name(self) -> str:
         if math.isinf(self.high):
-            return f"{_short(self.low)}+"
+            return f"{_short(self.low)}+" if self.low else "all"
         return f"{_short(self.low)}–{_short(int(self.high))}"
 
 
@@ -70,6 +70,7 @@ def _short(tokens: int) -> str:
     return f"{tokens / 1000:g}K" if tokens else "0"
 
 
+ALL = Bucket(0, math.inf)
 # The paper's.
 PAPER = (0, 100_000, 300_000, 500_000, math.inf)
 FINER = (

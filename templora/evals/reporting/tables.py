@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from templora.evals.reporting.groups import Group, differing, method_label, recipe_label, told_apart, typical
-from templora.evals.reporting.statistics import Bucket, Pair, buckets, change, figures, interval
+from templora.evals.reporting.page import Table
+from templora.evals.reporting.statistics import ALL, Bucket, Pair, buckets, change, figures, interval
 
 # Fields that may be swept, in the order of the paper's section on parameters.
 SWEPT = (
@@ -17,21 +17,9 @@ SWEPT = (
 )  # fmt: skip
 
 
-@dataclass
-class Table:
-    """Cells of text under columns; the first column names the row."""
-
-    title: str
-    columns: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
-    note: str = ""
-    strong: set[int] = field(default_factory=set)  # rows that matter most
-
-    def markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [self.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join(part for part in (f"### {self.title}", self.note, body) if part) + "\n"
+Row = TypeVar("Row")
+# What stands above it, and what it says of a row.
+Column: TypeAlias = tuple[str, Callable[[Row], str]]
 
 
 def percent(value: float | None) -> str:
@@ -46,15 +34,59 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _sure(pairs: Sequence[Pair]) -> str:
+def sure(pairs: Sequence[Pair]) -> str:
     return percent(change(pairs)) + between(interval(pairs))
 
 
+def tabulated(
+    title: str, rows: Iterable[tuple[str, Row]], columns: Sequence[Column[Row]], *, first: str = "", note: str = ""
+) -> Table:
+    """A table of named rows; `first` stands above the names."""
+    headings = [first, *(heading for heading, _ in columns)]
+    return Table(title, headings, [[name, *(say(row) for _, say in columns)] for name, row in rows], note)
+
+
+# Columns ------------------------------------------------------------------------------------------------------------
+
+
+def _tflop(part: str) -> Callable[[Group], str]:
+    return lambda g: number(g.total("flops", part) / 1e9 / g.tokens if g.tokens else None)
+
+
+def _seconds(group: Group) -> str:
+    if not group.tokens:
+        return "–"
+    return number(1000 * group.total("seconds", "all") / group.tokens) + ("" if group.seconds_mean_something else "*")
+
+
+def _compared(side: int) -> Callable[[Group], str]:
+    """Perplexity of the base (0) or with the adapter (1), over what both have read."""
+    return lambda g: number(figures(g.compared[side]).perplexity, 3)
+
+
+def _without(say: Callable[[Group], str]) -> Callable[[Group], str]:
+    """The same of the base."""
+    return lambda g: say(g.base) if g.base else "–"
+
+
+_TEXTS: Column[Group] = ("texts", lambda g: str(len(g.results)))
+_BOTH: Column[Group] = ("texts", lambda g: str(len(g.pairs)))
+_PERPLEXITY: Column[Group] = ("perplexity", lambda g: number(figures(g.chunks).perplexity, 3))
+_CHANGE: Column[Group] = ("change", lambda g: sure(g.pairs) if g.cell.source.reads else "")
+_LEARNING: Column[Group] = ("learning TFLOP", _tflop("learn"))
+_ALL: Column[Group] = ("all TFLOP", _tflop("all"))
+_SECONDS: Column[Group] = ("seconds", _seconds)
+_MEMORY: Column[Group] = ("peak memory", lambda g: f"{m / 1e9:.2f} GB" if (m := g.most("peak_memory_bytes")) else "–")
+_COSTS: Sequence[Column[Group]] = (
+    ("TFLOP", _tflop("all")),
+    _SECONDS,
+    _MEMORY,
+    ("keys and values", lambda g: f"{g.most('kv_bytes') / 1e6:.1f} MB"),
+)
+_MEASURED = "TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile)"
+
+
 # Sections -----------------------------------------------------------------------------------------------------------
-
-
-def models(groups: Sequence[Group]) -> list[str]:
-    return sorted({g.cell.model for g in groups})
 
 
 def main_group(groups: Sequence[Group]) -> Group | None:
@@ -76,35 +108,35 @@ def by_length(group: Group) -> Table:
 
 def _bucketed(title: str, group: Group, into: Sequence[Bucket], where: Callable[[str, dict[str, float]], int]) -> Table:
     table = Table(title, ["tokens", "texts", "tokens read", "base", "with the adapter", "change"])
-    for bucket in [*into, None]:
-        kept: list[Pair] = []
-        base_chunks, our_chunks = [], []
-        for text, both in group.both.items():
-            base, ours = ([c for c in r["chunks"] if bucket is None or where(text, c) in bucket] for r in both)
-            if ours:
-                tokens = sum(c["targets"] for c in ours)
-                kept.append(Pair(sum(c["nll"] for c in base), sum(c["nll"] for c in ours), tokens))
-                our_chunks += ours
-                base_chunks += base
-        if not kept:
-            continue
-        if bucket is None:
-            table.strong.add(len(table.rows))
-        table.rows.append([
-            bucket.name if bucket else "all", str(len(kept)), f"{sum(p.tokens for p in kept):,}",
-            number(figures(base_chunks).perplexity, 3), number(figures(our_chunks).perplexity, 3), _sure(kept),
-        ])  # fmt: skip
+    for bucket in (*into, ALL):
+        parts = [
+            [[c for c in result["chunks"] if where(text, c) in bucket] for result in both]
+            for text, both in group.both.items()
+        ]
+        kept = [(base, ours) for base, ours in parts if ours]
+        if kept:
+            pairs = [Pair(_sum(base, "nll"), _sum(ours, "nll"), int(_sum(ours, "targets"))) for base, ours in kept]
+            sides = ([c for chunks in side for c in chunks] for side in zip(*kept, strict=True))
+            perplexities = (number(figures(chunks).perplexity, 3) for chunks in sides)
+            read = f"{sum(p.tokens for p in pairs):,}"
+            table.rows.append([bucket.name, str(len(kept)), read, *perplexities, sure(pairs)])
+    table.strong = {len(table.rows) - 1}
     return table
+
+
+def _sum(chunks: Sequence[dict[str, Any]], key: str) -> float:
+    return float(sum(chunk[key] for chunk in chunks))
 
 
 def by_text(groups: Sequence[Group]) -> Table:
     """Each text on its own, under each setting with an adapter."""
-    texts = sorted({text for g in groups for text in g.results})
-    table = Table("Text by text", ["", *texts, "all"], note="Change of perplexity against the same without an adapter.")
-    for g, name in zip(groups, told_apart(groups, _adapter_label), strict=True):
-        cells = [percent(change([p])) if (p := g.pair(text)) else "–" for text in texts]
-        table.rows.append([name, *cells, _sure(g.pairs)])
-    return table
+
+    def change_of(text: str) -> Column[Group]:
+        return text, lambda g: percent(change([pair])) if (pair := g.pair(text)) else "–"
+
+    columns = [*map(change_of, sorted({text for g in groups for text in g.results})), ("all", _CHANGE[1])]
+    note = "Change of perplexity against the same without an adapter."
+    return tabulated("Text by text", told_apart(groups, _adapter_label), columns, note=note)
 
 
 def _adapter_label(group: Group) -> str:
@@ -120,11 +152,8 @@ def definitions(group: Group) -> Table:
         note="Per token is exp(total NLL / tokens), the standard. The mean of chunks is never below it.",
     )
     found = [figures(chunks) for chunks in group.compared]
-    for name, f in zip(("base", "with the adapter"), found, strict=True):
-        table.rows.append([
-            name, number(f.perplexity, 3), number(f.mean_chunk_perplexity, 3), number(f.word_perplexity),
-            number(f.bits_per_byte, 4),
-        ])  # fmt: skip
+    for name, values in zip(("base", "with the adapter"), found, strict=True):
+        table.rows.append([name, *map(number, values, (3, 3, 2, 4))])
     ratios = [None if a is None or b is None else a / b - 1 for b, a in zip(*found, strict=True)]
     table.rows.append(["change", *map(percent, ratios)])
     return table
@@ -132,28 +161,14 @@ def definitions(group: Group) -> Table:
 
 def adapters(groups: Sequence[Group]) -> Table:
     """What the adapter has learnt: the text, or, as controls, something else; and with which recipe."""
-    table = Table(
-        "What the adapter has learnt",
-        ["", "texts", "perplexity", "change", "learning TFLOP", "all TFLOP"],
-        note="TFLOP are per 1,000 tokens read."
-        + (
+    note = "TFLOP are per 1,000 tokens read."
+    if any(g.cell.source.other for g in groups):
+        note += (
             " What it took to learn another text is not among them. What an adapter of another text gains is manner, "
             "not memory."
-            if any(g.cell.source.other for g in groups)
-            else ""
-        ),
-    )
-    for g, name in zip(groups, told_apart(groups, _adapter_label), strict=True):
-        table.rows.append([
-            name, str(len(g.results)), number(figures(g.chunks).perplexity, 3),
-            _sure(g.pairs) if g.cell.source.reads else "", number(_per_thousand(g, "learn")),
-            number(_per_thousand(g, "all")),
-        ])  # fmt: skip
-    return table
-
-
-def _per_thousand(group: Group, part: str) -> float | None:
-    return group.total("flops", part) / 1e9 / group.tokens if group.tokens else None
+        )
+    columns = (_TEXTS, _PERPLEXITY, _CHANGE, _LEARNING, _ALL)
+    return tabulated("What the adapter has learnt", told_apart(groups, _adapter_label), columns, note=note)
 
 
 def with_and_without(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
@@ -164,87 +179,62 @@ def with_and_without(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
 
 def compatibility(groups: Sequence[Group]) -> Table:
     """Each way to keep the context, without and with the adapter."""
-    table = Table(
-        "Each method without and with the adapter",
-        ["", "texts", "without", "with", "change", "TFLOP without", "with", "seconds without", "with", "memory with"],
-        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile); memory is the process's peak.",
-    )
     both = with_and_without(groups)
-    names = told_apart([g for g, _ in both], lambda g: method_label(g.cell))
-    for name, (g, o) in zip(names, both, strict=True):
-        without, with_it = (figures(chunks).perplexity for chunks in o.compared)
-        table.rows.append([
-            name, str(len(o.pairs)), number(without, 3), number(with_it, 3), _sure(o.pairs),
-            number(_per_thousand(g, "all")),
-            number(_per_thousand(o, "all")), _seconds(g), _seconds(o), _gigabytes(o.most("peak_memory_bytes")),
-        ])  # fmt: skip
+    bases = told_apart([g for g, _ in both], lambda g: method_label(g.cell))
+    columns = [
+        _BOTH, ("without", _compared(0)), ("with", _compared(1)), _CHANGE,
+        ("TFLOP without", _without(_tflop("all"))), ("with", _tflop("all")),
+        ("seconds without", _without(_seconds)), ("with", _seconds), ("memory with", _MEMORY[1]),
+    ]  # fmt: skip
+    table = tabulated(
+        "Each method without and with the adapter",
+        [(name, ours) for (name, _), (_, ours) in zip(bases, both, strict=True)],
+        columns,
+        note=f"{_MEASURED}; memory is the process's peak.",
+    )
     for g in groups:
         if g.reason and not g.results and not g.cell.source.reads:
-            row = [method_label(g.cell), "not applicable: " + g.reason]
-            table.rows.append([*row, *[""] * (len(table.columns) - len(row))])
+            table.rows.append([method_label(g.cell), f"not applicable: {g.reason}", *[""] * (len(columns) - 1)])
     return table
-
-
-def _seconds(group: Group) -> str:
-    if not group.tokens:
-        return "–"
-    star = "" if group.seconds_mean_something else "*"
-    return number(1000 * group.total("seconds", "all") / group.tokens) + star
-
-
-def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:.2f} GB" if value else "–"
 
 
 def efficiency(groups: Sequence[Group], main: Group) -> Table:
     """A short window with the adapter beside longer ones without, or the same one."""
     longer = any(g.cell.config.window > main.cell.config.window for g in groups)
-    table = Table(
-        "A short window with the adapter against longer ones without" if longer else "With the adapter, and without",
-        ["", "perplexity", "against it", "TFLOP", "seconds", "peak memory", "keys and values"],
-        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile). 'Against it': perplexity "
-        "against the first row's.",
-    )
     kind = (main.cell.method, main.cell.adapter)
     alike = [g for g in groups if g.pairs and (g.cell.method, g.cell.adapter) == kind]
     cheaper = [g for g in alike if differing([main, g]) == ["checkpointing"]]
-    rows = [
-        main,
-        *cheaper,
-        *sorted(
-            (g for g in groups if not g.cell.source.reads and g.results),
-            key=lambda g: (g.cell.method != "sliding_window", g.cell.method, g.cell.config.window),
-        ),
-    ]
-    for g in rows:
-        both = {text: pair for text in main.results if (pair := g.pair(text, main))}
-        if not both:
-            continue
-        name = method_label(g.cell) + (", with the adapter" if g.cell.source.reads else "")
-        name += " and checkpointing" if g in cheaper else ""
-        table.rows.append([
-            name, number(figures([c for t in both for c in g.results[t]["chunks"]]).perplexity, 3),
-            "" if g is main else _sure(list(both.values())), number(_per_thousand(g, "all")), _seconds(g),
-            _gigabytes(g.most("peak_memory_bytes")), f"{g.most('kv_bytes') / 1e6:.1f} MB",
-        ])  # fmt: skip
-    table.strong.add(0)
+    bare = [g for g in groups if not g.cell.source.reads and g.results]
+    bare.sort(key=lambda g: (g.cell.method != "sliding_window", g.cell.method, g.cell.config.window))
+
+    def beside(g: Group) -> dict[str, Pair]:
+        return {text: pair for text in main.results if (pair := g.pair(text, main))}
+
+    def name(g: Group) -> str:
+        adapter = ", with the adapter" if g.cell.source.reads else ""
+        return method_label(g.cell) + adapter + (" and checkpointing" if g in cheaper else "")
+
+    def perplexity(g: Group) -> str:
+        return number(figures([c for t in beside(g) for c in g.results[t]["chunks"]]).perplexity, 3)
+
+    def against(g: Group) -> str:
+        return "" if g is main else sure([*beside(g).values()])
+
+    table = tabulated(
+        "A short window with the adapter against longer ones without" if longer else "With the adapter, and without",
+        [(name(g), g) for g in (main, *cheaper, *bare) if beside(g)],
+        [("perplexity", perplexity), ("against it", against), *_COSTS],
+        note=f"{_MEASURED}. 'Against it': perplexity against the first row's.",
+    )
+    table.strong = {0}
     return table
 
 
 def bare(groups: Sequence[Group]) -> Table:
     """Ways to keep the context that were measured without an adapter alone."""
-    table = Table(
-        "Each method",
-        ["", "texts", "perplexity", "TFLOP", "seconds", "peak memory", "keys and values"],
-        note="TFLOP and seconds per 1,000 tokens read (* other programs ran meanwhile).",
-    )
     shown = [g for g in groups if not g.cell.source.reads and g.results]
-    for g, name in zip(shown, told_apart(shown, lambda g: method_label(g.cell)), strict=True):
-        table.rows.append([
-            name, str(len(g.results)), number(figures(g.chunks).perplexity, 3), number(_per_thousand(g, "all")),
-            _seconds(g), _gigabytes(g.most("peak_memory_bytes")), f"{g.most('kv_bytes') / 1e6:.1f} MB",
-        ])  # fmt: skip
-    return table
+    named = told_apart(shown, lambda g: method_label(g.cell))
+    return tabulated("Each method", named, (_TEXTS, _PERPLEXITY, *_COSTS), note=f"{_MEASURED}.")
 
 
 def side_by_side(groups: Sequence[Group]) -> Table | None:
@@ -256,44 +246,37 @@ def side_by_side(groups: Sequence[Group]) -> Table | None:
     shown = _for_comparison([g for g in groups if g.results and not g.cell.translation])
     if len({(g.cell.model, g.cell.method, str(g.cell.options)) for g in shown}) < 2:
         return None
-    texts = [
-        t for t in shown[0].results if len({g.results[t]["cell"]["text_sha256"] for g in shown if t in g.results}) == 1
-    ]
-    texts = [t for t in texts if all(t in g.results for g in shown)]
+    texts = [t for t in shown[0].results if all(t in g.results for g in shown)]
+    texts = [t for t in texts if len({g.results[t]["cell"]["text_sha256"] for g in shown}) == 1]
     if not texts:
         return None
     # Another tokenizer's tokens reach less far, or further.
     ends = {t: min(sum(c["bytes"] for c in g.results[t]["chunks"]) for g in shown) for t in texts}
-    many = len(models(shown)) > 1
+    many = len({g.cell.model for g in shown}) > 1
+    models_only = "Bits per byte and perplexity per word compare models; per token only those of one tokenizer. "
     table = Table(
         "Side by side",
         ["", "bits per byte", "against the first", "per word", "per token", "TFLOP", "seconds"],
         note=f"Over what all of them read of {len(texts)} text{'s' * (len(texts) > 1)}, up to the end of a chunk. "
-        + (
-            "Bits per byte and perplexity per word compare models; per token only those of one tokenizer. "
-            if many
-            else ""
-        )
-        + "Mixed: predicted by base and adapter together. TFLOP and seconds per 1,000 tokens read (* other programs "
-        "ran meanwhile).",
+        f"{models_only if many else ''}Mixed: predicted by base and adapter together. {_MEASURED}.",
     )
     first: float | None = None
-    names = told_apart(
-        shown, lambda g: (f"{g.cell.model}: " if many else "") + f"{method_label(g.cell)}, {_adapter_label(g)}"
-    )
-    for name, g in zip(names, shown, strict=True):
+
+    def label(g: Group) -> str:
+        return (f"{g.cell.model}: " if many else "") + f"{method_label(g.cell)}, {_adapter_label(g)}"
+
+    for name, g in told_apart(shown, label):
         chunks = [c for t in texts for c in _up_to(g.results[t]["chunks"], ends[t])]
         alone = [c | {"nll": c["adapter_nll"]} for c in chunks if c.get("adapter_nll") is not None]
-        cost = [number(_per_thousand(g, "all")), _seconds(g)]
-        kinds = [(name + (", mixed" if g.cell.config.mixture else ""), chunks, cost)]
+        kinds = [(name + (", mixed" if g.cell.config.mixture else ""), chunks, [_tflop("all")(g), _seconds(g)])]
         if g.cell.config.mixture and len(alone) == len(chunks):
             kinds.append((f"{name}, by itself", alone, ["", ""]))
-        for label, read, costs in kinds:
+        for kind, read, costs in kinds:
             f = figures(read)
             first = f.bits_per_byte if first is None else first
             against = None if f.bits_per_byte is None or not first else f.bits_per_byte / first - 1
             table.rows.append([
-                label, number(f.bits_per_byte, 4), percent(against) if table.rows else "", number(f.word_perplexity),
+                kind, number(f.bits_per_byte, 4), percent(against) if table.rows else "", number(f.word_perplexity),
                 number(f.perplexity, 3), *costs,
             ])  # fmt: skip
     return table
@@ -316,31 +299,16 @@ def _up_to(chunks: Sequence[dict[str, Any]], end: int) -> list[dict[str, Any]]:
     return [chunk for chunk, at in zip(chunks, ends, strict=True) if at <= end]
 
 
-@dataclass
-class Sweep:
+def sensitivity(option: str, points: Sequence[tuple[str, Group]]) -> Table:
     """One option changed, everything else alike."""
-
-    option: str
-    points: list[tuple[str, Group]]
-
-    def table(self) -> Table:
-        table = Table(
-            f"Sensitivity: {self.option}",
-            [self.option, "texts", "base", "with the adapter", "change", "learning TFLOP", "all TFLOP", "seconds"],
-        )
-        for value, g in self.points:
-            base, ours = (figures(chunks).perplexity for chunks in g.compared)
-            table.rows.append([
-                value, str(len(g.pairs)), number(base, 3), number(ours, 3), _sure(g.pairs),
-                number(_per_thousand(g, "learn")),
-                number(_per_thousand(g, "all")), _seconds(g),
-            ])  # fmt: skip
-        return table
+    both: Sequence[Column[Group]] = (("base", _compared(0)), ("with the adapter", _compared(1)))
+    columns = (_BOTH, *both, _CHANGE, _LEARNING, _ALL, _SECONDS)
+    return tabulated(f"Sensitivity: {option}", points, columns, first=option)
 
 
-def sweeps(groups: Sequence[Group], main: Group) -> list[Sweep]:
-    """Settings that differ from the main one in one option alone, by option."""
-    found = []
+def sweeps(groups: Sequence[Group], main: Group) -> dict[str, list[tuple[str, Group]]]:
+    """Settings that differ from the main one in one option alone, by option, each with its value."""
+    found = {}
     for option in SWEPT:
         points = [main]
         for g in groups:
@@ -350,28 +318,24 @@ def sweeps(groups: Sequence[Group], main: Group) -> list[Sweep]:
             if alike and g.pairs and changed == {option}:
                 points.append(g)
         if len(points) > 1:
-            values = [(_option(g, option), g) for g in points]
-            found.append(Sweep(option, sorted(values, key=lambda v: _order(v[1], option))))
+            points.sort(key=lambda g: _swept(g, option))
+            found[option] = [(_label(_swept(g, option)), g) for g in points]
     return found
 
 
-def _option(group: Group, option: str) -> str:
-    value = getattr(group.cell.config, option)
-    if option == "train_context" and value is None:
-        value = group.cell.config.learn_context
-    if option == "learning_rate" and value is None:  # the rule's
-        value = next(iter(group.results.values()))["learning_rate"]
+def _swept(group: Group, option: str) -> Any:
+    config = group.cell.config
+    if option == "train_context" and config.train_context is None:
+        return config.learn_context
+    if option == "learning_rate" and config.learning_rate is None:  # the rule's
+        return next(iter(group.results.values()))["learning_rate"]
+    return getattr(config, option)
+
+
+def _label(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _order(group: Group, option: str) -> tuple[int, float, str]:
-    text = _option(group, option)
-    try:
-        return 0, float(text), ""
-    except ValueError:
-        return 1, 0.0, text
 
 
 def harm(groups: Sequence[Group]) -> Table:
@@ -382,20 +346,8 @@ def harm(groups: Sequence[Group]) -> Table:
         note="The ten worst of all settings and texts. A change of total loss above +1 % would be harm.",
     )
     labels = told_apart(groups, lambda g: f"{g.cell.model}: {method_label(g.cell)}; {_adapter_label(g)}")
-    found = []
-    for g, name in zip(groups, labels, strict=True):
-        for text in g.results:
-            pair = g.pair(text)
-            if pair and pair.base > 0:
-                found.append((pair.ours / pair.base - 1, name, text, pair))
+    pairs = [(name, text, pair) for name, g in labels for text in g.results if (pair := g.pair(text)) and pair.base > 0]
+    found = [(pair.ours / pair.base - 1, name, text, pair) for name, text, pair in pairs]
     for loss, name, text, pair in sorted(found, key=lambda f: -f[0])[:10]:
         table.rows.append([name, text, percent(loss), percent(change([pair]))])
     return table
-
-
-def counted(groups: Sequence[Group]) -> str:
-    """A sentence on what there is."""
-    texts = {t for g in groups for t in g.results}
-    cells = sum(len(g.results) for g in groups)
-    tokens = sum(g.tokens for g in groups)
-    return f"{cells} cells, {len(texts)} texts, {tokens:,} tokens read."

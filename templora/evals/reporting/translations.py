@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from templora.errors import ModelError
 from templora.evals.measuring.cell import Translating
 from templora.evals.reporting.groups import Group, recipe_label, told_apart
-from templora.evals.reporting.statistics import Pair, change, figures, interval
-from templora.evals.reporting.tables import Table, between, number, percent
+from templora.evals.reporting.page import Table
+from templora.evals.reporting.statistics import Pair, change, figures
+from templora.evals.reporting.tables import between, number, percent, sure
 from templora.translation.quality import consistency, similarity, terms
 
 # Of a document, for the table by position.
@@ -86,20 +86,17 @@ class Comparison:
     @property
     def slower(self) -> float | None:
         """Seconds with the adapter, of those without; None on another device, or where other programs ran beside it."""
-        base = self.group.base
-        if base is None or not (base.seconds_mean_something and self.group.seconds_mean_something):
-            return None
-        if base.devices != self.group.devices:
-            return None
+        base, ours = self.group.base, self.group
+        alike = base and base.seconds_mean_something and ours.seconds_mean_something and base.devices == ours.devices
         base_seconds, seconds = (math.fsum(row["seconds"] for row in rows) for rows in self.rows)
-        return seconds / base_seconds
+        return seconds / base_seconds if alike else None
 
 
 def comparisons(groups: Sequence[Group], comet: str | None = None) -> list[Comparison]:
     """Each setting with an adapter whose base was measured: `reference` first, short contexts first."""
     found = [g for g in groups if g.pairs]
     found.sort(key=lambda g: (_how(g).targets != "reference", g.cell.config.window))
-    return [Comparison(name, g, comet) for g, name in zip(found, told_apart(found, _label), strict=True)]
+    return [Comparison(name, g, comet) for name, g in told_apart(found, _label)]
 
 
 def _how(group: Group) -> Translating:
@@ -124,7 +121,7 @@ def headline(one: Comparison) -> str:
     penalty = "" if how.repetition_penalty == 1 else f", repetition penalty {how.repetition_penalty:g}"
     said = [f"{name} {_change(one.measured[key])}" for key, name in similarity.NAMES.items()]
     if one.changes:
-        said.insert(0, f"perplexity of the reference {percent(change(one.changes))}{between(interval(one.changes))}")
+        said.insert(0, f"perplexity of the reference {sure(one.changes)}")
     learnt, left = one.updates
     return (
         f"{len(one.rows[1]):,} paragraphs from {how.source} to {how.target}, {revealed}, translated by {cell.model} "
@@ -152,12 +149,12 @@ def scores(found: Sequence[Comparison]) -> Table:
         "rendering. Seconds a paragraph (* other programs ran meanwhile).",
     )
     for one in found:
-        for i, (side, rows) in enumerate(zip(("baseline", "system"), one.rows, strict=True)):
-            group = (one.group.base, one.group)[i]
-            assert group is not None
+        assert one.group.base is not None
+        sides = ((f"{_setting(one.group)}, base", "baseline", one.group.base), (one.name, "system", one.group))
+        for i, ((name, side, group), rows) in enumerate(zip(sides, one.rows, strict=True)):
             seconds = sum(row["seconds"] for row in rows) / max(1, len(rows))
             table.rows.append([
-                one.name if i else f"{_setting(group)}, base", number(figures(rows).perplexity, 3),
+                name, number(figures(rows).perplexity, 3),
                 *(number(one.measured[key][side]) for key in similarity.NAMES),
                 *(number(one.comets[i].score, 4) for _ in comet), _share(one.terms[side]["share"]),
                 number(seconds) + ("" if group.seconds_mean_something else "*"),
@@ -168,21 +165,21 @@ def scores(found: Sequence[Comparison]) -> Table:
 def differences(found: Sequence[Comparison]) -> Table:
     """What the adapter changes."""
     names = similarity.NAMES.values()
-    table = Table(
+    rows = [
+        [
+            one.name, sure(one.changes), *(_change(one.measured[key]) for key in similarity.NAMES),
+            _points(one.terms["difference"]) + between(one.terms["interval"]), *map(str, one.updates),
+            one.learnt_until, number(one.slower),
+        ]
+        for one in found
+    ]  # fmt: skip
+    return Table(
         "What the adapter changes",
         ["", "perplexity of the reference", *names, "terms", "chunks learnt", "not", "until", "time"],
+        rows,
         note="Against the same without it, with 95 % intervals; terms in points. Until: the last paragraph with which "
         "a chunk was learnt. Time: times that of the base.",
     )
-    for one in found:
-        use = one.terms
-        table.rows.append([
-            one.name, percent(change(one.changes)) + between(interval(one.changes)),
-            *(_change(one.measured[key]) for key in similarity.NAMES),
-            _points(use["difference"]) + between(use["interval"]), *map(str, one.updates), one.learnt_until,
-            number(one.slower),
-        ])  # fmt: skip
-    return table
 
 
 def by_position(found: Sequence[Comparison]) -> Table:
@@ -212,16 +209,15 @@ def _part(rows: Sequence[dict[str, Any]], part: int) -> Sequence[dict[str, Any]]
 
 def term_table(one: Comparison) -> Table:
     """What each term was called, the commonest terms first."""
-    table = Table(
+    both = zip(one.terms["baseline"]["terms"], one.terms["system"]["terms"], strict=True)
+    commonest = sorted(both, key=lambda pair: -pair[0]["segments"])[:_TERMS]
+    return Table(
         f"Terms: {one.name}",
         ["term", "paragraphs", "base", "adapted"],
+        [[base["term"], str(base["segments"]), _renderings(base), _renderings(ours)] for base, ours in commonest],
         note="What stands for a term where it stands in the source, and how often; other: where nothing was found that "
         "goes with it.",
     )
-    both = zip(one.terms["baseline"]["terms"], one.terms["system"]["terms"], strict=True)
-    for base, ours in sorted(both, key=lambda pair: -pair[0]["segments"])[:_TERMS]:
-        table.rows.append([base["term"], str(base["segments"]), _renderings(base), _renderings(ours)])
-    return table
 
 
 def _renderings(use: dict[str, Any]) -> str:
@@ -237,15 +233,6 @@ def signatures(found: Sequence[Comparison]) -> Table:
     for said in sorted({c.reason for one in found for c in one.comets if c.reason and one.comet}):
         table.rows.append(["COMET", said])
     return table
-
-
-def without_quality() -> str:
-    """Why there are no scores; empty if there are."""
-    try:
-        similarity.measure(["a"], ["a"], "en")
-    except ModelError as error:
-        return str(error)
-    return ""
 
 
 def _own(rows: Sequence[dict[str, Any]]) -> list[str]:
