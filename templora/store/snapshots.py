@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import StoreError, TextError
 from templora.runtime.files import sha256
-from templora.runtime.priority import step_aside
 from templora.store.history import History, file_of
 from templora.store.log import New
-from templora.store.places import check_plain, files_of, unfinished
-from templora.store.retention import to_drop
+from templora.store.places import check_plain, files_of, ours
 
 if TYPE_CHECKING:
     from templora.session.session import Session
@@ -36,19 +36,24 @@ _SHARE = 0.02
 _SLOWEST = 2e8
 
 
-class _Aside:
-    """Whose thread writes: one after another. A process that was forked has a thread of its own."""
-
-    def __init__(self) -> None:
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.executor = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
+def _step_aside() -> None:
+    """The calling thread gets the time that no other wants, for good; where priorities are of processes, nothing."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-_aside = _Aside()
+_aside: ThreadPoolExecutor  # its thread writes snapshots, one after another
+
+
+def _renew() -> None:
+    global _aside
+    _aside = ThreadPoolExecutor(1, "templora-snapshots", initializer=_step_aside)
+
+
+_renew()
+if hasattr(os, "register_at_fork"):  # a process that was forked has a thread of its own
+    os.register_at_fork(after_in_child=_renew)
 
 
 class Snapshots:
@@ -102,11 +107,9 @@ class Snapshots:
         began = time.perf_counter()
         path = self.files / self.new_name(length)
         taken, tokens = self._session.snapshot(copy=False), len(self._session.tokens)
-        if aside:  # copied here, by the caller's own thread: the session waits for it, and no other does
-            taken = taken.copied()
         data = {"file": path.name, "tokens": tokens, "until": length - 1 if until is None else until}
-        if aside:
-            self._written = _aside.executor.submit(_write, taken, path), data, began
+        if aside:  # copied here, by the caller's own thread: the session waits for it, and no other does
+            self._written = _aside.submit(_write, taken.copied(), path), data, began
         else:
             self._log({**data, "sha256": _write(taken, path)}, began)
 
@@ -115,13 +118,11 @@ class Snapshots:
         if self._written is None or not (wait or self._written[0].done()):
             return
         written, data, began = self._written
-        digest = None
         with contextlib.suppress(StoreError, TextError):
             digest = written.result()  # interrupted here, it is waited for another time
+            self._written = None
+            self._log({**data, "sha256": digest}, began)
         self._written = None
-        if digest is not None:
-            with contextlib.suppress(StoreError, TextError):
-                self._log({**data, "sha256": digest}, began)
 
     def leave(self) -> None:
         """Waits for what is being written, and forgets it: who opens the session next deletes it."""
@@ -136,7 +137,7 @@ class Snapshots:
         self._note([("snapshot", (), data)])
         # By name: in forks of older versions two may share one.
         tokens = {r.data["file"]: r.data["tokens"] for r in self._history.snapshots}
-        for name in to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
+        for name in _to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
             (self.files / name).unlink(missing_ok=True)
         self._since = time.perf_counter()
         self._cost = self._since - began
@@ -155,9 +156,10 @@ class Snapshots:
 
     def sweep(self) -> None:
         """Deletes files that no record is of: their process was killed before it could say so."""
-        known = {file for record in self._history.records if (file := file_of(record)) is not None}
-        for path in unfinished(self.files, known):
-            path.unlink(missing_ok=True)
+        known, files = {file_of(record) for record in self._history.records}, self.files
+        for path in ours(self._folder):
+            if path.parent == files and path.name not in known:
+                path.unlink(missing_ok=True)
 
     def read(self, data: Mapping[str, Any]) -> Snapshot:
         """A file of the session, if it is the one that was written.
@@ -176,6 +178,27 @@ class Snapshots:
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")
         return Snapshot.load(path)
+
+
+def _to_drop(held: Sequence[tuple[str, int]], keep: int) -> list[str]:
+    """Which to delete, so that at most `keep` are left: few, close together where the text is new.
+
+    Each time the one goes whose two neighbours, left without it, are nearest to one another for their age: what is kept
+    then lies about evenly on a logarithmic scale, and any chunk can be rebuilt from one that is not much farther back
+    than it is from the end. The newest stays.
+
+    Args:
+        held: of each, a name and the tokens it holds, in order.
+        keep: at least 1.
+    """
+    left, dropped = list(held), []
+    while len(left) > keep:
+        newest = left[-1][1]
+        before = [0, *(tokens for _, tokens in left)]
+        # gap that dropping snapshot i would leave, over its distance from the newest
+        cost = [(before[i + 2] - before[i]) / max(1, newest - before[i]) for i in range(len(left) - 1)]
+        dropped.append(left.pop(cost.index(min(cost)))[0])
+    return dropped
 
 
 def _write(taken: Snapshot, path: Path) -> str:
