@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from templora import loading
 from templora.config import TempLoraConfig, field_type
 from templora.errors import OptionError
 from templora.models.builtin import DEFAULT_MODEL
@@ -112,7 +111,9 @@ model_options = _all(
 
 def load_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's options that `templora.load` takes."""
-    return {name: options[name] for name in inspect.signature(loading.load).parameters if name in options}
+    from templora.loading import load  # not needed for a --help
+
+    return {name: options[name] for name in inspect.signature(load).parameters if name in options}
 
 
 sessions_option = click.option(
