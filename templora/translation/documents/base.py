@@ -57,7 +57,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Slot:
-    """A segment and where it is, as [start, end) of the document's text."""
+    """A segment and where it is, as [start, end) of the text that it is in."""
 
     start: int
     end: int
