@@ -6,7 +6,8 @@ written. So its rules are run as they are, and what each of them consumed is not
 
     meta["span"]   of inline markup: [start, end) in the `content` of its block
     meta["label"]  of a link: where its text ends
-    meta["lines"]  of a block's content: [start, end) of each line in the source, its quote and list markers left out
+    meta["lines"]  of a block's content, or a row: [start, end) of each line in the source, its quote and list markers
+                   left out
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _block_rule(rule: BlockRule) -> BlockRule:
         if not rule(state, start, end, silent):
             return False
         for token in state.tokens[before:]:
-            if token.type == "inline" and token.map:
+            if token.type in ("inline", "tr_open") and token.map:
                 token.meta["lines"] = [
                     (state.bMarks[line] + state.tShift[line], state.eMarks[line]) for line in range(*token.map)
                 ]
