@@ -64,18 +64,13 @@ def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callab
             for token in reversed(new[pending:]):  # the first is the text before
                 token.meta["span"] = (at - len(token.content), at)
                 at -= len(token.content)
-        elif name == "newline":
-            while start and state.src[start - 1] == " ":
-                start -= 1
-            new[-1].meta["span"] = (start, state.pos)
-        elif name == "link" or new[-1].type == "span_close":
-            opening = new[pending]
-            opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
+            return True
+        while name == "newline" and start and state.src[start - 1] == " ":
+            start -= 1
+        opening = new[pending] if new[-1].nesting else new[-1]
+        opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
+        if name in ("link", "span") and opening is not new[-1]:
             opening.meta["label"] = state.md.helpers.parseLinkLabel(state, start, True)
-        elif name == "autolink":
-            new[-3].meta["span"] = (start, state.pos)
-        else:
-            new[-1].meta["span"] = (start, state.pos)
         return True
 
     return located

@@ -248,11 +248,9 @@ def _lines(source: str, token: Token) -> list[int] | None:
     """Where each character of a block's content is in the source; None if that cannot be told."""
     held = token.content.split("\n")
     lines = token.meta["lines"]
-    for first in range(len(lines) - len(held) + 1):  # lines of odd white space may be trimmed away
-        found = _aligned(source, held, lines[first:])
-        if found is not None:
-            return found
-    return None
+    # Lines of odd white space may be trimmed away.
+    tries = (_aligned(source, held, lines[first:]) for first in range(len(lines) - len(held) + 1))
+    return next((found for found in tries if found is not None), None)
 
 
 def _aligned(source: str, held: Sequence[str], lines: Sequence[tuple[int, int]]) -> list[int] | None:

@@ -95,9 +95,7 @@ def _bare(page: Page, node: Node) -> tuple[int, int]:
     if isinstance(node, Element) or node.whole:
         return node.start, node.end
     source = page.text(node.start, node.end)
-    leading = source[: len(source) - len(source.lstrip())]
-    trailing = source[len(source.rstrip()) :]
-    return node.start + len(leading.encode()), node.end - len(trailing.encode())
+    return node.end - len(source.lstrip().encode()), node.start + len(source.rstrip().encode())
 
 
 def _inline(page: Page, node: Node) -> Iterator[Inline]:

@@ -54,7 +54,7 @@ def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]
             continue
         wrapped = None
         if not _fixed(mark, text) and len(careful) < _MAX:
-            scale = _length(found) / (len(source.text) or 1)
+            scale = sum(len(visible(part)) for part in found) / (len(source.text) or 1)
             wrapped = _around(found, mark, start * scale, end * scale, source, placed)
         if wrapped is not None:
             found = wrapped
@@ -129,10 +129,6 @@ class _Source:
         start, end = self.spans[mark.number]
         word = self.text[start : end + 1]
         return len(word) == 2 and word.isalpha() and not EAST_ASIAN.search(word)
-
-
-def _length(parts: Sequence[Part]) -> int:
-    return sum(len(visible(part)) for part in parts)
 
 
 def _free(parts: Sequence[Part], mark: Mark, source: _Source, placed: Set[int]) -> list[bool]:
@@ -329,41 +325,31 @@ def _with_units(parts: list[Part], units: Sequence[_Unit], length: int) -> list[
     """With each unit behind the word that ends nearest to where it was in the source, in their order."""
     if not units:
         return parts
-    total = _length(parts)
+    seen = "".join(map(visible, parts))
     # Not in front of all: what stands there in a source is not shown to the model, and HTML there would begin a block.
-    last = (total, len(parts), 0)
+    last = (len(seen), len(parts), 0)
     unlinked = [not links for links in _links(parts)]
     spots, outside = (
         [*((word.at + word.end, word.index, word.end) for word in _words(parts, free)), last]
         for free in ([True] * len(parts), unlinked)
     )
-    chosen: dict[int, dict[int, list[_Unit]]] = {}
+    chosen: dict[tuple[int, int, int], list[_Unit]] = {}
     for unit in sorted(units, key=lambda unit: unit.at):
-        ends, position = outside if unit.link else spots, unit.at * total / length
+        ends, position = outside if unit.link else spots, unit.at * len(seen) / length
         after = bisect.bisect_left(ends, (position,))
         # Of two that are as near the later one.
         near = range(max(0, after - 1), min(after + 2, len(ends)))
-        _, index, offset = ends[min(near, key=lambda at: (abs(ends[at][0] - position), -at))]
-        chosen.setdefault(index, {}).setdefault(offset, []).append(unit)
-    behind = [""] * (len(parts) + 1)  # the first character that is visible behind each part
-    for index in reversed(range(len(parts) - 1)):
-        behind[index] = visible(parts[index + 1])[:1] or behind[index + 1]
-    found: list[Part] = []
-    seen = ""
-    for index, part in enumerate([*parts, ""]):
-        at = 0
-        for offset, group in sorted(chosen.get(index, {}).items()):
-            held = str(part)
-            seen = held[at:offset][-1:] or seen
-            found.append(held[at:offset])
-            for unit in group:
-                found += [" "] * (unit.spaced and _spaced(seen))
-                found += unit.parts
-                seen = "".join(map(visible, unit.parts))[-1:] or seen
-            found += [" "] * (any(u.spaced for u in group) and _spaced(held[offset : offset + 1] or behind[index]))
-            at = offset
-        found.append(part[at:] if isinstance(part, str) else part)
-        seen = visible(found[-1])[-1:] or seen
+        end = ends[min(near, key=lambda at: (abs(ends[at][0] - position), -at))]
+        chosen.setdefault(end, []).append(unit)
+    found: list[Part] = [*parts, ""]
+    for (at, index, offset), group in sorted(chosen.items(), reverse=True):
+        held, before, new = str(found[index]), seen[:at][-1:], list[Part]()
+        for unit in group:
+            new += [" "] * (unit.spaced and _spaced(before))
+            new += unit.parts
+            before = "".join(map(visible, unit.parts))[-1:] or before
+        new += [" "] * (any(unit.spaced for unit in group) and _spaced(seen[at : at + 1]))
+        found[index : index + 1] = [held[:offset], *new, held[offset:]]
     return [part for part in found if part]
 
 
