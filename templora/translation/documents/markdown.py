@@ -37,7 +37,6 @@ _FRONT = re.compile(
     r"|(?:%(?!%)[^\n]*\n(?:[ \t]+[^\n]*\n)*){1,3}(?=\n|\Z)"  # Pandoc's title, authors and date
 )
 _TASK = re.compile(r"\[[ xX]\](?:[ \t]*\n|[ \t]+)")
-_HASHES = re.compile(r"#*")  # of a heading, which its text may hold too
 # What a block is read in when its translation is tried, by its kind: before and after it; and the token to begin with.
 _AROUND = {
     "text": ("", "", "paragraph_open"),
@@ -101,10 +100,7 @@ class Markdown(FlatDocument):
         markers of emphasis where it does not.
         """
         if self._last is None or self._last[:2] != (index, target):
-            found = self._restored(index, target)
-            if found.text.endswith("\\") and self._kinds[index] == "cell":  # a bar that would be escaped
-                found = Restored(f"{found.text} ", found.moved)
-            self._last = (index, target, found)
+            self._last = (index, target, self._restored(index, target))
         return self._last[2]
 
     def _restored(self, index: int, target: str) -> Restored:
@@ -115,7 +111,7 @@ class Markdown(FlatDocument):
             again, _ = arrange(marked, plain(marked, target))
             text, moved = self._written(kind, tidy(again), kept), len(marked.marks)
         if text is None:
-            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True)
+            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True, kept={})
         return Restored(text, moved)
 
     def _written(self, kind: str, parts: Sequence[Part], kept: Mapping[str, str]) -> str | None:
@@ -142,9 +138,7 @@ class Markdown(FlatDocument):
         return [event for event in found if event != ("text", "")]
 
 
-def _joined(
-    parts: Sequence[Part], kind: str, style: Style, escape: bool, raw: bool, kept: Mapping[str, str] | None = None
-) -> str:
+def _joined(parts: Sequence[Part], kind: str, style: Style, escape: bool, raw: bool, kept: Mapping[str, str]) -> str:
     """The parts as Markdown.
 
     Args:
@@ -157,10 +151,8 @@ def _joined(
     for at, part in enumerate(parts):
         if isinstance(part, str):
             starts, ends = not found or found.endswith("\n"), at + 1 == len(parts)
-            text = escaped(part, starts, ends, kept or {}, escape)
-            if kind == "cell":
-                text = text.replace("|", "\\|")
-            found += text
+            text = escaped(part, starts, ends, kept, escape)
+            found += text.replace("|", "\\|") if kind == "cell" else text
             continue
         mark = part.mark
         assert isinstance(mark, InlineMark)
@@ -170,7 +162,8 @@ def _joined(
             found += mark.opened(style, raw)
             if part.edge == "opening":
                 inner.append(len(found))
-    return found
+    # Or the bar behind a cell would be escaped.
+    return f"{found} " if kind == "cell" and found.endswith("\\") else found
 
 
 # Blocks --------------------------------------------------------------------------------------------------------------
@@ -226,18 +219,13 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
 
 def _terms(token: Token, places: Sequence[int]) -> Iterator[_Block]:
     """The terms that are defined below them, one a line."""
-    terms: list[list[Token]] = [[]]
-    starts, ends, depth = [0], list[int](), 0
-    for child in token.children or []:
-        depth += child.nesting
-        if child.type == "softbreak" and not depth:
-            ends.append(child.meta["span"][0])
-            starts.append(child.meta["span"][1])
-            terms.append([])
-        else:
-            terms[-1].append(child)
-    for tokens, start, end in zip(terms, starts, [*ends, -1], strict=True):
-        yield _Block("text", False, token.content, places, tokens, start, end)
+    tokens = token.children or []
+    depths = itertools.accumulate(child.nesting for child in tokens)
+    breaks = [at for at, depth in enumerate(depths) if tokens[at].type == "softbreak" and not depth]
+    for before, behind in itertools.pairwise([-1, *breaks, len(tokens)]):
+        start = 0 if before < 0 else tokens[before].meta["span"][1]
+        end = -1 if behind == len(tokens) else tokens[behind].meta["span"][0]
+        yield _Block("text", False, token.content, places, tokens[before + 1 : behind], start, end)
 
 
 def _depth(tokens: Sequence[Token]) -> int:
@@ -256,8 +244,9 @@ def _lines(source: str, token: Token) -> list[int] | None:
 def _aligned(source: str, held: Sequence[str], lines: Sequence[tuple[int, int]]) -> list[int] | None:
     where: list[int] = []
     for text, (start, end) in zip(held, lines, strict=False):
-        bare = text.lstrip(" \t")
-        at = source.find(bare, start + len(_HASHES.match(source, start)[0]) if len(held) == 1 else start, end)  # type: ignore[index]
+        bare, line = text.lstrip(" \t"), source[start:end]
+        hashes = len(line) - len(line.lstrip("#")) if len(held) == 1 else 0  # of a heading, which may hold some too
+        at = source.find(bare, start + hashes, end)
         if at < 0:
             return None
         where += [at] * (len(text) - len(bare)) + list(range(at, at + len(bare) + 1))

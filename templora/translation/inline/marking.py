@@ -70,7 +70,9 @@ def mark_up(content: Iterable[Inline]) -> Marked | None:
         leading, trailing = _strip(left)
         before += [leading] if leading else []
         after += [trailing] if trailing else []
-    parts = _on_one_line(list(_numbered(left)))
+    taken = {int(match["number"]) for match in TAG.finditer(_written(left, kept=True))}  # by tags in the text itself
+    numbers = (number for number in itertools.count(1) if number not in taken)
+    parts = _on_one_line(list(_flat(left, numbers, linked=False)))
     text = "".join(part if isinstance(part, str) else part.mark.tagged(part.edge) for part in parts)
     marks = (part.mark for part in parts if isinstance(part, Place) and part.edge != "closing")
     return Marked(text, tuple(marks), tuple(before), tuple(reversed(after)))
@@ -125,14 +127,8 @@ def _strip(content: deque[Inline]) -> tuple[str, str]:
     return leading, trailing
 
 
-def _numbered(content: Sequence[Inline]) -> Iterator[Part]:
-    """All parts, in order, with numbers that no tag in the text itself has."""
-    taken = {int(match["number"]) for match in TAG.finditer(_written(content, kept=True))}
-    numbers = (number for number in itertools.count(1) if number not in taken)
-    yield from _flat(content, numbers, linked=False)
-
-
 def _flat(content: Sequence[Inline], numbers: Iterator[int], linked: bool) -> Iterator[Part]:
+    """All parts, in order, with numbers."""
     for item in content:
         if isinstance(item, str):
             yield item
