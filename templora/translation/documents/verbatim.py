@@ -38,7 +38,7 @@ _CITATION = re.compile(r"\[(?:see |-)?@[\w{][^\[\]\n]{0,300}\]")
 _COLONS = re.compile(
     r"(?<![\w:]):(?:[a-z0-9_+-]{1,60}:(?![\w:`])|[A-Za-z][\w-]{0,60}\[([^\[\]\n]*)\](?:\{[^{}\n]*\})?)"
 )
-_ROLE = re.compile(r"(?:\{[\w:.+-]{1,60}\}|(?<![\w:]):[\w:.+-]{1,60}:)(?=`)")
+_ROLE = re.compile(r"(?:\{[\w:.+-]{1,60}\}|(?<![\w:]):[\w:.+-]{1,60}:)(?P<ticks>`{1,99})(?!`)")
 _DESTINATION_END = re.compile(r"[^\s()]{0,300}(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'))?[ \t]*\)")
 _BLOCK_ID = re.compile(r"(?<=\s)\^[A-Za-z0-9-]+(?=[ \t]*(?:\n|\Z))")
 _TEX = re.compile(r"\\[A-Za-z]{1,60}\*?(?:\[[^\[\]\n]{0,200}\])?(?:\{[^{}\n]{0,500}\})+")
@@ -118,8 +118,8 @@ def _found(state: StateInline) -> tuple[int, str, str] | None:
     if component and "{" in component[0]:
         return component.end(), "", "html_inline"
     if role := _ROLE.match(src, at, stop):
-        end, shown = _code(src, role.end(), stop)
-        return (end, shown, "verbatim") if end is not None else None
+        code = re.compile(rf"(?<!`){role['ticks']}(?!`)").search(src, role.end(), min(stop, at + _NEAR))
+        return (code.end(), src[role.end() : code.start()].strip(), "verbatim") if code else None
     end = _tag(src, at, stop) if first in "{<%" else _math(src, at, stop) if first in "$\\" else None
     if end is not None:
         return end, "", "verbatim"
@@ -179,15 +179,6 @@ def _tag(src: str, at: int, stop: int) -> int | None:
             if found >= 0:
                 return found + len(closing)
     return None
-
-
-def _code(src: str, at: int, stop: int) -> tuple[int | None, str]:
-    """Where a code span ends, and what is in it."""
-    length = 1
-    while at + length < stop and src[at + length] == "`":
-        length += 1
-    found = re.compile(rf"(?<!`){'`' * length}(?!`)").search(src, at + length, min(stop, at + _NEAR))
-    return (found.end(), src[at + length : found.start()].strip()) if found and length < 100 else (None, "")
 
 
 def _math(src: str, at: int, stop: int) -> int | None:
