@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, nearest
+from templora.models import memory_estimate
 from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
+from templora.runtime.files import said
 from templora.runtime.garbage import uncollected
 
 if TYPE_CHECKING:
@@ -194,11 +196,11 @@ class _Folder:
         if self._device.type == "cuda" and weights == "int4":
             options = _bitsandbytes(dtype, self._device)
         with self._reading():
-            module, said = AutoModelForCausalLM.from_pretrained(
+            module, loading = AutoModelForCausalLM.from_pretrained(
                 self._name, dtype=dtype, output_loading_info=True, **self._how, **self._weights, **options
             )
-        if said["missing_keys"]:
-            raise ModelError(f"{self._name}: the model is incomplete: {sorted(said['missing_keys'])[0]} is missing")
+        if loading["missing_keys"]:
+            raise ModelError(f"{self._name}: the model is incomplete: {min(loading['missing_keys'])} is missing")
         if weights in ("int8", "int4") and not options:
             from templora.layers.quantized import quantize_model
 
@@ -210,8 +212,7 @@ class _Folder:
         try:
             yield
         except Exception as error:  # the readers raise whatever they stumble over
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(f"{self._name}: no model could be read {self._where}: {said}") from error
+            raise ModelError(f"{self._name}: no model could be read {self._where}: {said(error)}") from error
 
 
 def _source(
@@ -230,8 +231,6 @@ def _check_memory(
 ) -> None:
     """Refuses a model that the memory does not suffice for."""
     import torch
-
-    from templora.models import memory_estimate
 
     free = memory_estimate.available()
     try:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import templora
 from templora import ModelError, OptionError
-from templora.gguf.file import GgufFile
+from templora.gguf.file import GgufFile, as_asked
 from templora.layers.quantized import QuantLinear
 from templora.loading import _bitsandbytes, find
-from templora.models.builtin import BUILTIN_MODELS, cache_folder, is_unpacked
+from templora.models.builtin import BUILTIN_MODELS, cache_folder, folder_of, is_whole
 from templora.models.causal import CausalModel
 from templora.models.unpacked import UnpackedModel
 from templora.testing import byte_tokenizer, tiny_model
@@ -250,7 +250,7 @@ def test_a_built_in_model_is_unpacked_once(unpacked: list[Path], tmp_path: Path)
     assert templora.load("tiny", dtype="float32").model.dtype == torch.float32
     (folder,) = (tmp_path / "cache").iterdir()  # and nothing beside it
     assert folder.name == f"tiny-{BUILTIN_MODELS['tiny'].sha256[:12]}-blocks"
-    assert is_unpacked(BUILTIN_MODELS["tiny"])
+    assert is_whole(folder_of(BUILTIN_MODELS["tiny"]))
     assert json.loads((folder / "complete.json").read_text())["sha256"] == BUILTIN_MODELS["tiny"].sha256
 
 
@@ -438,7 +438,7 @@ def super_blocks(path: Path, kind: str) -> None:
         blocks[f"{name}.weight"] = (data, GGMLQuantizationType[kind])
     keys: dict[str, Any] = {".tokenizer.ggml.eot_token_id": 259}
     write_gguf(path, kind=GGMLQuantizationType.F32, model=model, keys=keys, blocks=blocks)
-    (found,) = GgufFile(path).stored("model.layers.1.mlp.up_proj.weight", packed=False)
+    (found,) = as_asked(GgufFile(path).exact("model.layers.1.mlp.up_proj.weight"), packed=False)
     assert torch.equal(found, torch.from_numpy(dequantize(*blocks["blk.1.ffn_up.weight"])))
 
 

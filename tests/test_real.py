@@ -17,7 +17,7 @@ from templora import ChunkLearned, ChunkScored, SamplingParams
 from templora.engine.engine import Engine
 from templora.gguf.file import GgufFile
 from templora.learning.pending import PendingUpdate
-from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, folder_of, is_whole
 from templora.models.causal import CausalModel
 from templora.runtime.threads import bits_depend_on_threads
 
@@ -42,7 +42,7 @@ def engine() -> Engine:
 
 def test_loading_again_is_fast(engine: Engine) -> None:
     """The GGUF is unpacked once; reading the copy must not unpack it again."""
-    assert is_unpacked(BUILTIN_MODELS[DEFAULT_MODEL])
+    assert is_whole(folder_of(BUILTIN_MODELS[DEFAULT_MODEL]))
     again = templora.load()
     assert again.model.fingerprint() == engine.model.fingerprint()
     assert again.load_seconds < 5

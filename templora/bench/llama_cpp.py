@@ -8,7 +8,6 @@ requests its threads sleep, so that either side has the machine to itself in its
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,17 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from templora.errors import ModelError, OptionError
+from templora.errors import ModelError
 from templora.runtime.rss import peak_rss_bytes
 from templora.runtime.subprocesses import command
-
-INSTALL = "pip install xllamacpp"
-
-
-def require() -> None:
-    """Raises `OptionError` where llama.cpp's Python package is not installed."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise OptionError("compare", f"llama.cpp is not installed here; {INSTALL}")
 
 
 @dataclass(frozen=True)
@@ -96,11 +87,8 @@ class LlamaCpp:
         return answer
 
     def close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # closes the pipes, and waits for its end
 
     def __enter__(self) -> LlamaCpp:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from datetime import date
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from templora import loading
 from templora.cli.console import Console
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.options import check_early, config_options, load_arguments, model_options, split_config
+from templora.cli.options import config_options, load_arguments, model_options, split_config
 from templora.cli.streams import print_out
 from templora.errors import OptionError, nearest
+from templora.models.builtin import BuiltinModel
+from templora.recipes import recipe
 
 if TYPE_CHECKING:
     from templora.bench.bench import Figure
@@ -48,7 +52,7 @@ def bench(**arguments: Any) -> None:
     First the machine's memory bandwidth and matrix rate, then the model. Ctrl-C prints what has been measured.
     """
     given, options = split_config(arguments)
-    check_early(options["recipe"], given)
+    recipe(options["recipe"], None, **given)  # what is wrong with it is found before anything slow
     gguf = _rival(options)
     figures: list[Figure] = []
     engine, about = None, {}
@@ -81,32 +85,27 @@ def _rival(options: dict[str, Any]) -> Path | None:
         return None
     if options["compare"] not in _RIVALS:
         raise OptionError("compare", f"unknown {options['compare']!r}; {nearest(options['compare'], _RIVALS)}")
-    from templora.bench.llama_cpp import require
-    from templora.loading import find, find_device
-    from templora.models.builtin import BuiltinModel
-
-    require()
-    source = None if options["shape"] else find(options["model"])
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise OptionError("compare", "llama.cpp is not installed here; pip install xllamacpp")
+    source = None if options["shape"] else loading.find(options["model"])
     path = source.path() if isinstance(source, BuiltinModel) else source
     if not isinstance(path, Path) or not path.is_file():
         raise OptionError(
             "compare", "llama.cpp reads GGUF: give a .gguf file, or a built-in model in one piece, as --model"
         )
-    if find_device(options["device"]).type != "cpu":
+    if loading.find_device(options["device"]).type != "cpu":
         raise OptionError("compare", "llama.cpp is compared with on the CPU: give --device cpu")
     return path
 
 
 def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
     """The engine, and what to give `load` for another one; None if its weights are random."""
-    from templora.loading import load
-
     if options["shape"]:
         from templora.bench.random_models import random_engine
 
         return random_engine(options["shape"], options["device"], options["dtype"]), None
     sources = load_arguments(options)
-    return load(**sources), sources
+    return loading.load(**sources), sources
 
 
 def _measure(

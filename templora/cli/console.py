@@ -7,16 +7,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from templora.cli import streams
 from templora.cli.terminal import Cursor, fitted
 from templora.events import ChunkLearned
 from templora.metrics import perplexity
-
-if TYPE_CHECKING:
-    from templora.reports.run_report import TextReport
+from templora.reports.run_report import TextReport
 
 # A terminal that is smaller has no room for a panel.
 _MIN_ROWS, _MIN_COLUMNS = 6, 10
@@ -123,24 +120,19 @@ class Console:
 
 
 class Pace:
-    """How long recent work took, each kind of it.
+    """How long recent work took, each kind of it."""
 
-    Args:
-        clock: seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock or time.perf_counter
+    def __init__(self) -> None:
         self._took: dict[str, deque[tuple[float, float]]] = {}
         self.start()
 
     def start(self) -> None:
         """What comes next begins now."""
-        self._since = self._clock()
+        self._since = time.perf_counter()
 
     def took(self, kind: str, amount: float, last: int = 8) -> None:
         """The time since the last call was work of this kind: so much of it, of which the last few times count."""
-        now = self._clock()
+        now = time.perf_counter()
         self._took.setdefault(kind, deque(maxlen=last)).append((now - self._since, amount))
         self._since = now
 
@@ -188,17 +180,19 @@ def learned_text(event: ChunkLearned) -> str:
 
 def receipt(report: dict[str, Any], notes: list[str]) -> str:
     """The end of a run, for people."""
-    seconds, flops = report["seconds"], report["flops"]
+    seconds, flops, config = report["seconds"], report["flops"], report["config"] or {}
     learnt = f"{report['committed']} learnt, {report['rejected']} rolled back or skipped"
     if not report["committed"] and not report["rejected"]:
         learnt = "nothing was learnt"
-        if report["config"] and report["config"]["learning"] == "off":
+        if config.get("learning") == "off":
             learnt += " (--learning off)"
-        elif report["config"] and report["config"]["learning"] == "parallel":
+        elif config.get("learning") == "parallel":
             learnt += ": parallel learning commits a chunk at the end of the next one, and no second one filled up"
         else:
-            learnt += f": no chunk of {report['config']['chunk_size'] if report['config'] else '?'} tokens filled up"
+            learnt += f": no chunk of {config.get('chunk_size', '?')} tokens filled up"
     phases = ("decode", "score", "learn", "cache")
+    times = ", ".join(f"{phase} {seconds[phase]:.1f} s" for phase in phases if seconds[phase])
+    work = ", ".join(f"{phase} {flops[phase] / 1e12:.2f}" for phase in phases if flops[phase])
     again = f", doing again what it was {seconds['again']:.1f} s" if "again" in seconds else ""
     left = ("adapter discarded", _yes(report["discarded"]))
     if kept := report.get("session"):
@@ -208,15 +202,8 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
     rows = [
         ("tokens", f"{report['tokens']:,}{before}"),
         ("chunks", learnt),
-        (
-            "time",
-            f"{clock(seconds['total'])} ({', '.join(f'{p} {seconds[p]:.1f} s' for p in phases if seconds[p])}{again})",
-        ),
-        (
-            "compute",
-            f"{flops['total'] / 1e12:.2f} TFLOP "
-            f"({', '.join(f'{p} {flops[p] / 1e12:.2f}' for p in phases if flops[p])})",
-        ),
+        ("time", f"{clock(seconds['total'])} ({times}{again})"),
+        ("compute", f"{flops['total'] / 1e12:.2f} TFLOP ({work})"),
         ("peak memory", f"{report['peak_memory_bytes'] / 1e9:.2f} GB"),
         ("base unchanged", f"{_yes(report['base_unchanged'])} (sha256 {str(report['model']['sha256'])[:12]})"),
         left,

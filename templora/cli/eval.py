@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from templora.cli.console import Console, bar, clock
+from templora.cli.continuation import continuation
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.options import config_options, split_config
 from templora.cli.streams import print_out
@@ -45,6 +46,7 @@ Examples:
   templora eval --books novels/ --method attention_sinks --adapters none,own --model ./my-model --out results/sinks
   templora eval translation --books pairs.jsonl --from zh --to en --pairs 300 --out results/translation
   templora report results/pg19
+  templora eval continuation --help          how a model goes on with books: names, voice, loops
 
 Stop it with Ctrl-C whenever you like, and run the same command again: what is finished is not measured again. PLAN is
 one of pg19, compatibility, efficiency, sensitivity, translation, or a TOML file of your own; `--tokens all` reads whole
@@ -52,7 +54,21 @@ books, `--pairs all` whole documents.
 """
 
 
-@click.command("eval", epilog=EPILOG)
+class _Eval(click.Command):
+    """Leads to a task that is no table of predictions, and so has options of its own."""
+
+    tasks: Mapping[str, click.Command] = {"continuation": continuation}
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        task = self.tasks.get(args[0]) if args else None
+        if task is not None:
+            return task.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("eval", cls=_Eval, epilog=EPILOG)
 @click.argument("plan", required=False, metavar="[PLAN]")
 @click.option(
     "--books",

@@ -12,11 +12,7 @@ _WHY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interrupted(BaseException):
-    """The run was told to stop. No `Exception`, so that nothing on the way takes it for an error of its own.
-
-    Args:
-        number: the signal.
-    """
+    """A signal told the run to stop. No `Exception`, so that nothing on the way takes it for an error of its own."""
 
     def __init__(self, number: int) -> None:
         super().__init__(_WHY[signal.Signals(number)])

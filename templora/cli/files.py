@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from templora.errors import OptionError, TextError
+from templora.runtime.files import told
 
 
 def check_outputs(outputs: dict[str, str | None], inputs: list[str]) -> dict[str, Path]:
@@ -62,7 +63,7 @@ class TextFile:
     """`--out`: a file that text is appended to, handed to the system at once and forced to disk by `sync`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._writing = partial(told, TextError, f"{path}: the text cannot be written")
         with self._writing():
             self._file: IO[str] = path.open("a", encoding="utf-8", newline="")
 
@@ -81,10 +82,3 @@ class TextFile:
             self.sync()
         with contextlib.suppress(OSError):
             self._file.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise TextError(f"{self._path}: the text cannot be written: {error.strerror}") from error

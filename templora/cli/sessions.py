@@ -6,19 +6,19 @@ import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from templora import loading
 from templora.cli.files import check_outputs
 from templora.cli.options import load_arguments, model_options, sessions_option
-from templora.cli.streams import print_out
+from templora.cli.streams import print_out, say
 from templora.errors import OptionError, TextError, nearest
 from templora.reports.run_report import to_json, write_json
-from templora.runtime.files import written_whole
-
-if TYPE_CHECKING:
-    from templora.store.history import History
+from templora.runtime.files import told, written_whole
+from templora.store.history import History
+from templora.store.store import SessionInfo, SessionStore
 
 EPILOG = """\b
 Examples:
@@ -48,7 +48,7 @@ class _Sessions(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not args[0].startswith("-"):
             name = args[0]
-            hint = f"for the session {name!r}: templora sessions show {name}" if name in _store(None) else ""
+            hint = f"for the session {name!r}: templora sessions show {name}" if name in SessionStore() else ""
             raise click.UsageError(f"no command {name!r}; {hint or nearest(name, self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -72,7 +72,7 @@ def list_(sessions: str | None, as_json: bool) -> None:
 
     How long each is, its model, what is still to be written, and who uses it now.
     """
-    store = _store(sessions)
+    store = SessionStore(sessions)
     infos = store.list()
     if as_json:
         print_out(json.dumps([_plain(info) for info in infos], indent=1) + "\n")
@@ -92,7 +92,7 @@ def show(name: str, sessions: str | None, as_json: bool) -> None:
 
     Its model, length and chunks, what is still to be written, and the end of its text; with --json all of its text.
     """
-    store = _store(sessions)
+    store = SessionStore(sessions)
     info = store.show(name)
     if info.problem:
         raise TextError(info.problem)
@@ -127,7 +127,7 @@ def resume(context: click.Context, name: str) -> None:
     from templora.cli.write import write
 
     with write.make_context("templora write", ["--session", name, *context.args], parent=context.parent) as made:
-        _store(made.params["sessions"]).show(name)  # else it would begin one
+        SessionStore(made.params["sessions"]).show(name)  # else it would begin one
         write.invoke(made)
 
 
@@ -142,8 +142,9 @@ def fork(name: str, new: str, chunk: int | None, sessions: str | None) -> None:
     NEW is another session with the beginning of NAME: its first --chunk chunks, or everything; if its log is damaged,
     everything that can still be read.
     """
-    made = _store(sessions).fork(name, new, chunk)
-    _warn(made.problem)
+    made = SessionStore(sessions).fork(name, new, chunk)
+    if made.problem:
+        say(f"templora: {made.problem}\n")
     print_out(_line(replace(made, problem="")) + "\n")
 
 
@@ -157,7 +158,7 @@ def rewind(name: str, chunk: int | None, sessions: str | None) -> None:
     To where its first --chunk chunks were learnt: text, adapter and optimiser together. What came after counts no
     more; `fork` first to keep it. The same text comes again, unless --reseed is given when it is gone on with.
     """
-    store = _store(sessions)
+    store = SessionStore(sessions)
     if chunk is None:
         print_out(_ends(store.history(name), name))
         return
@@ -204,13 +205,14 @@ def export(name: str, sessions: str | None, **options: Any) -> None:
     text, adapter, report, plot = wanted = [options[kind] for kind in ("text", "adapter", "report", "plot")]
     if wanted == [None] * 4:
         raise OptionError("text", "say what to export: --text FILE, --adapter DIR, --report FILE, --plot FILE")
-    store = _store(sessions)
+    store = SessionStore(sessions)
     outputs = check_outputs({"report": report if report != "-" else None, "plot": plot}, [])
     for file in wanted:
         if file not in (None, "-"):
             store.check_outside(Path(file))
     history, problem = store.readable(name)
-    _warn(problem)
+    if problem:
+        say(f"templora: {problem}\n")
     document = store.report(name) if report is not None or plot is not None else {}
     if report == "-":
         print_out(to_json(document) + "\n")
@@ -225,19 +227,17 @@ def export(name: str, sessions: str | None, **options: Any) -> None:
     elif text is not None:
         path = check_outputs({"text": text}, [])["text"]
         raw = history.text.encode("utf-8", "replace")
-        try:
+        with told(TextError, f"{path}: cannot be written"):
             if path.exists() and not path.is_file():
                 path.write_bytes(raw)  # a device
             else:
                 with written_whole(path) as beside:
                     beside.write_bytes(raw)
-        except OSError as error:
-            raise TextError(f"{path}: cannot be written: {error.strerror}") from error
     if adapter is not None:
         from templora.cli.kept import how_it_was_loaded
-        from templora.loading import load
 
-        with store.open(name, load(**load_arguments(options) | how_it_was_loaded(store, history, options))) as saved:
+        how = load_arguments(options) | how_it_was_loaded(store, history, options)
+        with store.open(name, loading.load(**how)) as saved:
             saved.save_adapter(Path(adapter))
 
 
@@ -252,7 +252,7 @@ def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
     """
     if keep_text is not None:
         check_outputs({"keep_text": keep_text}, [])
-    found = _store(sessions).discard(name, keep_text=keep_text)
+    found = SessionStore(sessions).discard(name, keep_text=keep_text)
     kept = f", its text is in {found.text}" if found.text else ""
     if not found.gone:
         raise TextError(f"session {name!r} could not be deleted altogether")
@@ -260,19 +260,7 @@ def discard(name: str, keep_text: str | None, sessions: str | None) -> None:
     print_out(f"session {name} is gone: {found.files} files, {found.bytes / 1e6:.1f} MB{kept}{left}\n")
 
 
-def _store(folder: str | None) -> Any:
-    from templora.store.store import SessionStore
-
-    return SessionStore(folder)
-
-
-def _warn(problem: str) -> None:
-    """Says on standard error that not all is there."""
-    if problem:
-        click.echo(f"templora: {problem}", err=True)
-
-
-def _line(info: Any) -> str:
+def _line(info: SessionInfo) -> str:
     if info.problem:
         return f"{info.name}: CANNOT BE READ: {info.problem}"
     about = [f"{info.tokens:,} tokens", f"{info.chunks} chunks", info.model, f"{info.bytes / 1e6:.1f} MB"]
@@ -283,5 +271,5 @@ def _line(info: Any) -> str:
     return f"{info.name}: {', '.join(about)}"
 
 
-def _plain(info: Any) -> dict[str, Any]:
+def _plain(info: SessionInfo) -> dict[str, Any]:
     return asdict(info) | {"folder": str(info.folder)}

@@ -15,31 +15,26 @@ from templora.errors import OptionError, TextError
 _PLAIN = str.maketrans({"█": "#", "░": ".", "─": "-", "·": "-", "…": "...", "−": "-", "≤": "<=", "×": "x"})
 
 
-class _Lost:
-    """Characters that a terminal has no code for: a question mark stands for each on standard output."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def shown(self, error: UnicodeError) -> tuple[str, int]:
-        part = _part(error)
-        self.count += len(part)
-        return "?" * len(part), error.end  # type: ignore[attr-defined]
+_lost = 0  # characters that a terminal has no code for
 
 
-def _part(error: UnicodeError) -> str:
+def _marked(error: UnicodeError) -> tuple[str, int]:
+    """A question mark stands for each on standard output, and they are counted."""
+    global _lost
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return error.object[error.start : error.end]
+    _lost += error.end - error.start
+    return "?" * (error.end - error.start), error.end
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    said = "".join(c if c.isascii() else "?" for c in _part(error).translate(_PLAIN))
-    return said, error.end  # type: ignore[attr-defined]
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(c if c.isascii() else "?" for c in part), error.end
 
 
-_lost = _Lost()
-codecs.register_error("templora.lost", _lost.shown)
+codecs.register_error("templora.lost", _marked)
 codecs.register_error("templora.plain", _plain)
 
 
@@ -59,7 +54,8 @@ def prepare() -> None:
     A file or a pipe gets UTF-8, whatever the locale says: a reader can be told that, and lost letters come back for
     nobody. A terminal gets what it says that it shows.
     """
-    _lost.count = 0
+    global _lost
+    _lost = 0
     for stream, on_a_terminal in ((sys.stdout, "templora.lost"), (sys.stderr, "templora.plain")):
         if stream is None or not hasattr(stream, "reconfigure"):
             continue
@@ -71,9 +67,9 @@ def prepare() -> None:
 
 def lost() -> str:
     """What could not be shown so far, in words; empty if nothing."""
-    if not _lost.count:
+    if not _lost:
         return ""
-    many = "1 character" if _lost.count == 1 else f"{_lost.count:,} characters"
+    many = "1 character" if _lost == 1 else f"{_lost:,} characters"
     return f"{many} could not be shown: this terminal's encoding is {sys.stdout.encoding}"
 
 

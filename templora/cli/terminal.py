@@ -36,11 +36,7 @@ _KINDS = tuple(_Kind(*kind) for kind in product((1, 2), (False, True), (False, T
 
 
 class Cursor:
-    """The columns that the cursor may stand in. After the last one, the next letter begins a line.
-
-    Args:
-        columns: of the terminal.
-    """
+    """The columns that the cursor may stand in. After the last one, the next letter begins a line."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns

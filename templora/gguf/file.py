@@ -32,6 +32,7 @@ from templora.gguf.foreign import foreign_config, foreign_tensors
 from templora.gguf.header import GgufHeader, Stored
 from templora.gguf.tokenizer import tokenizer_of
 from templora.layers.quantized import BLOCK, put, quantize_model, quantize_rows, unpack
+from templora.runtime.files import said
 
 PARTS = ("codes", "scale", "minimum")
 
@@ -119,20 +120,11 @@ class GgufFile:
             raise ModelError(f"{self.path}: {min(left)[:80]} is not known in a model of the family {family!r}")
         return found
 
-    def stored(self, name: str, packed: bool) -> list[torch.Tensor]:
-        """What is held of the parameter `name`: [weights] in fp32, or [codes, scale] and perhaps minimum.
-
-        Args:
-            packed: also as blocks what does not unpack to exactly the same weights, if this file's are to be.
-        """
-        return as_asked(self._exact(name), packed and self._super_blocks)
-
-    def _exact(self, name: str) -> list[torch.Tensor]:
+    def exact(self, name: str) -> list[torch.Tensor]:
         """The parameter `name` exactly, in little room: see `as_asked`."""
         from gguf import GGMLQuantizationType as Kind, dequantize
 
-        if self._tensors is None:
-            raise ModelError(f"{self.path}: is of a family whose blocks are not read here")
+        assert self._tensors is not None
         tensor, family = self._tensors[name], self.header.text("general.architecture")
         with _reading(self.path):
             data, kind = tensor.read(), Kind(tensor.kind)
@@ -158,22 +150,20 @@ class GgufFile:
         return None if self._tensors is None else itertools.chain.from_iterable(map(self._named, self._tensors))
 
     def _named(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        held = self._exact(name)
+        held = self.exact(name)
         layer = name.removesuffix(".weight")
         return zip([name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS], held, strict=False)
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
-        packed = weights == "int4"
-        if self._tensors is None and packed:
+        if self._tensors is not None:
+            return assemble(self.config, self._tensors, self.exact, dtype, weights, self._super_blocks)
+        if weights == "int4":
             raise ModelError(
                 f"{self.path}: the blocks of a GGUF of this family cannot be used as they are (those of "
                 f"{', '.join(FAMILIES)} can); --weights int8 and bf16 work"
             )
-        if self._tensors is None:
-            model = self._through_transformers(dtype)
-        else:
-            model = assemble(self.config, self._tensors, lambda name: self.stored(name, packed), dtype, packed)
+        model = self._through_transformers(dtype)
         if weights == "int8":
             quantize_model(model, 8)
         return model
@@ -183,12 +173,12 @@ class GgufFile:
 
         with _reading(self.path):
             foreign_tensors(self.header, self.config)
-            model, said = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 str(self.path.parent), gguf_file=self.path.name, dtype=dtype, config=self.config,
                 output_loading_info=True,
             )  # fmt: skip
-        if said["missing_keys"]:
-            raise ModelError(f"{self.path}: the model is incomplete: {min(said['missing_keys'])} is missing")
+        if loading["missing_keys"]:
+            raise ModelError(f"{self.path}: the model is incomplete: {min(loading['missing_keys'])} is missing")
         # It is an ordinary model now; these marks of its origin would keep it from being saved.
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model.config, "quantization_config"):
@@ -280,15 +270,22 @@ def empty_model(config: Any, dtype: torch.dtype) -> Any:
 
 
 def assemble(
-    config: Any, names: Iterable[str], stored: Callable[[str], list[torch.Tensor]], dtype: torch.dtype, packed: bool
+    config: Any,
+    names: Iterable[str],
+    exact: Callable[[str], list[torch.Tensor]],
+    dtype: torch.dtype,
+    weights: str,
+    super_blocks: bool,
 ) -> Any:
     """The model of a config, its weights read one after the other.
 
     Args:
         names: of what is held; biases among them that the family does not have are added.
-        stored: what is held of a parameter, as `GgufFile.stored`.
-        packed: whether blocks stay blocks, and other matrices get 8 bits by row.
+        exact: what is held of a parameter, as `GgufFile.exact`.
+        weights: as `--weights`; in int4 blocks stay blocks, and other matrices get 8 bits by row.
+        super_blocks: so do those of Q4_K, as of `GgufFile`.
     """
+    packed = weights == "int4"
     model = empty_model(config, dtype)
     for held_name in names:
         layer, _, leaf = held_name.rpartition(".")
@@ -300,7 +297,7 @@ def assemble(
     tied = head.weight is embedding.weight
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
-        held = stored(name)
+        held = as_asked(exact(name), packed and super_blocks)
         if packed and parameter.dim() == 2:
             layers[name.removesuffix(".weight")] = held if len(held) > 1 else list(quantize_rows(held[0]))
         elif len(held) > 1:
@@ -311,6 +308,8 @@ def assemble(
         layers[called[id(head)]] = layers[called[id(embedding)]]
     for name, held in layers.items():
         put(model, name, *held, dtype=dtype)
+    if weights == "int8":
+        quantize_model(model, 8)
     return model
 
 
@@ -323,5 +322,5 @@ def _reading(path: Path) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{path}: this GGUF cannot be read (truncated, or of a kind not supported): {said}") from error
+        problem = "this GGUF cannot be read (truncated, or of a kind not supported)"
+        raise ModelError(f"{path}: {problem}: {said(error)}") from error

@@ -12,11 +12,12 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from templora.errors import ModelError
+from templora.runtime.files import told
 
 # Type of a value: its format. Beside them: 8, a string, and 9, an array.
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8",
@@ -52,12 +53,9 @@ class Stored:
         Raises:
             ModelError: the file is gone, or has become shorter.
         """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = np.fromfile(file, np.uint8, self.bytes)
-        except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror}") from error
+        with told(ModelError, f"{self.path}: cannot be read"), self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = np.fromfile(file, np.uint8, self.bytes)
         if len(data) < self.bytes:
             raise ModelError(f"{self.path}: this GGUF is truncated: {self.name} is cut off")
         if self.kind in _PLAIN:
@@ -150,15 +148,9 @@ class _Part:
         self.path = path
         self.fields: dict[str, Any] = {}
         self.tensors: list[Stored] = []
-        try:
-            with path.open("rb") as file:
-                self._size = os.fstat(file.fileno()).st_size
-                self._file = file
-                self._read()
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-
-    _file: BinaryIO
+        with told(ModelError, f"{path}: cannot be read"), path.open("rb") as self._file:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._read()
 
     def _read(self) -> None:
         if self._take(4) != b"GGUF":

@@ -25,15 +25,7 @@ from torch import nn
 
 from templora.layers import attention
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
+_HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_"))]
 # What every module has, and what changes without changing what is computed.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "training"}
 # Of a rotary embedding that changes with the length of what is read.
@@ -91,14 +83,9 @@ class Arrangement:
             at = f"{name}." if name else ""
             values[f"{at}class"] = _Same(type(module))
             values[f"{at}hooks"] = _hooks([getattr(module, kind, {}) for kind in _HOOKS], ours)
-            moving = moving_names(module)
-            for attribute, value in dict(vars(module)).items():  # another thread may be in a pass
-                if attribute in _OF_EVERY_MODULE or attribute in moving:
-                    continue
+            for attribute, value in _held(module).items():
                 if attribute != "forward" or id(value) not in ours:
                     values[at + attribute] = _value(value, seen)
-            for attribute in module._non_persistent_buffers_set - moving:
-                values[at + attribute] = _value(module._buffers[attribute], seen)
         for kind in kinds:
             values[f"code of {kind.__module__}.{kind.__qualname__}"] = (
                 _Same(getattr(kind, "forward", None)),
@@ -115,6 +102,14 @@ class Arrangement:
         """Names of what is not the same in both."""
         mine, theirs, missing = self.values, other.values, object()
         return [n for n in {**mine, **theirs} if mine.get(n, missing) != theirs.get(n, missing)]
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    """What a module has of its own beside weights, and does not rewrite as it goes."""
+    held = dict(vars(module))  # another thread may be in a pass
+    held |= {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
+    aside = _OF_EVERY_MODULE | moving_names(module)
+    return {name: value for name, value in held.items() if name not in aside}
 
 
 def moving_names(module: nn.Module) -> frozenset[str]:
@@ -143,7 +138,8 @@ def _value(value: Any, seen: dict[Any, Any], depth: int = _DEPTH) -> Any:
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, torch.Tensor):
-        return tuple(value.shape), value.dtype, _bits(value)
+        bits = "" if value.is_meta else hashlib.sha256(raw(value)).hexdigest()
+        return tuple(value.shape), value.dtype, bits
     if isinstance(value, nn.Module) or depth == 0:
         return _Same(type(value))
     if isinstance(value, MethodType):
@@ -162,10 +158,6 @@ def _value(value: Any, seen: dict[Any, Any], depth: int = _DEPTH) -> Any:
             seen[id(value)] = {k: _value(v, seen, depth - 1) for k, v in fields.items()}
         return seen[id(value)]
     return _Same(value)
-
-
-def _bits(tensor: torch.Tensor) -> str:
-    return "" if tensor.is_meta else hashlib.sha256(raw(tensor)).hexdigest()
 
 
 def raw(tensor: torch.Tensor) -> Any:
@@ -188,10 +180,8 @@ def described(model: nn.Module, config: Any, known: Collection[Any] = ()) -> dic
     ours = {id(thing) for thing in known}
     hooks = sum(len(_hooks([getattr(m, kind, {}) for kind in _HOOKS], ours)) for m in model.modules())
     for name, module in model.named_modules():
-        held = {n: v for n, v in vars(module).items() if n not in _OF_EVERY_MODULE}
-        held |= {n: module._buffers[n] for n in sorted(module._non_persistent_buffers_set)}
-        for attribute, value in held.items():
-            if attribute not in moving_names(module) and not _aside(attribute):
+        for attribute, value in _held(module).items():
+            if not _aside(attribute):
                 found.setdefault(f"{type(module).__name__}.{attribute}", []).extend(_words(value))
         if not [*module.children(), *module.parameters(), *module.buffers()]:
             found.setdefault(f"what {name.rpartition('.')[2]} makes of numbers", []).extend(_behaviour(module))

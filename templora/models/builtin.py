@@ -140,7 +140,3 @@ def is_whole(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         os.utime(folder / DONE)
     return True
-
-
-def is_unpacked(model: BuiltinModel) -> bool:
-    return is_whole(folder_of(model))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from templora.config import TempLoraConfig
 from templora.errors import ModelError
@@ -79,18 +79,17 @@ class Sizes:
         )
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """Bytes by what they are for."""
 
     weights: float
-    adapter: float
-    cache: float
-    activations: float
+    adapter: float = 0.0
+    cache: float = 0.0
+    learning: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.weights + self.adapter + self.cache + self.activations
+        return sum(self)
 
 
 def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None, as_stored: bool = False) -> Need:
@@ -107,7 +106,7 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
     if weights in ("int8", "int4") and not as_stored:
         held = max(held, (sizes.linear + sizes.ends + sizes.other) * item)
     if config is None:
-        return Need(held, 0, 0, 0)
+        return Need(held)
     learning = config.learning != "off"
     share = 1.0 if config.target_modules == ("all",) and config.layers == "all" else 0.0  # at least nothing
     copies = (1 + config.epochs + (config.epochs > 1)) if learning else 1
@@ -158,13 +157,7 @@ def check(name: str, need: Need, free: float | None, others: dict[str, Need]) ->
         hint = "--checkpointing, or a smaller --rank, --window or --chunk-size, needs less"
     else:
         hint = "take a smaller model (see `templora models`)"
-    parts = [
-        ("weights", need.weights),
-        ("adapter", need.adapter),
-        ("cache", need.cache),
-        ("learning", need.activations),
-    ]
-    said = ", ".join(f"{part} {_gigabytes(size)}" for part, size in parts if size)
+    said = ", ".join(f"{part} {_gigabytes(size)}" for part, size in need._asdict().items() if size)
     raise ModelError(
         f"{name}: too little memory: this run needs {_gigabytes(need.total)} ({said}) and {_gigabytes(free)} are free; "
         f"{hint}"

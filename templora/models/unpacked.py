@@ -29,10 +29,9 @@ import torch
 from templora.errors import ModelError
 from templora.gguf import file as gguf_file
 from templora.gguf.config import know_frequency_factors
-from templora.gguf.file import PARTS, GgufFile, as_asked
-from templora.layers.quantized import quantize_model
+from templora.gguf.file import PARTS, GgufFile
 from templora.models.builtin import DONE, ENDING, FORM, BuiltinModel, cache_folder, folder_of, is_whole
-from templora.runtime.files import sha256
+from templora.runtime.files import said, sha256
 
 _FILE_BYTES = 1 << 28
 _ROOM_LEFT = 1 << 30  # of a disk
@@ -105,8 +104,8 @@ class UnpackedModel:
         try:
             yield
         except Exception as error:  # the readers raise whatever they stumble over
-            said = " ".join(str(error).split())[:200]
-            raise ModelError(f"{self._folder}: no model could be read here ({said}); delete this folder") from error
+            problem = f"no model could be read here ({said(error)}); delete this folder"
+            raise ModelError(f"{self._folder}: {problem}") from error
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says."""
@@ -117,23 +116,19 @@ class UnpackedModel:
             return self._file.load(dtype, weights)
         from safetensors import safe_open
 
-        packed = weights == "int4"
         with self._reading(), contextlib.ExitStack() as stack:
             where: dict[str, Any] = {}
             for path in sorted(self._folder.glob("*.safetensors")):
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 where |= dict.fromkeys(file.keys(), file)
 
-            def stored(name: str) -> list[torch.Tensor]:
+            def exact(name: str) -> list[torch.Tensor]:
                 layer = name.removesuffix(".weight")
                 keys = [name] if name in where else [f"{layer}.{part}" for part in PARTS if part != "minimum"]
                 keys += [f"{layer}.minimum"] if f"{layer}.minimum" in where else []
-                return as_asked([where[key].get_tensor(key) for key in keys], packed and self._super_blocks)
+                return [where[key].get_tensor(key) for key in keys]
 
-            model = gguf_file.assemble(self.config, where, stored, dtype, packed)
-        if weights == "int8":
-            quantize_model(model, 8)
-        return model
+            return gguf_file.assemble(self.config, where, exact, dtype, weights, self._super_blocks)
 
     def _keep(self) -> None:
         tensors = self._file.tensors()

@@ -8,7 +8,6 @@ of learning. What is kept instead is bounded by what was in use at one time (see
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 
 # From glibc's malloc.h.
@@ -17,7 +16,6 @@ _M_MMAP_MAX = -4
 _MAX_INT = 2**31 - 1
 
 
-@functools.cache
 def _libc() -> ctypes.CDLL | None:
     """glibc, where that is the C library."""
     if not sys.platform.startswith("linux"):
@@ -26,7 +24,6 @@ def _libc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
-@functools.cache
 def keep_freed_memory() -> bool:
     """Makes `malloc` keep what is freed, in this process from now on; whether it could. Elsewhere than glibc: False.
 

@@ -1,27 +1,44 @@
-"""Files that are there whole or not at all, also after a loss of power."""
+"""Files that are there whole or not at all, also after a loss of power; and what the system says of them."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def told(kind: Callable[[str], Exception], what: object) -> Iterator[None]:
+    """Turns what the system refuses into an error of ours: `what` was tried, or the file, and why it could not be."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}") from error
+
+
+def said(error: Exception) -> str:
+    """What a library has to say, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def written_whole(path: Path, *, new: bool = False) -> Iterator[Path]:
     """An empty file beside `path` to write to. It takes the place of `path` once it is on the disk; if something is
     raised meanwhile it is gone, and what `path` held before is still there. A link is followed.
 
+    Args:
+        new: only where there is nothing, not even a link to nothing.
+
     Raises:
+        FileExistsError: something is there all the same.
         OSError: no room, no right, or `path` is no regular file.
     """
-    where = Path(os.path.realpath(path))
-    if where.exists() and not where.is_file():
+    where = path if new else Path(os.path.realpath(path))
+    if not new and where.exists() and not where.is_file():
         raise OSError(None, "a folder or a device has this name", str(path))
     beside = where.with_name(f".templora-{uuid.uuid4().hex}")
     beside.touch(exist_ok=False)
@@ -29,38 +46,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        if where.exists():
-            beside.chmod(where.stat().st_mode & 0o7777)
-        os.replace(beside, where)
-        sync_folder(where.parent)
+        if new:
+            _link_new(beside, where)
+        else:
+            if where.exists():
+                beside.chmod(where.stat().st_mode & 0o7777)
+            os.replace(beside, where)
     finally:
         beside.unlink(missing_ok=True)
+    sync_folder(where.parent)
 
 
-def write_new(path: Path, raw: bytes) -> None:
-    """A new file, on the disk when this returns.
-
-    Raises:
-        FileExistsError: something is there, even if it is a link to nothing; it is left as it is.
-        OSError: no room, no right.
-    """
-    beside = path.with_name(f".templora-{uuid.uuid4().hex}")
+def _link_new(beside: Path, path: Path) -> None:
+    """Gives a file a second name that nothing has."""
     try:
-        with beside.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-            os.rename(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        os.link(beside, path)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise FileExistsError(str(path)) from error
+        os.rename(beside, path)  # a file system without links
 
 
 def sha256(*paths: Path) -> str:

@@ -110,10 +110,9 @@ class Meter:
 
     def since(self, before: Meter | None) -> Meter:
         """What was spent since a copy of it was taken; without one, a copy."""
-        seconds, flops = dict(self.seconds), dict(self.flops)
-        if before:
-            seconds = {phase: spent - before.seconds[phase] for phase, spent in seconds.items()}
-            flops = {phase: spent - before.flops[phase] for phase, spent in flops.items()}
+        before = before or Meter()
+        seconds = {phase: spent - before.seconds[phase] for phase, spent in self.seconds.items()}
+        flops = {phase: spent - before.flops[phase] for phase, spent in self.flops.items()}
         return Meter(self.device, seconds, flops)
 
 

@@ -60,7 +60,7 @@ def deferrable() -> Iterator[None]:
     came: list[Callable[[], object]] = []
     numbers: set[int] = set()
 
-    def note(number: int, handler: Any, frame: FrameType | None) -> None:
+    def note(handler: Any, number: int, frame: FrameType | None) -> None:
         if number in numbers:
             handler(number, frame)
         else:
@@ -102,7 +102,7 @@ def between(whole: bool = False) -> None:
 
 
 def _replace(
-    before: dict[int, Any], note: Callable[[int, Any, FrameType | None], object], always: tuple[int, ...] = ()
+    before: dict[int, Any], note: Callable[[Any, int, FrameType | None], object], always: tuple[int, ...] = ()
 ) -> None:
     """Has signals come to `note`, with who handled them before, which is kept in `before`."""
     for number in _NUMBERS:
@@ -110,13 +110,7 @@ def _replace(
         # None: set by something other than Python, which could not be put back from here.
         if callable(handler) or (number in always and handler is not None):
             before[number] = handler
-            signal.signal(number, partial(_pass_on, note, handler))
-
-
-def _pass_on(
-    note: Callable[[int, Any, FrameType | None], object], handler: Any, number: int, frame: FrameType | None
-) -> None:
-    note(number, handler, frame)
+            signal.signal(number, partial(note, handler))
 
 
 def _put_back(before: dict[int, Any]) -> None:
@@ -131,7 +125,7 @@ def _put_back(before: dict[int, Any]) -> None:
             _put_back(before)
 
 
-def _handle(number: int, handler: Any, frame: FrameType | None) -> None:
+def _handle(handler: Any, number: int, frame: FrameType | None) -> None:
     if callable(handler):
         handler(number, frame)
     elif handler != signal.SIG_IGN:

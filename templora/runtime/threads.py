@@ -37,18 +37,6 @@ MARGIN = 0.3
 _STAT = Path("/proc/stat")
 
 
-def idle_seconds(stat: str, cpus: set[int], ticks: int) -> float:
-    """Idle core-seconds since boot of the given CPUs, waiting for disks included, from the text of /proc/stat."""
-    total = 0
-    for line in stat.splitlines():
-        if not line.startswith("cpu"):
-            break
-        name, *fields = line.split()
-        if name != "cpu" and int(name[3:]) in cpus:
-            total += int(fields[3]) + int(fields[4])
-    return total / ticks
-
-
 def bits_depend_on_threads() -> bool:
     """Whether torch computes other bits with another number of threads: with AMX, if oneDNN may use it."""
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
@@ -62,9 +50,11 @@ def cores_here() -> int:
 
 
 def idle_here() -> float | None:
-    """`idle_seconds` of the CPUs we may run on; None where the system does not say."""
+    """Idle core-seconds since boot of the CPUs we may run on, waiting for disks included; None where nobody says."""
     try:
-        return idle_seconds(_STAT.read_text(), os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK"))
+        cpus = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        fields = [line.split(maxsplit=6) for line in _STAT.read_text().splitlines()]
+        return sum(int(f[4]) + int(f[5]) for f in fields if f[0] in cpus) / os.sysconf("SC_CLK_TCK")
     except (AttributeError, OSError, ValueError, IndexError):
         return None
 
@@ -163,26 +153,19 @@ class Governor:
         here = self._here
         if not here.wanted:
             return torch.get_num_threads()
-        threads = self._share(here)
+        threads = here.wanted
+        if not here.fixed and threads > 1:
+            self._cores.look()
+            if self._cores.available + MARGIN < threads:
+                threads = max(1, int(self._cores.available + MARGIN))
         torchs = here.wanted if self._steady else threads
         if torchs != here.applied:
             torch.set_num_threads(torchs)
             here.applied = torchs
         return threads
 
-    def _share(self, here: _Here) -> int:
-        total = here.wanted
-        if not here.fixed and total > 1:
-            self._cores.look()
-            if self._cores.available + MARGIN < total:
-                total = max(1, int(self._cores.available + MARGIN))
-        return total
-
 
 # Cores are the process's, whatever engines it has.
 governor = Governor()
-
-
-def threads() -> int:
-    """How many threads the calling thread's step should compute with now. For kernels with threads of their own."""
-    return governor.tick()
+# How many threads the calling thread's step should compute with now. For kernels with threads of their own.
+threads = governor.tick

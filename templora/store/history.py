@@ -23,7 +23,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from templora.arguments import SEEDS
 from templora.config import TempLoraConfig
@@ -91,16 +91,6 @@ class Act:
         return int(self.data["max_new_tokens"]) - len(self.ids)
 
 
-class _Sizes(NamedTuple):
-    """Sizes of a history's lists."""
-
-    tokens: int
-    chunks: int
-    acts: int
-    snapshots: int
-    marks: int
-
-
 class History:
     """What counts of a log whose records are added one by one.
 
@@ -126,7 +116,7 @@ class History:
         self.snapshots: list[Record] = []
         self.marks: list[tuple[int, Mapping[str, Any]]] = []
         self._size = 0
-        self._sizes: list[_Sizes] = []  # after each record
+        self._sizes: list[tuple[int, ...]] = []  # of each of `_lists`, after each record
         self._cuts: dict[int, int] = {}  # position -> index of the first record there that is not of what ends there
 
     @property
@@ -180,13 +170,9 @@ class History:
         return "".join(map(text_of, self.records))
 
     @property
-    def given_last(self) -> str:
-        """The text that was given right before the last write."""
-        acts = list(self.acts)
-        while acts and acts[-1].kind != "write":
-            acts.pop()
-        before = takewhile(lambda act: act.kind == "given", reversed(acts[:-1]))
-        return "".join(reversed([act.data["text"] for act in before]))
+    def given_last(self) -> list[Act]:
+        """What was given right before the last act."""
+        return list(takewhile(lambda act: act.kind == "given", reversed(self.acts[:-1])))[::-1]
 
     @property
     def chunk_texts(self) -> list[str]:
@@ -215,20 +201,24 @@ class History:
 
     def _index(self, position: int) -> int:
         """How many records are of the first tokens, up to the moment when the chunk that ends there was learnt."""
-        within = bisect_right(self._sizes, position, key=lambda sizes: sizes.tokens)
+        within = bisect_right(self._sizes, position, key=lambda sizes: sizes[0])
         return min(within, self._cuts.get(position, within))
+
+    @property
+    def _lists(self) -> tuple[list[Any], ...]:
+        """What grows with the records, and is cut with them; the tokens first."""
+        return self.tokens, self.chunks, self.acts, self.snapshots, self.marks
 
     def _cut(self, count: int) -> None:
         """Keeps the first records alone, in time that grows with what goes: a log may hold many rewinds."""
-        for sizes in self._sizes[count:]:
-            if self._cuts.get(sizes.tokens, 0) >= count:
-                del self._cuts[sizes.tokens]
+        for tokens, *_ in self._sizes[count:]:
+            if self._cuts.get(tokens, 0) >= count:
+                del self._cuts[tokens]
         del self.records[count:], self._sizes[count:]
-        sizes = self._sizes[-1]
-        del self.tokens[sizes.tokens :], self.chunks[sizes.chunks :], self.acts[sizes.acts :]
-        del self.snapshots[sizes.snapshots :], self.marks[sizes.marks :]
+        for grown, size in zip(self._lists, self._sizes[-1], strict=True):
+            del grown[size:]
         if self.acts and (act := self.acts[-1]).kind == "write":
-            del act.ids[sizes.tokens - act.start :]
+            del act.ids[len(self.tokens) - act.start :]
             if act.ended is not None and act.ended > self.records[-1].seq:
                 act.ended, act.reason = None, ""
 
@@ -255,8 +245,8 @@ class History:
         begun = self.chunks[-1] if self.chunks else 0
         if kind == "close" and len(self.tokens) > begun:
             self.chunks.append(len(self.tokens))
-        while len(self.tokens) - (self.chunks[-1] if self.chunks else 0) >= self._size:
-            self.chunks.append((self.chunks[-1] if self.chunks else 0) + self._size)
+        else:
+            self.chunks += range(begun + self._size, len(self.tokens) + 1, self._size)
         if last and joined:
             data = {"text": last.data["text"] + data["text"]}
             self.records[-1] = Record(last.seq, kind, [*last.ids, *record.ids], data)
@@ -266,8 +256,7 @@ class History:
             if not record.ids and kind not in of_end:
                 self._cuts.setdefault(len(self.tokens), len(self.records))
             self.records.append(record)
-        after = len(self.tokens), len(self.chunks), len(self.acts), len(self.snapshots), len(self.marks)
-        self._sizes.append(_Sizes(*after))
+        self._sizes.append(tuple(map(len, self._lists)))
 
     @property
     def _at_border(self) -> bool:

@@ -13,14 +13,13 @@ known here.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import hashlib
 import itertools
 import json
 import os
 import sqlite3
-import sys
+import struct
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -145,22 +144,16 @@ class Log:
         self.length, self._last = seq + 1, check
         return Record(seq, kind, _from_bytes(ids), json.loads(data))
 
-    def append(
-        self, kind: str, ids: Sequence[int] = (), data: Mapping[str, Any] | None = None, *, durable: bool = False
-    ) -> Record:
-        """Adds a record. When this returns, a kill of the process does not lose it.
+    def extend(self, new: Iterable[New], *, durable: bool = False) -> list[Record]:
+        """Adds records: all of them, or none. When this returns, a kill of the process does not lose them.
 
         Args:
-            kind, ids, data: of the record.
+            new: of each, kind, ids and data.
             durable: nor does a loss of power; takes some milliseconds.
 
         Raises:
-            StoreError: it could not be written (the disk may be full), and is not there.
+            StoreError: they could not be written (the disk may be full), and are not there.
         """
-        return self.extend([(kind, ids, data or {})], durable=durable)[0]
-
-    def extend(self, new: Iterable[New], *, durable: bool = False) -> list[Record]:
-        """`append` for several records: all of them are added, or none."""
         records, rows, last = [], [], self._last
         for seq, (kind, ids, data) in enumerate(new, self.length):
             row = (seq, kind, _to_bytes(ids), json.dumps(data))
@@ -171,7 +164,9 @@ class Log:
             if len(rows) == 1:  # a token, as a rule: a transaction by itself
                 self._connection.execute(_INSERT, rows[0])
             else:
-                self._insert(rows)
+                with self._connection:  # all of them, or none
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    self._connection.executemany(_INSERT, rows)
             self.length, self._last = self.length + len(rows), last
             self.unsynced += sum(max(1, len(record.ids)) for record in records)
         if durable:
@@ -187,7 +182,8 @@ class Log:
         Raises:
             StoreError: it could not be, or the log is not there any more.
         """
-        if not self.unsynced or (due and not self._is_due):
+        is_due = self.unsynced >= MAX_IDS or time.monotonic() - self._synced >= MAX_SECONDS
+        if not self.unsynced or (due and not is_due):
             return
         with deferred(), _told(self.path):
             if not self.is_there:
@@ -204,26 +200,11 @@ class Log:
             self.unsynced, self._synced, self._named = 0, time.monotonic(), True
 
     @property
-    def _is_due(self) -> bool:
-        return self.unsynced >= MAX_IDS or time.monotonic() - self._synced >= MAX_SECONDS
-
-    @property
     def is_there(self) -> bool:
         """Whether what has its path is still this file."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.stat(self.path), self._file)
         return False
-
-    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """All of these rows, or none."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._connection.executemany(_INSERT, rows)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         """Folds the write-ahead log into the file. May be called twice."""
@@ -293,22 +274,14 @@ def _check(last: bytes, row: tuple[Any, ...]) -> bytes:
 
 
 def _to_bytes(ids: Sequence[int]) -> bytes:
-    return _little(array.array("i", ids)).tobytes()
+    """Four bytes an id, the lowest first, on every machine."""
+    return struct.pack(f"<{len(ids)}i", *ids)
 
 
 def _from_bytes(raw: bytes) -> tuple[int, ...]:
-    ids = array.array("i")
-    ids.frombytes(raw)
-    return tuple(_little(ids))
-
-
-def _little(ids: array.array[int]) -> array.array[int]:
-    """Four bytes an id, the lowest first, on every machine."""
-    if ids.itemsize != 4:
-        raise StoreError(f"numbers of four bytes have {ids.itemsize} here; sessions on disk need them")
-    if sys.byteorder == "big":
-        ids.byteswap()
-    return ids
+    if len(raw) % 4:
+        raise ValueError("the last of its tokens is cut off")
+    return struct.unpack(f"<{len(raw) // 4}i", raw)
 
 
 @contextlib.contextmanager

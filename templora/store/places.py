@@ -21,18 +21,17 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 from templora.errors import StoreError
-from templora.runtime.files import sync_folder
+from templora.runtime.files import sync_folder, told
 
 LOG, LOCK, FILES = "log.sqlite", "lock", "files"
 NEW, GONE = ".new-", ".gone-"  # begin the names of folders that are being made, and deleted
 
 _OURS = (LOG, f"{LOG}-wal", f"{LOG}-shm", f"{LOG}-journal", LOCK)
 _FILE = re.compile(r"(adapter-)?[0-9]{8,20}\.safetensors")
-_UNFINISHED = re.compile(r"\.templora-\w+|\.tmp[0-9A-Za-z]{6}")
+_OF_FILES = re.compile(rf"{_FILE.pattern}|\.templora-\w+|\.tmp[0-9A-Za-z]{{6}}")  # those being written too
 _MAX_LENGTH = 100
 _MAX_NAME_BYTES = 255  # of one name on all usual file systems
 _MAX_PATH_BYTES = 500  # SQLite reads no path above 512, and adds to it
@@ -115,12 +114,11 @@ def open_lock(folder: Path, flags: int = os.O_RDONLY) -> int:
     try:
         with contextlib.suppress(FileNotFoundError):
             check_plain(path)
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    return handle
 
 
 def files_of(folder: Path) -> Path:
@@ -130,12 +128,9 @@ def files_of(folder: Path) -> Path:
         StoreError: something else is in its place, or it cannot be made.
     """
     path = folder / FILES
-    try:
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-            sync_folder(folder)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+    with told(StoreError, path), contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        sync_folder(folder)
     if not is_folder(path):
         raise StoreError(f"{path}: is not a folder")
     return path
@@ -143,21 +138,9 @@ def files_of(folder: Path) -> Path:
 
 def ours(folder: Path) -> list[Path]:
     """All that we wrote of a session, or whatever has its names and is no folder."""
-    found = [folder / name for name in _OURS]
-    if is_folder(folder / FILES):
-        with contextlib.suppress(OSError):
-            found += [p for p in sorted((folder / FILES).iterdir()) if is_file(p.name) or _UNFINISHED.fullmatch(p.name)]
-    else:
-        found.append(folder / FILES)
+    found = [folder / name for name in (*_OURS, FILES)]
+    found += [path for path in _inside(folder / FILES) if _OF_FILES.fullmatch(path.name)]
     return [path for path in found if os.path.lexists(path) and not is_folder(path)]
-
-
-def unfinished(files: Path, known: set[str]) -> Iterator[Path]:
-    """What a kill left in a session's files: ours, and not among those that are `known`."""
-    for path in files.iterdir():
-        name = path.name
-        if name not in known and (is_file(name) or _UNFINISHED.fullmatch(name)) and not is_folder(path):
-            yield path
 
 
 def remove(folder: Path) -> None:
@@ -173,12 +156,14 @@ def remove(folder: Path) -> None:
 def others(folder: Path) -> list[Path]:
     """What is in a session's folder and is not ours."""
     known = {*ours(folder), folder / FILES}
-    found = []
-    for where in (folder, folder / FILES):
-        if is_folder(where):
-            with contextlib.suppress(OSError):
-                found += [path for path in sorted(where.iterdir()) if path not in known]
-    return found
+    return [path for where in (folder, folder / FILES) for path in _inside(where) if path not in known]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing, if it is a link to one or cannot be read."""
+    with contextlib.suppress(OSError):
+        return sorted(folder.iterdir()) if is_folder(folder) else []
+    return []
 
 
 def taken(error: OSError) -> bool:

@@ -19,7 +19,7 @@ def account(history: History) -> dict[str, Any]:
     scoring are in a log.
     """
     text = TextReport("written")
-    position = 0
+    position = len(history.opening)
     pieces: list[tuple[int, int, str]] = []  # what was given and written: tokens [start, end), text
     own: list[int] = []
     spoken: list[str] = []
@@ -38,14 +38,9 @@ def account(history: History) -> dict[str, Any]:
             spoken.append(record.data["text"])
         pieces.append((position, position + len(record.ids), text_of(record)))
         position += len(record.ids)
-    opening, spans = len(history.opening), text.predicted
-    text.measure(
-        "".join(
-            piece
-            for start, end, piece in pieces
-            if end > start and any(a <= opening + start and opening + end <= b for a, b in spans)
-        )
-    )
+    spans = text.predicted
+    inside = [piece for start, end, piece in pieces if end > start and any(a <= start and end <= b for a, b in spans)]
+    text.measure("".join(inside))
     begin = history.begin
     return {
         "command": "sessions export",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,7 @@ from templora.runtime.files import sha256
 from templora.runtime.priority import Pace, step_aside
 from templora.store.history import History, file_of
 from templora.store.log import New
-from templora.store.places import check_plain, files_of, unfinished
-from templora.store.retention import to_drop
+from templora.store.places import check_plain, files_of, ours
 
 if TYPE_CHECKING:
     from templora.session.session import Session
@@ -39,19 +38,17 @@ _SLOWEST = 2e8
 _COPYING, _WRITING = 0.3, 0.1
 
 
-class _Aside:
-    """Whose thread writes: one after another. A process that was forked has a thread of its own."""
-
-    def __init__(self) -> None:
-        self.renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self.executor = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
+_aside: ThreadPoolExecutor  # its thread writes snapshots, one after another
 
 
-_aside = _Aside()
+def _renew() -> None:
+    global _aside
+    _aside = ThreadPoolExecutor(1, "templora-snapshots", initializer=step_aside)
+
+
+_renew()
+if hasattr(os, "register_at_fork"):  # a process that was forked has a thread of its own
+    os.register_at_fork(after_in_child=_renew)
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ class Snapshots:
         copied = time.perf_counter() - began - pace.paused
         if aside:
             pace = Pace(_WRITING)
-            self._written = _Written(_aside.executor.submit(_write, taken, path, pace), data, copied, pace)
+            self._written = _Written(_aside.submit(_write, taken, path, pace), data, copied, pace)
         else:
             pace.hurry()
             self._log(data, *_write(taken, path, pace), copied)
@@ -164,7 +161,7 @@ class Snapshots:
         self._note([("snapshot", (), {**data, "sha256": digest})])
         # By name: in forks of older versions two may share one.
         tokens = {r.data["file"]: r.data["tokens"] for r in self._history.snapshots}
-        for name in to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
+        for name in _to_drop([(n, many) for n, many in tokens.items() if (self.files / n).exists()], self._keep):
             (self.files / name).unlink(missing_ok=True)
         self._since, self._cost = time.perf_counter(), copying + writing
 
@@ -182,9 +179,10 @@ class Snapshots:
 
     def sweep(self) -> None:
         """Deletes files that no record is of: their process was killed before it could say so."""
-        known = {file for record in self._history.records if (file := file_of(record)) is not None}
-        for path in unfinished(self.files, known):
-            path.unlink(missing_ok=True)
+        known, files = {file_of(record) for record in self._history.records}, self.files
+        for path in ours(self._folder):
+            if path.parent == files and path.name not in known:
+                path.unlink(missing_ok=True)
 
     def read(self, data: Mapping[str, Any]) -> Snapshot:
         """A file of the session, if it is the one that was written.
@@ -203,6 +201,27 @@ class Snapshots:
         if sha256(path) != data["sha256"]:
             raise StoreError(f"{path}: is damaged")
         return Snapshot.load(path)
+
+
+def _to_drop(held: Sequence[tuple[str, int]], keep: int) -> list[str]:
+    """Which to delete, so that at most `keep` are left: few, close together where the text is new.
+
+    Each time the one goes whose two neighbours, left without it, are nearest to one another for their age: what is kept
+    then lies about evenly on a logarithmic scale, and any chunk can be rebuilt from one that is not much farther back
+    than it is from the end. The newest stays.
+
+    Args:
+        held: of each, a name and the tokens it holds, in order.
+        keep: at least 1.
+    """
+    left, dropped = list(held), []
+    while len(left) > keep:
+        newest = left[-1][1]
+        before = [0, *(tokens for _, tokens in left)]
+        # gap that dropping snapshot i would leave, over its distance from the newest
+        cost = [(before[i + 2] - before[i]) / max(1, newest - before[i]) for i in range(len(left) - 1)]
+        dropped.append(left.pop(cost.index(min(cost)))[0])
+    return dropped
 
 
 def _write(taken: Snapshot, path: Path, pace: Pace) -> tuple[str, float]:

@@ -13,6 +13,7 @@ A session appears and disappears by one renaming of its folder.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from templora.arguments import whole
 from templora.errors import StoreError, TemploraError, nearest
-from templora.runtime.files import sync_folder, write_new, written_whole
+from templora.runtime.files import sync_folder, told, written_whole
 from templora.store.history import History, file_of
 from templora.store.log import DamagedLog, Log, New, Record, salvaged
 from templora.store.places import (
@@ -153,12 +154,9 @@ class SessionStore:
 
     def names(self) -> list[str]:
         """Names of all sessions."""
-        try:
+        with told(StoreError, self.folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return sorted(p.name for p in self.folder.iterdir() if is_name(p.name) and is_session(p))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StoreError(f"{self.folder}: {error.strerror}") from error
+        return []
 
     def list(self) -> list[SessionInfo]:
         """All sessions, those that cannot be read among them."""
@@ -264,10 +262,8 @@ class SessionStore:
                         problem = "is missing, and what follows was written with it; fork fewer chunks, from before it"
                         raise StoreError(f"{folder / FILES / file}: {problem}") from error
                 if kind == "snapshot":  # of all that comes up to that record, which has another number here
-                    data = {
-                        **data,
-                        "until": len(kept) if data["until"] >= seq else bisect_right(seqs, data["until"]) - 1,
-                    }
+                    until = len(kept) if data["until"] >= seq else bisect_right(seqs, data["until"]) - 1
+                    data = {**data, "until": until}
                 kept.append((kind, ids, data))
                 seqs.append(seq)
             sync_folder(files_of(made))
@@ -286,7 +282,8 @@ class SessionStore:
             log, history = _opened(folder)
             with log:
                 position = history.position(_known(history, name, chunks))
-                history.add(log.append("rewind", (), {"to": position}, durable=True))
+                (record,) = log.extend([("rewind", (), {"to": position})], durable=True)
+                history.add(record)
         return self._told(name, history)
 
     def discard(self, name: str, *, keep_text: str | os.PathLike[str] | None = None) -> Discarded:
@@ -318,13 +315,14 @@ class SessionStore:
         """Puts a text where it stays. Nothing is written over, unless it is that text already."""
         self.check_outside(path)
         raw = text.encode("utf-8", "replace")
-        try:
-            if not (path.is_file() and path.stat().st_size == len(raw) and path.read_bytes() == raw):
-                write_new(path, raw)
-        except FileExistsError:
-            raise StoreError(f"{path}: is there already and is not written over: name another file") from None
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+        with told(StoreError, f"{path}: cannot be written"):
+            if path.is_file() and path.stat().st_size == len(raw) and path.read_bytes() == raw:
+                return
+            try:
+                with written_whole(path, new=True) as beside:
+                    beside.write_bytes(raw)
+            except FileExistsError:
+                raise StoreError(f"{path}: is there already and is not written over: name another file") from None
 
     def check_outside(self, path: Path) -> None:
         """Raises StoreError for a file that would be among the sessions, where it is deleted with one, or harms it."""
@@ -536,8 +534,6 @@ def _is_lock(handle: int, folder: Path) -> bool:
 
 def _take(handle: int, folder: Path) -> None:
     """Takes a lock, unless somebody has it. Those who only look share it for a moment, and are waited for."""
-    import fcntl
-
     began = time.monotonic()
     while True:
         try:
@@ -559,20 +555,14 @@ def _take(handle: int, folder: Path) -> None:
 
 def _holder(folder: Path) -> str:
     """Who holds a session, in words; empty if nobody does."""
-    import fcntl
-
-    try:
+    with contextlib.suppress(OSError, StoreError):
         handle = open_lock(folder)
-    except (OSError, StoreError):
-        return ""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _said(handle)
-    except OSError:
-        return ""
-    finally:
-        os.close(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _said(handle)
+        finally:
+            os.close(handle)
     return ""
 
 

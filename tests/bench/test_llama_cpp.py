@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 from ggufs import has_llama_cpp
 
-from templora import ModelError, OptionError
-from templora.bench.llama_cpp import LlamaCpp, require
+from templora import ModelError
+from templora.bench.llama_cpp import LlamaCpp
 from templora.models.builtin import BUILTIN_MODELS
-
-
-def test_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="pip install xllamacpp"):
-        require()
 
 
 @has_llama_cpp

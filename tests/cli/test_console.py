@@ -185,10 +185,11 @@ def test_where_the_cursor_may_stand() -> None:
     assert fitted("a灯b", 2) == "a"
 
 
-def test_the_time_left_is_that_of_recent_work() -> None:
+def test_the_time_left_is_that_of_recent_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt that took an hour to read, 8 tokens of 1 s, a chunk of 4 s; then all of it ten times as fast."""
     now = 0.0
-    pace = Pace(lambda: now)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    pace = Pace()
     assert pace.left(token=5) == "?"
     now += 3600
     pace.took("read", 100)

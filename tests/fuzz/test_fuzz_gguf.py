@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from hypothesis import given, strategies as st
 
-from templora.gguf.file import GgufFile
+from templora.gguf.file import GgufFile, as_asked
 from templora.gguf.header import GgufHeader
 from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
 from templora.lora.slot import Layout
@@ -61,7 +61,7 @@ def take(path: Path) -> Any:
     names = file._tensors
     _ = file.config, file.tokenizer
     for name in list(names or ())[:3]:
-        file.stored(name, packed=True)
+        as_asked(file.exact(name), packed=True)
     return file
 
 

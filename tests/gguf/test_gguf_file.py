@@ -131,7 +131,7 @@ def test_a_family_that_is_not_read_here(tmp_path: Path, monkeypatch: pytest.Monk
 def test_damaged_scales_are_found(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf")
     path = tmp_path / "m.gguf"
-    codes = GgufFile(path).stored("model.layers.0.mlp.up_proj.weight", packed=True)[0]
+    codes = GgufFile(path).exact("model.layers.0.mlp.up_proj.weight")[0]
     at = path.read_bytes().index(codes[0, 0].numpy().tobytes()) - 4
     raw = bytearray(path.read_bytes())
     raw[at : at + 2] = np.float16(np.inf).tobytes()

@@ -200,7 +200,8 @@ def test_what_a_log_says_of_its_model_need_not_make_sense(tmp_path: Path, comput
     model = {key: begin["model"][key] for key in ("name", "fingerprint")}
     (tmp_path / "a" / "log.sqlite").unlink()
     with Log.create(tmp_path / "a" / "log.sqlite") as log:
-        log.append("begin", (), begin | {"model": model | ({} if computes is None else {"computes": computes})})
+        model |= {} if computes is None else {"computes": computes}
+        log.extend([("begin", (), begin | {"model": model})])
     if computes and isinstance(computes, dict):
         with pytest.raises(ModelError, match="not what is computed"):
             store.open("a", engine)

@@ -38,7 +38,7 @@ def test_sizes_are_those_of_the_model(family: str) -> None:
 def test_weights_are_counted_by_format() -> None:
     sizes = Sizes(linear=3200, ends=320, other=10, adapter=100, cache=8, vocabulary=10, positions=64)
     whole = 3530 * 2
-    assert needed(sizes, "auto", 2, None) == needed(sizes, "bf16", 2, None) == Need(whole, 0, 0, 0)
+    assert needed(sizes, "auto", 2, None) == needed(sizes, "bf16", 2, None) == Need(whole)
     assert needed(sizes, "auto", 4, None).total == 3530 * 4
     assert needed(sizes, "int8", 2, None, as_stored=True).total == 3200 + 320 + 20
     assert needed(sizes, "int4", 2, None, as_stored=True).total == 2000 + 340 + 20
@@ -54,15 +54,15 @@ def test_what_a_plan_adds() -> None:
     off = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=64, chunk_size=32, learning="off"))
     assert off.adapter == 14 * 4 * 100
     again = needed(sizes, "bf16", 2, replace(PLAN, checkpointing=True))
-    assert off.activations == again.activations < need.activations
+    assert off.learning == again.learning < need.learning
     longer = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=1024, chunk_size=512))
     assert longer.cache == need.cache  # the model has no more positions than 64
     whole = needed(sizes, "bf16", 2, TempLoraConfig(rank=4, window=64, chunk_size=32, context_gradients=True))
-    assert whole.activations > 1.9 * need.activations
+    assert whole.learning > 1.9 * need.learning
 
 
 def needs(weights: float, rest: float = 0) -> Need:
-    return Need(weights, rest, 0, 0)
+    return Need(weights, rest)
 
 
 def test_enough_or_unknown_memory_passes() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from conftest import small
 from templora.engine.engine import Engine
 from templora.errors import OptionError
 from templora.loading import load
-from templora.runtime.threads import INTERVAL, Cores, Governor, bits_depend_on_threads, governor, idle_seconds, threads
+from templora.runtime.threads import INTERVAL, Cores, Governor, bits_depend_on_threads, governor, idle_here, threads
 
 STAT = """cpu  300 0 100 5000 70 0 0 5 0 0
 cpu0 100 0 50 2000 10 0 0 1 0 0
@@ -55,9 +57,16 @@ def eight() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_idle_time_is_read_for_the_cpus_we_may_use() -> None:
-    assert idle_seconds(STAT, {0, 1, 2}, 100) == 50.7
-    assert idle_seconds(STAT, {1}, 100) == 10.2
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+def test_idle_time_is_read_for_the_cpus_we_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stat").write_text(STAT)
+    monkeypatch.setattr("templora.runtime.threads._STAT", tmp_path / "stat")
+    monkeypatch.setattr("os.sysconf", lambda _: 100)
+    for cpus, seconds in (({0, 1, 2}, 50.7), ({1}, 10.2)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: cpus)
+        assert idle_here() == seconds
+    (tmp_path / "stat").unlink()
+    assert idle_here() is None
 
 
 def test_available_is_what_is_idle_and_what_we_use() -> None:
@@ -199,7 +208,6 @@ def test_sessions_compute_within_steps(engine: Engine, text: str, monkeypatch: p
 
 def test_this_machine_has_at_most_its_cores() -> None:
     """The real /proc/stat: whatever is going on, not more than there are, and not less than nothing."""
-    import os
     import time
 
     cores = Cores()

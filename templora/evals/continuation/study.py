@@ -158,8 +158,8 @@ class _Shelf:
         return decode(self._tokenizer, self.ids[begin:end])
 
 
-# Told of a sample: what is being done with it, tokens done and of how many.
-Progress = Callable[["Sample | None", str, int, int], None]
+# Told of a sample what is being done with it, and how many of how many tokens are done; `begins`: of how many samples.
+Progress = Callable[[Sample, str, int, int], None]
 
 
 class Study:

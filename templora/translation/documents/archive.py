@@ -18,11 +18,13 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from templora.errors import TextError
 from templora.translation.documents.xhtml import MAX_LENGTH
 
+MIMETYPE, KIND = "mimetype", b"application/epub+zip"
 # Members of a book; bytes of all that is unpacked of it, which are its texts; bytes that unpacking may take.
 _MAX_MEMBERS, _MAX_TEXT, _MAX_MEMORY = 20_000, 1 << 28, 1 << 27
 _ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
@@ -89,8 +91,7 @@ class Archive:
         """The name of the member that a reference leads to, as forgiving as readers are: escaped or not, with `\\` or
         `/`, composed or not, in the wrong case; from the folder or from the top. Nothing leads out.
         """
-        ways = [reference, unquote(reference)]
-        ways += [way for way in (unquote(reference.partition("#")[0]),) if way]
+        ways = [way for way in (reference, unquote(reference), unquote(reference.partition("#")[0])) if way]
         paths = [posixpath.normpath(posixpath.join(base, way)) for base in (folder, "") for way in ways]
         for path in paths:
             if path in self.members:
@@ -124,21 +125,17 @@ class Archive:
             raise TextError(f"{self._label}: {name}: damaged: not what was packed")
         return raw
 
-    def written(self, changed: Mapping[str, bytes], first: tuple[str, bytes]) -> bytes:
+    def written(self, changed: Mapping[str, bytes]) -> bytes:
         """The archive with other contents of some members; the others are copied as they are packed, in their order,
-        with their dates.
+        with their dates. What says that it is an EPUB comes first and not packed, also if it was not there.
 
         Args:
             changed: contents by name.
-            first: the member that has to come first and not packed, and what it holds if it is not there.
         """
-        changed = dict(changed)
+        changed, members = dict(changed), self.members
         with contextlib.suppress(TextError):
-            changed[first[0]] = self.read(first[0]) if first[0] in self.members else first[1]
-        there = zipfile.ZipInfo(first[0], (1980, 1, 1, 0, 0, 0))
-        there.compress_type = zipfile.ZIP_STORED
-        members = {first[0]: there} if first[0] in changed else {}
-        members |= self.members
+            changed[MIMETYPE] = self.read(MIMETYPE) if MIMETYPE in members else KIND
+            members = {MIMETYPE: zipfile.ZipInfo(MIMETYPE)} | members
         target = io.BytesIO()
         with zipfile.ZipFile(target, "w") as archive:
             archive.comment = self._comment
@@ -148,7 +145,7 @@ class Archive:
                 if name not in changed:
                     self._copy(archive, entry)
                     continue
-                stored = name == first[0] or info.compress_type == zipfile.ZIP_STORED
+                stored = name == MIMETYPE or info.compress_type == zipfile.ZIP_STORED
                 archive.writestr(entry, changed[name], zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
                 entry.external_attr = info.external_attr
         return target.getvalue()
@@ -173,20 +170,20 @@ def _unpacked(info: zipfile.ZipInfo, packed: bytes, most: int) -> bytes:
     """What is packed, or as much of it as `most` bytes, whatever the archive says how much it is."""
     if info.compress_type == zipfile.ZIP_STORED:
         return packed[:most]
+    unpacker: Any
     if info.compress_type == zipfile.ZIP_DEFLATED:
-        deflated = zlib.decompressobj(-15)
-        found, whole = deflated.decompress(packed, most), deflated.eof
+        unpacker = zlib.decompressobj(-15)
     elif info.compress_type == zipfile.ZIP_BZIP2:
-        other = bz2.BZ2Decompressor()
-        found, whole = other.decompress(packed, most), other.eof
+        unpacker = bz2.BZ2Decompressor()
     elif info.compress_type == zipfile.ZIP_LZMA:
         (long,) = struct.unpack_from("<H", packed, 2)
         size = b"\xff" * 8 if info.flag_bits & 2 else struct.pack("<Q", info.file_size)
-        alone = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MAX_MEMORY)
-        found, whole = alone.decompress(packed[4 : 4 + long] + size + packed[4 + long :], most), alone.eof
+        packed = packed[4 : 4 + long] + size + packed[4 + long :]
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MAX_MEMORY)
     else:
         raise ValueError(f"packed in a way that is not known here ({info.compress_type})")
-    if len(found) < most and not whole:
+    found: bytes = unpacker.decompress(packed, most)
+    if len(found) < most and not unpacker.eof:
         raise EOFError("it ends too early")
     return found
 
@@ -201,10 +198,5 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 def _folded(path: str) -> str:
     """What is alike in two paths that are written differently."""
-    parts: list[str] = []
-    for part in re.split(r"[/\\]", html.unescape(unquote(path))):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", "/".join(parts)).casefold())
+    path = posixpath.normpath("/" + html.unescape(unquote(path)).replace("\\", "/")).lstrip("/")
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from templora.text_files import decoded
 from templora.translation.inline.characters import one_line
 from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
@@ -57,7 +58,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Slot:
-    """A segment and where it is, as [start, end) of the document's text."""
+    """A segment and where it is, as [start, end) of the text that it is in."""
 
     start: int
     end: int
@@ -68,18 +69,27 @@ class FlatDocument(Document):
     """A document that is one text.
 
     Args:
-        text: all of it.
-        slots: its segments.
+        label: its name, for errors.
+        raw: what it holds.
+
+    Raises:
+        TextError: it is empty, or no UTF-8 text.
     """
 
     streams = True
 
-    def __init__(self, text: str, slots: Sequence[Slot]) -> None:
+    def __init__(self, label: str, raw: bytes) -> None:
+        text = decoded(label, raw)
+        slots = list(self._slots(text))
         starts = [*(slot.start for slot in slots), len(text)]
         self.segments = tuple(slot.marked for slot in slots)
         self._held = [text[slot.start : slot.end] for slot in slots]
         self.opening = text[: starts[0]]
         self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
+
+    def _slots(self, text: str) -> Iterator[Slot]:
+        """Its segments, in order."""
+        raise NotImplementedError
 
     def piece(self, index: int, target: str) -> str:
         """The same; a translation that is the source's own text stands as that does, to the byte."""

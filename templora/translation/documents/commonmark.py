@@ -6,7 +6,8 @@ written. So its rules are run as they are, and what each of them consumed is not
 
     meta["span"]   of inline markup: [start, end) in the `content` of its block
     meta["label"]  of a link: where its text ends
-    meta["lines"]  of a block's content: [start, end) of each line in the source, its quote and list markers left out
+    meta["lines"]  of a block's content, or a row: [start, end) of each line in the source, its quote and list markers
+                   left out
 """
 
 from __future__ import annotations
@@ -63,18 +64,13 @@ def _inline_rule(name: str, rule: Callable[[StateInline, bool], bool]) -> Callab
             for token in reversed(new[pending:]):  # the first is the text before
                 token.meta["span"] = (at - len(token.content), at)
                 at -= len(token.content)
-        elif name == "newline":
-            while start and state.src[start - 1] == " ":
-                start -= 1
-            new[-1].meta["span"] = (start, state.pos)
-        elif name == "link" or new[-1].type == "span_close":
-            opening = new[pending]
-            opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
+            return True
+        while name == "newline" and start and state.src[start - 1] == " ":
+            start -= 1
+        opening = new[pending] if new[-1].nesting else new[-1]
+        opening.meta["span"] = new[-1].meta["span"] = (start, state.pos)
+        if name in ("link", "span") and opening is not new[-1]:
             opening.meta["label"] = state.md.helpers.parseLinkLabel(state, start, True)
-        elif name == "autolink":
-            new[-3].meta["span"] = (start, state.pos)
-        else:
-            new[-1].meta["span"] = (start, state.pos)
         return True
 
     return located
@@ -86,7 +82,7 @@ def _block_rule(rule: BlockRule) -> BlockRule:
         if not rule(state, start, end, silent):
             return False
         for token in state.tokens[before:]:
-            if token.type == "inline" and token.map:
+            if token.type in ("inline", "tr_open") and token.map:
                 token.meta["lines"] = [
                     (state.bMarks[line] + state.tShift[line], state.eMarks[line]) for line in range(*token.map)
                 ]

@@ -8,33 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from templora.errors import OptionError, TextError
-from templora.translation.documents.base import Document
+from templora.translation.documents.base import Document, Slot
 from templora.translation.documents.package import Package
-from templora.translation.documents.paragraphs import NO_TEXT, Paragraph, paragraphs
+from templora.translation.documents.paragraphs import NO_TEXT, paragraphs
 from templora.translation.documents.xhtml import Element, Page, Text, with_attributes
 from templora.translation.inline.characters import has_letter, one_line
 from templora.translation.inline.marking import mark_up
 from templora.translation.inline.marks import TAG
-from templora.translation.inline.markup import Marked, Restored, restore
+from templora.translation.inline.markup import Marked, Restored, plain, restore
 from templora.translation.languages import Language, language
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A place in a page that is translated.
-
-    Args:
-        start, end: bytes.
-        marked: what is there.
-        segment: whose translation it gets; its own, or the one that reads the same.
-        own: whether the segment is this one.
-    """
-
-    start: int
-    end: int
-    marked: Marked
-    segment: int
-    own: bool
 
 
 @dataclass
@@ -44,14 +26,15 @@ class _Member:
     Args:
         path: in the archive.
         page: of whose elements the root and the body are left, without what is in them.
-        slots: of it.
-        title: what its title reads and where it is.
+        slots: what is translated in it, each with the number of the segment whose translation it gets: its own, or the
+            one that reads the same.
+        title: of it, if it has one.
     """
 
     path: str
     page: Page
-    slots: list[_Slot] = field(default_factory=list)
-    title: list[tuple[int, int, Marked]] = field(default_factory=list)
+    slots: list[tuple[Slot, int]] = field(default_factory=list)
+    title: Slot | None = None
 
 
 class Epub(Document):
@@ -72,15 +55,13 @@ class Epub(Document):
         self._headings: list[str] = []
         self._reads: dict[str, int] = {}  # segments by what they read, headings before others
         self._members: list[_Member] = []
-        for member, paragraph in self._take_paragraphs():
-            self._take_label(member, paragraph.start, paragraph.end, paragraph.marked)
-        for path, page in package.readable([package.contents] if package.contents else []):
+        for member, label_ in self._take_paragraphs():
+            self._take_label(member, label_)
+        for path, page in package.readable(package.contents):
             self._take_contents(self._member(path, page))
         for member in self._members:
-            for start, end, marked in member.title:
-                segment = self._reads.get(_reading(marked, marked.text))
-                if segment is not None:
-                    member.slots.append(_Slot(start, end, marked, segment, own=False))
+            if member.title and (reads := _reading(member.title.marked, member.title.marked.text)) in self._reads:
+                member.slots.append((member.title, self._reads[reads]))
         self.segments = tuple(self._found)
         self.problems = tuple(package.problems)
         if not self.segments and self.problems:
@@ -94,21 +75,17 @@ class Epub(Document):
 
     def render(self, targets: Sequence[str], to: Language) -> bytes:
         """The book; what is not translated yet is in the language of the source."""
-        changed = {}
-        for path, page, edits in (
-            *((member.path, member.page, self._edits(member, targets, to)) for member in self._members),
-            (self._package.path, self._package.page, self._package_edits(to)),
-        ):
-            if edits:
-                changed[path] = page.edited(edits)
-        return self._package.written(changed)
+        package = self._package
+        edits = [(member.path, member.page, self._edits(member, targets, to)) for member in self._members]
+        edits.append((package.path, package.page, self._package_edits(to)))
+        return package.archive.written({path: page.edited(new) for path, page, new in edits if new})
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    def _take_paragraphs(self) -> list[tuple[_Member, Paragraph]]:
+    def _take_paragraphs(self) -> list[tuple[_Member, Slot]]:
         """Takes the paragraphs of the texts; returns the labels."""
-        labels, heading = [], ""
-        later: list[tuple[str, int]] = []
+        labels: list[tuple[_Member, Slot]] = []
+        heading, headings, others = "", dict[str, int](), dict[str, int]()
         package = self._package
         apart = [path for path in package.navigation if path not in package.texts]
         for path, page in package.readable([*package.texts, *apart]):
@@ -118,49 +95,43 @@ class Epub(Document):
             member, navigates = self._member(path, page), path in package.navigation
             head = page.root.first("head")
             title = head.first("title") if head else None
-            member.title = list(_line(title)) if title and path in package.texts else []
+            member.title = _line(title) if title and path in package.texts else None
             found = list(paragraphs(page, page.root))
             _forget(page.root)
             for paragraph in found:
                 if navigates and "nav" in paragraph.inside:
                     labels.append((member, paragraph))
                     continue
-                index, reads = len(self._found), _reading(paragraph.marked, paragraph.marked.text)
-                if paragraph.heading:
-                    heading = reads
-                    self._reads.setdefault(reads, index)
-                else:
-                    later.append((reads, index))
-                self._add(member, paragraph.start, paragraph.end, paragraph.marked, heading)
-        for reads, index in later:
-            self._reads.setdefault(reads, index)
+                reads = _reading(paragraph.marked, paragraph.marked.text)
+                heading = reads if paragraph.heading else heading
+                (headings if paragraph.heading else others).setdefault(reads, len(self._found))
+                self._add(member, paragraph, heading)
+        self._reads = others | headings
         return labels
 
-    def _add(self, member: _Member, start: int, end: int, marked: Marked, heading: str = "") -> None:
-        member.slots.append(_Slot(start, end, marked, len(self._found), own=True))
-        self._found.append(marked)
+    def _add(self, member: _Member, slot: Slot, heading: str = "") -> None:
+        member.slots.append((slot, len(self._found)))
+        self._found.append(slot.marked)
         self._headings.append(heading)
 
-    def _take_label(self, member: _Member, start: int, end: int, marked: Marked) -> None:
-        reads = _reading(marked, marked.text)
+    def _take_label(self, member: _Member, slot: Slot) -> None:
+        reads = _reading(slot.marked, slot.marked.text)
         if reads in self._reads:
-            member.slots.append(_Slot(start, end, marked, self._reads[reads], own=False))
+            member.slots.append((slot, self._reads[reads]))
         else:
             self._reads[reads] = len(self._found)
-            self._add(member, start, end, marked)
+            self._add(member, slot)
 
     def _take_contents(self, member: _Member) -> None:
         """Labels of EPUB 2, but for the numbers of pages and names of authors."""
-        left = [(member.page.root, False)]
-        while left:
-            element, listed = left.pop()
-            listed = listed or element.name in ("navMap", "navList")
-            if listed and element.name == "navLabel":
-                for text in (child for child in element.children if isinstance(child, Element)):
-                    for start, end, marked in _line(text) if text.name == "text" else ():
-                        self._take_label(member, start, end, marked)
-            left += [(child, listed) for child in reversed(element.children) if isinstance(child, Element)]
-        _forget(member.page.root)
+        root = member.page.root
+        lists = [*root.all("navMap"), *root.all("navList")]
+        labels = {label.start: label for held in lists for label in held.all("navLabel")}  # a list may be in another
+        for label in labels.values():
+            for text in label.all("text"):
+                if (slot := _line(text)) is not None:
+                    self._take_label(member, slot)
+        _forget(root)
 
     def _member(self, path: str, page: Page) -> _Member:
         self._members.append(_Member(path, page))
@@ -171,12 +142,12 @@ class Epub(Document):
     def _edits(self, member: _Member, targets: Sequence[str], to: Language) -> list[tuple[int, int, str]]:
         """What is to change in a page: nothing where a translation is what was there."""
         page, edits = member.page, []
-        for slot in member.slots:
-            if slot.segment < len(targets):
-                source, target = self.segments[slot.segment], one_line(targets[slot.segment]).strip()
+        for slot, segment in member.slots:
+            if segment < len(targets):
+                source, target = self.segments[segment], one_line(targets[segment]).strip()
                 if target == source.text:
                     continue
-                if not slot.own:
+                if slot.marked is not source:
                     target = _reading(source, target)
                 edits.append((slot.start, slot.end, restore(slot.marked, target, page.escaped).text))
         if edits:
@@ -227,28 +198,22 @@ def _forget(root: Element) -> None:
     """Drops all elements of a page but the root and the body, which are needed when it is written."""
     body = root.first("body")
     if body is not None:
-        body.children = ()
-    root.children = () if body is None else (body,)
+        body.children = []
+    root.children = [] if body is None else [body]
 
 
-def _line(element: Element) -> Iterator[tuple[int, int, Marked]]:
-    """The text of an element that can hold no markup, and where it is."""
+def _line(element: Element) -> Slot | None:
+    """The text of an element that can hold no markup."""
     marked = mark_up([element.text])
-    if marked is not None and all(isinstance(child, Text) for child in element.children):
-        yield *element.inner, marked
+    if marked is None or not all(isinstance(child, Text) for child in element.children):
+        return None
+    return Slot(*element.inner, marked)
 
 
 def _reading(marked: Marked, text: str) -> str:
     """What a paragraph reads in a line without markup, a line break in it being a space."""
-    marks = {mark.number: mark for mark in marked.marks}
-
-    def bare(match: object) -> str:
-        mark = marks.get(int(match["number"]))  # type: ignore[index]
-        if mark is None:
-            return match[0]  # type: ignore[index, no-any-return]
-        return "" if mark.wraps or mark.shown else " "
-
-    return one_line(TAG.sub(bare, text)).strip()
+    things = {mark.number for mark in marked.marks if not (mark.wraps or mark.shown)}
+    return plain(marked, TAG.sub(lambda tag: " " if int(tag["number"]) in things else tag[0], text))
 
 
 def _right_to_left(code: str) -> bool:

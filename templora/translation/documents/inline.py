@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,16 +19,16 @@ Event: TypeAlias = tuple[str, ...]
 
 # Ways to write markup, the first as it was. A line cannot break at the end of a paragraph; `_` marks nothing within a
 # word; neither mark does between a letter and punctuation, as it comes out in scripts without spaces. Tags always work.
-STYLES = ("written", "breaks", "stars", "tags")
-_BREAKS = {"br": ("<br>", "")}
-_STARS = {"em": ("*", "*"), "strong": ("**", "**")}
-_TAGS = {"em": ("<em>", "</em>"), "strong": ("<strong>", "</strong>"), "s": ("<del>", "</del>"), **_BREAKS}
+Style: TypeAlias = Mapping[str, tuple[str, str]]
+_TAGS = {"em": ("<em>", "</em>"), "strong": ("<strong>", "</strong>"), "s": ("<del>", "</del>"), "br": ("<br>", "")}
+STYLES: tuple[Style, ...] = ({}, {"br": ("<br>", "")}, {"em": ("*", "*"), "strong": ("**", "**")}, _TAGS)
 _SAME = {"<em>": ("open", "em"), "<strong>": ("open", "strong"), "<del>": ("open", "s"), "<br>": ("br",)}
 _SAME |= {"</em>": ("close", "em"), "</strong>": ("close", "strong"), "</del>": ("close", "s")}
 _SAME |= {"<br/>": ("br",), "<br />": ("br",)}
 
 _HTML = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)")
 DEEPEST = 40  # of markup in markup; what is nested deeper is no text
+_MAX_OPEN = 100  # tags that another one is looked for among, so that those without another half cost no more
 _EMPTY = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
 
 # Each backslash goes before what is matched.
@@ -65,9 +65,8 @@ class Layer:
     text: str | None = None
     short: str = ""
 
-    def written(self, edge: int, style: str, raw: bool) -> str:
-        other = {"written": {}, "breaks": _BREAKS, "stars": _STARS, "tags": _TAGS}[style].get(self.name)
-        return (other or (self.raw if raw else self.read))[edge]
+    def written(self, edge: int, style: Style, raw: bool) -> str:
+        return style.get(self.name, self.raw if raw else self.read)[edge]
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,11 @@ class InlineMark(Mark):
         layers = self.layers + inner.layers
         return InlineMark(held.opening, held.closing, wraps=True, link=held.link, layers=layers)
 
-    def opened(self, style: str, raw: bool) -> str:
+    def opened(self, style: Style, raw: bool) -> str:
         """What is in front of the text; all of it where there is none."""
         return "".join(layer.written(0, style, raw) for layer in self.layers)
 
-    def closed(self, text: str, style: str, raw: bool) -> str:
+    def closed(self, text: str, style: Style, raw: bool) -> str:
         """What is behind the text.
 
         Args:
@@ -186,42 +185,79 @@ def escaped(text: str, starts: bool, ends: bool, kept: Mapping[str, str], specia
         kept: what characters are written as in any case.
         special: whether whatever could be markup is escaped; else only what `kept` has.
     """
-    before: dict[int, str] = {}
+    written = [*text]
     if special:
-        before = dict.fromkeys((match.start() for match in _SPECIAL.finditer(text)), "\\")
+        places = {match.start() for match in _SPECIAL.finditer(text)}
         if text.endswith("!") and not ends:  # or it makes an image of a link behind it
-            before[len(text) - 1] = "\\"
+            places.add(len(text) - 1)
         match = _START.match(text) if starts else None
-        if match:
-            before[match.end() if match["number"] else 0] = f"&#{ord(match[0])};" if match["word"] else "\\"
-    if not before and not any(character in text for character in kept):
-        return text
-    found = []
-    for at, character in enumerate(text):
-        if character in kept:
-            found.append(kept[character])
-        elif before.get(at, "")[:1] == "&":
-            found.append(before[at])
-        else:
-            found.append(before.get(at, "") + character)
-    return "".join(found)
+        if match and match["word"]:
+            written[0] = f"&#{ord(text[0])};"
+        elif match:
+            places.add(match.end() if match["number"] else 0)
+        for at in places:
+            written[at] = f"\\{text[at]}"
+    return "".join(kept.get(character, instead) for character, instead in zip(text, written, strict=True))
 
 
 # From tokens to marks ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Tag:
-    """A tag of HTML, which may find its other half."""
+@dataclass
+class _Opened:
+    """Markup that was opened and not yet closed.
 
-    token: Token
-    at: int
+    Args:
+        name: of a tag of HTML; empty if it is Markdown's.
+        at: its token.
+        depth: of markup in markup in it.
+    """
+
     name: str
-    closes: bool
+    at: int
+    depth: int = 0
 
 
-def inlines(tokens: Sequence[Token], content: str, where: Sequence[int], text: str, cell: bool) -> list[Inline]:
-    """A block's text and markup.
+def _ends(tokens: Sequence[Token]) -> dict[int, int]:
+    """The last token of each piece of markup that is around others, by its first. Tags of HTML that belong together are
+    one, unless something in it ends behind it or begins in front of it, or it is around too much other markup.
+    """
+    found: dict[int, int] = {}
+    stack: list[_Opened] = []
+    for at, token in enumerate(tokens):
+        name, nesting = _nesting(token)
+        if nesting > 0:
+            stack.append(_Opened(name, at))
+        elif nesting < 0:
+            most = min(len(stack), _MAX_OPEN) if name else len(stack)
+            back = next((i for i in range(1, most + 1) if stack[-i].name in (name, "")), 0)
+            if not back or stack[-back].name != name:
+                continue
+            inside = stack[-back:]
+            del stack[-back:]
+            depth = 1 + max(opened.depth for opened in inside)
+            if depth <= DEEPEST or not name:
+                found[inside[0].at] = at
+            if stack:
+                stack[-1].depth = max(stack[-1].depth, depth)
+    return found
+
+
+def _nesting(token: Token) -> tuple[str, int]:
+    """The name of a tag of HTML, if it is one that may have another half; and 1 if a token opens something, -1 if it
+    closes that, else 0.
+    """
+    match = _HTML.match(token.content) if token.type == "html_inline" else None
+    if match is None:
+        return "", token.nesting
+    name = match[2].lower()
+    if token.content.endswith("/>") or name in _EMPTY:
+        return "", 0
+    return name, -1 if match[1] else 1
+
+
+class Reader:
+    """Reads a block's text and markup.
 
     Args:
         tokens: of it.
@@ -231,134 +267,53 @@ def inlines(tokens: Sequence[Token], content: str, where: Sequence[int], text: s
         cell: whether it is a cell, which is read as it is in the file.
     """
 
-    def slices(start: int, end: int) -> tuple[str, str]:
-        raw = text[where[start] : where[end]]
-        return raw, raw if cell else content[start:end]
+    def __init__(self, tokens: Sequence[Token], content: str, where: Sequence[int], text: str, cell: bool) -> None:
+        self._tokens, self._content, self._where, self._text, self._cell = tokens, content, where, text, cell
+        self._ends = _ends(tokens)
 
-    return _Reader(tokens, slices, content).read()
-
-
-class _Reader:
-    def __init__(self, tokens: Sequence[Token], slices: Callable[[int, int], tuple[str, str]], content: str) -> None:
-        self._tokens, self._slices, self._content = tokens, slices, content
-        self._at = 0
-        self._depths: dict[int, int] = {}  # of what is around other markup
-
-    def read(self) -> list[Inline]:
-        """All up to the end of what was opened last."""
-        found: list[Inline | _Tag] = []
-        while self._at < len(self._tokens):
-            token = self._tokens[self._at]
-            self._at += 1
+    def read(self, at: int = 0, end: int | None = None) -> list[Inline]:
+        """What tokens are, of all or [at, end)."""
+        found: list[Inline] = []
+        while at < (len(self._tokens) if end is None else end):
+            last = self._ends.get(at, at)
+            token, tokens = self._tokens[at], self._tokens[at : last + 1]
             if token.type in ("text", "text_special", "softbreak"):
                 found.append("\n" if token.type == "softbreak" else token.content)
-            elif token.nesting < 0:
-                self._at -= 1
-                break
             elif token.info == "auto":
-                shown = self._tokens[self._at].content
-                self._at += 2
-                found.append(self._thing(token, self._tokens[self._at - 3 : self._at], shown, link=True))
-            elif token.nesting:
-                found.append(self._around(token))
-            elif token.type == "html_inline":
-                found.append(self._html(token))
+                found.append(self._thing(tokens, tokens[1].content, link=True))
+            elif last > at:
+                found.append(self._around(tokens, self.read(at + 1, last)))
             else:
-                shown = one_line(token.meta.get("shown", token.content if token.type == "code_inline" else ""))
-                found.append(self._thing(token, [token], shown, link=token.type == "footnote"))
-        return self._paired(found)
+                shown = token.meta.get("shown", token.content if token.type == "code_inline" else "")
+                found.append(self._thing(tokens, one_line(shown), link=token.type == "footnote"))
+            at = last + 1
+        return found
 
-    def _thing(self, token: Token, tokens: Sequence[Token], shown: str = "", link: bool = False) -> Thing:
-        raw, read = self._slices(*token.meta["span"])
-        name = "br" if token.type == "hardbreak" else ""
+    def _thing(self, tokens: Sequence[Token], shown: str, link: bool) -> Thing:
+        raw, read = self._slices(*tokens[0].meta["span"])
+        name = "br" if tokens[0].type == "hardbreak" else ""
         layer = Layer((raw, ""), (read, ""), name, tuple(events(tokens)))
         return Thing(InlineMark(raw, shown=shown, link=link, layers=(layer,)))
 
-    def _around(self, opening: Token) -> Around:
-        first = self._at - 1
-        inner = self.read()
-        closing = self._tokens[self._at]
-        self._at += 1
-        (start, after), (before, end) = strong_span(opening), strong_span(closing)
-        text, short = None, ""
-        if "label" in opening.meta:
-            before, after = opening.meta["label"], start + 1
+    def _around(self, tokens: Sequence[Token], inner: Sequence[Inline]) -> Around:
+        (start, after), (before, end) = strong_span(tokens[0]), strong_span(tokens[-1])
+        label = text = None
+        short = ""
+        if "label" in tokens[0].meta:
+            before, after = tokens[0].meta["label"], start + 1
             short = self._content[before:end]
-            text = self._slices(after, before)[0] if short in ("]", "][]") else None
-        name = opening.tag if opening.tag in ("em", "strong", "s") else ""
-        tokens = self._tokens[first : self._at]
-        return self._wrapped((start, after), (before, end), tokens, inner, name, text, short)
-
-    def _wrapped(
-        self,
-        opening: tuple[int, int],
-        closing: tuple[int, int],
-        tokens: Sequence[Token],
-        inner: Sequence[Inline],
-        name: str,
-        text: str | None = None,
-        short: str = "",
-    ) -> Around:
-        (raw_open, read_open), (raw_close, read_close) = self._slices(*opening), self._slices(*closing)
-        if text is not None:
-            label = one_line(self._content[opening[1] : closing[0]])
-            raw_close = read_close = f"][{label}]"
-        first, last = tuple(events(tokens[:1])), tuple(events(tokens[-1:]))
-        layer = Layer((raw_open, raw_close), (read_open, read_close), name, first, last, text, short)
-        raw, read = self._slices(opening[0], closing[1])
+            if short in ("]", "][]"):
+                text, label = self._slices(after, before)[0], f"][{one_line(self._content[after:before])}]"
+        (raw_open, read_open), (raw_close, read_close) = self._slices(start, after), self._slices(before, end)
+        edges = (raw_open, label or raw_close), (read_open, label or read_close)
+        first, last = events(tokens[:1]), events(tokens[-1:])
+        layer = Layer(*edges, first[0][1], tuple(first), tuple(last), text, short)
+        raw, read = self._slices(start, end)
         whole = Layer((raw, ""), (read, ""), "", tuple(events(tokens)))
         link = tokens[0].type == "link_open" or read_open[:2].lower() == "<a"
-        mark = InlineMark(raw_open, raw_close, wraps=True, link=link, layers=(layer,))
-        found = Around(mark, inner, InlineMark(raw, link=link, layers=(whole,)))
-        self._depths[id(found)] = 1 + self._depth(inner)
-        return found
+        mark = InlineMark(*edges[0], wraps=True, link=link, layers=(layer,))
+        return Around(mark, inner, InlineMark(raw, link=link, layers=(whole,)))
 
-    def _html(self, token: Token) -> _Tag | Thing:
-        match = _HTML.match(token.content)
-        if match is None or token.content.endswith("/>") or match[2].lower() in _EMPTY:
-            return self._thing(token, [token])
-        return _Tag(token, self._at - 1, match[2].lower(), bool(match[1]))
-
-    def _paired(self, found: Sequence[Inline | _Tag]) -> list[Inline]:
-        """With tags that belong together around what is between them; the others are things, and so are those around
-        too much other markup.
-        """
-        done: list[Inline | _Tag] = []
-        opened: dict[str, list[int]] = {}
-        for item in found:
-            done.append(item)
-            if not isinstance(item, _Tag):
-                continue
-            places = opened.setdefault(item.name, [])
-            if not item.closes:
-                places.append(len(done) - 1)
-                continue
-            while places and (places[-1] >= len(done) - 1 or not _opens(done[places[-1]], item.name)):
-                places.pop()  # it is within another pair
-            if places:
-                at = places.pop()
-                pair = self._pair(done[at:], item)
-                if pair:
-                    done[at:] = [pair]
-                else:
-                    opened.clear()  # what is around too much is, too
-        return [self._thing(item.token, [item.token]) if isinstance(item, _Tag) else item for item in done]
-
-    def _pair(self, held: Sequence[Inline | _Tag], closing: _Tag) -> Around | None:
-        """What is around all between the first and the last one; None if that is too much."""
-        opening = held[0]
-        assert isinstance(opening, _Tag)
-        inner = [self._thing(i.token, [i.token]) if isinstance(i, _Tag) else i for i in held[1:-1]]
-        if self._depth(inner) >= DEEPEST:
-            return None
-        tokens = self._tokens[opening.at : closing.at + 1]
-        name = {"em": "em", "strong": "strong", "del": "s"}.get(closing.name, "")
-        name = name if opening.token.content.lower() in _SAME else ""
-        return self._wrapped(opening.token.meta["span"], closing.token.meta["span"], tokens, inner, name)
-
-    def _depth(self, inner: Sequence[Inline]) -> int:
-        return max((self._depths[id(item)] for item in inner if isinstance(item, Around)), default=0)
-
-
-def _opens(item: Inline | _Tag, name: str) -> bool:
-    return isinstance(item, _Tag) and not item.closes and item.name == name
+    def _slices(self, start: int, end: int) -> tuple[str, str]:
+        raw = self._text[self._where[start] : self._where[end]]
+        return raw, raw if self._cell else self._content[start:end]

@@ -12,7 +12,7 @@ from typing import Any
 
 from markdown_it.token import Token
 
-from templora.text_files import BOM, decoded
+from templora.text_files import BOM
 from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.documents.commonmark import parser
 from templora.translation.documents.inline import (
@@ -20,10 +20,11 @@ from templora.translation.documents.inline import (
     STYLES,
     Event,
     InlineMark,
+    Reader,
+    Style,
     escaped,
     escapes,
     events,
-    inlines,
     tidy,
 )
 from templora.translation.inline.marking import mark_up
@@ -36,9 +37,13 @@ _FRONT = re.compile(
     r"|(?:%(?!%)[^\n]*\n(?:[ \t]+[^\n]*\n)*){1,3}(?=\n|\Z)"  # Pandoc's title, authors and date
 )
 _TASK = re.compile(r"\[[ xX]\](?:[ \t]*\n|[ \t]+)")
-_HASHES = re.compile(r"#*")  # of a heading, which its text may hold too
-# What a block is read in when its translation is tried, by its kind: before and after it.
-_AROUND = {"text": ("", ""), "task": ("[ ] ", ""), "heading": ("# ", ""), "cell": ("|", " |\n|-|")}
+# What a block is read in when its translation is tried, by its kind: before and after it; and the token to begin with.
+_AROUND = {
+    "text": ("", "", "paragraph_open"),
+    "task": ("[ ] ", "", "paragraph_open"),
+    "heading": ("# ", "", "heading_open"),
+    "cell": ("|", " |\n|-|", "table_open"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,32 +72,25 @@ class _Block:
 class Markdown(FlatDocument):
     """A Markdown file. Paragraphs, headings, items, cells and footnotes are segments, each on one line; reference
     definitions, code, HTML blocks and front matter are not.
-
-    Args:
-        label: its name, for errors.
-        raw: what it holds.
-
-    Raises:
-        TextError: it is empty, or no UTF-8 text.
     """
 
     def __init__(self, label: str, raw: bytes) -> None:
-        text = decoded(label, raw)
-        env: dict[str, Any] = {}
-        slots, self._kinds, self._headings = [], list[str](), list[str]()
-        self._escapes: list[dict[str, str]] = []
+        self._env: dict[str, Any] = {}
+        self._kinds, self._headings, self._escapes = list[str](), list[str](), list[dict[str, str]]()
+        self._last: tuple[int, str, Restored] | None = None
+        super().__init__(label, raw)
+
+    def _slots(self, text: str) -> Iterator[Slot]:
         heading = ""
-        for block in _blocks(text, env):
-            marked = mark_up(inlines(block.tokens, block.content, block.where, text, block.kind == "cell"))
+        for block in _blocks(text, self._env):
+            reader = Reader(block.tokens, block.content, block.where, text, block.kind == "cell")
+            marked = mark_up(reader.read())
             if marked is not None:
-                slots.append(Slot(block.where[block.start], block.where[block.end], marked))
                 heading = marked.plain if block.heading else heading
                 self._kinds.append(block.kind)
                 self._escapes.append(escapes(block.tokens))
                 self._headings.append(heading)
-        self._references = env.get("references", {})
-        self._last: tuple[int, str, Restored] | None = None
-        super().__init__(text, slots)
+                yield Slot(block.where[block.start], block.where[block.end], marked)
 
     def chapter(self, index: int) -> str:
         return self._headings[index]
@@ -102,10 +100,7 @@ class Markdown(FlatDocument):
         markers of emphasis where it does not.
         """
         if self._last is None or self._last[:2] != (index, target):
-            found = self._restored(index, target)
-            if found.text.endswith("\\") and self._kinds[index] == "cell":  # a bar that would be escaped
-                found = Restored(f"{found.text} ", found.moved)
-            self._last = (index, target, found)
+            self._last = (index, target, self._restored(index, target))
         return self._last[2]
 
     def _restored(self, index: int, target: str) -> Restored:
@@ -116,7 +111,7 @@ class Markdown(FlatDocument):
             again, _ = arrange(marked, plain(marked, target))
             text, moved = self._written(kind, tidy(again), kept), len(marked.marks)
         if text is None:
-            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True)
+            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True, kept={})
         return Restored(text, moved)
 
     def _written(self, kind: str, parts: Sequence[Part], kept: Mapping[str, str]) -> str | None:
@@ -129,11 +124,10 @@ class Markdown(FlatDocument):
 
     def _read(self, kind: str, text: str) -> list[Event] | None:
         """What a reader would read where a block of this kind is; None if not such a block."""
-        before, after = _AROUND[kind]
-        tokens = parser().parse(f"{before}{text}{after}", {"references": ChainMap({}, self._references)})
+        before, after, first = _AROUND[kind]
+        tokens = parser().parse(f"{before}{text}{after}", {"references": ChainMap({}, self._env.get("references", {}))})
         types = [token.type for token in tokens]
         held = [token for token in tokens if token.type == "inline"]
-        first = {"heading": "heading_open", "cell": "table_open"}.get(kind, "paragraph_open")
         if len(held) != 1 or types[0] != first or (kind != "cell" and len(types) != 3):
             return None
         found = events(held[0].children or [])
@@ -144,9 +138,7 @@ class Markdown(FlatDocument):
         return [event for event in found if event != ("text", "")]
 
 
-def _joined(
-    parts: Sequence[Part], kind: str, style: str, escape: bool, raw: bool, kept: Mapping[str, str] | None = None
-) -> str:
+def _joined(parts: Sequence[Part], kind: str, style: Style, escape: bool, raw: bool, kept: Mapping[str, str]) -> str:
     """The parts as Markdown.
 
     Args:
@@ -159,10 +151,8 @@ def _joined(
     for at, part in enumerate(parts):
         if isinstance(part, str):
             starts, ends = not found or found.endswith("\n"), at + 1 == len(parts)
-            text = escaped(part, starts, ends, kept or {}, escape)
-            if kind == "cell":
-                text = text.replace("|", "\\|")
-            found += text
+            text = escaped(part, starts, ends, kept, escape)
+            found += text.replace("|", "\\|") if kind == "cell" else text
             continue
         mark = part.mark
         assert isinstance(mark, InlineMark)
@@ -172,7 +162,8 @@ def _joined(
             found += mark.opened(style, raw)
             if part.edge == "opening":
                 inner.append(len(found))
-    return found
+    # Or the bar behind a cell would be escaped.
+    return f"{found} " if kind == "cell" and found.endswith("\\") else found
 
 
 # Blocks --------------------------------------------------------------------------------------------------------------
@@ -182,10 +173,9 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
     """The blocks of a file that hold text, in order."""
     body = text.removeprefix(BOM)
     offset = len(text) - len(body)
-    body = body.replace("\r\n", "\n").replace("\r", "\n")
     # Where lines end with two characters, places in the file are further on than in what the parser reads.
-    lengths = [len(end) for end in re.findall("\r\n|\r|\n", text)]
-    ends = [match.start() for match, length in zip(re.finditer("\n", body), lengths, strict=True) if length == 2]
+    ends = [match.start() - count for count, match in enumerate(re.finditer("\r\n", body))]
+    body = body.replace("\r\n", "\n").replace("\r", "\n")
     front = _FRONT.match(body)
     skipped = front.end() if front else 0
 
@@ -194,26 +184,23 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
         return at + offset + bisect_left(ends, at)
 
     source = body[skipped:]
-    column, kinds = 0, list[str]()
-    cells = _Cells(source)
+    kinds, cells = list[str](), iter(list[list[int]]())
     found = parser().parse(source, env)
     for at, token in enumerate(found):
-        if token.type == "tr_open":
-            column = 0
-        elif token.type.endswith("_open"):
+        if token.nesting > 0:
             kinds.append(token.type.removesuffix("_open"))
-        elif token.type.endswith("_close") and token.type != "tr_close":
+        elif token.nesting < 0:
             kinds.pop()
+        if token.type == "tr_open":
+            cells = iter(_cells(source, *token.meta["lines"][0]))
         if token.type != "inline":
             continue
-        where = cells.where(token, column) if kinds[-1] in ("th", "td") else _lines(source, token)
-        column += 1
+        cell, heading = kinds[-1] in ("th", "td"), kinds[-1] == "heading"
+        where = _cell(source, next(cells, []), token.content) if cell else _lines(source, token)
         if where is None or _depth(token.children or []) > DEEPEST:
             continue
-        heading = kinds[-1] == "heading"
-        kind = "cell" if kinds[-1] in ("th", "td") else "text"
-        if heading and source.startswith("#", token.meta["lines"][0][0]):
-            kind = "heading"
+        hashes = heading and source.startswith("#", token.meta["lines"][0][0])
+        kind = "cell" if cell else "heading" if hashes else "text"
         tokens, places = token.children or [], [placed(place) for place in where]
         if kind == "text" and [(t.type, (t.map or [0])[0]) for t in found[at + 2 : at + 3]] == [
             ("definition_open", (token.map or [0, 0])[1])
@@ -232,18 +219,13 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
 
 def _terms(token: Token, places: Sequence[int]) -> Iterator[_Block]:
     """The terms that are defined below them, one a line."""
-    terms: list[list[Token]] = [[]]
-    starts, ends, depth = [0], list[int](), 0
-    for child in token.children or []:
-        depth += child.nesting
-        if child.type == "softbreak" and not depth:
-            ends.append(child.meta["span"][0])
-            starts.append(child.meta["span"][1])
-            terms.append([])
-        else:
-            terms[-1].append(child)
-    for tokens, start, end in zip(terms, starts, [*ends, -1], strict=True):
-        yield _Block("text", False, token.content, places, tokens, start, end)
+    tokens = token.children or []
+    depths = itertools.accumulate(child.nesting for child in tokens)
+    breaks = [at for at, depth in enumerate(depths) if tokens[at].type == "softbreak" and not depth]
+    for before, behind in itertools.pairwise([-1, *breaks, len(tokens)]):
+        start = 0 if before < 0 else tokens[before].meta["span"][1]
+        end = -1 if behind == len(tokens) else tokens[behind].meta["span"][0]
+        yield _Block("text", False, token.content, places, tokens[before + 1 : behind], start, end)
 
 
 def _depth(tokens: Sequence[Token]) -> int:
@@ -254,48 +236,37 @@ def _lines(source: str, token: Token) -> list[int] | None:
     """Where each character of a block's content is in the source; None if that cannot be told."""
     held = token.content.split("\n")
     lines = token.meta["lines"]
-    for first in range(len(lines) - len(held) + 1):  # lines of odd white space may be trimmed away
-        found = _aligned(source, held, lines[first:])
-        if found is not None:
-            return found
-    return None
+    # Lines of odd white space may be trimmed away.
+    tries = (_aligned(source, held, lines[first:]) for first in range(len(lines) - len(held) + 1))
+    return next((found for found in tries if found is not None), None)
 
 
 def _aligned(source: str, held: Sequence[str], lines: Sequence[tuple[int, int]]) -> list[int] | None:
     where: list[int] = []
     for text, (start, end) in zip(held, lines, strict=False):
-        bare = text.lstrip(" \t")
-        at = source.find(bare, start + len(_HASHES.match(source, start)[0]) if len(held) == 1 else start, end)  # type: ignore[index]
+        bare, line = text.lstrip(" \t"), source[start:end]
+        hashes = len(line) - len(line.lstrip("#")) if len(held) == 1 else 0  # of a heading, which may hold some too
+        at = source.find(bare, start + hashes, end)
         if at < 0:
             return None
         where += [at] * (len(text) - len(bare)) + list(range(at, at + len(bare) + 1))
     return where
 
 
-class _Cells:
-    """The cells of a source's tables."""
+def _cells(source: str, start: int, end: int) -> list[list[int]]:
+    """Where the characters of each cell of a row are; the parser has no backslashes in front of bars."""
+    cells: list[list[int]] = [[]]
+    for at in range(start, end):
+        if source[at] != "|":
+            cells[-1].append(at)
+        elif source[at - 1] != "\\" or at == start:
+            cells.append([])
+    return cells[source[start:end].strip()[:1] == "|" :]
 
-    def __init__(self, source: str) -> None:
-        self._source, self._row, self._cells = source, (-1, -1), list[list[int]]()
 
-    def where(self, token: Token, column: int) -> list[int] | None:
-        """Where each character of a cell's content is in the source, as `_lines` has it; the parser has no backslashes
-        in front of bars.
-        """
-        if token.meta["lines"][0] != self._row:
-            self._row = token.meta["lines"][0]
-            self._cells = self._of(*self._row)
-        where = self._cells[column] if column < len(self._cells) else []
-        held = [index for index, at in enumerate(where) if not self._source[at].isspace()]
-        where = where[held[0] : held[-1] + 1] if held else []
-        content = "".join("|" if self._source[at : at + 2] == "\\|" else self._source[at] for at in where)
-        return [*where, where[-1] + 1 + (content[-1] == "|")] if where and content == token.content else None
-
-    def _of(self, start: int, end: int) -> list[list[int]]:
-        cells: list[list[int]] = [[]]
-        for at in range(start, end):
-            if self._source[at] != "|":
-                cells[-1].append(at)
-            elif self._source[at - 1] != "\\" or at == start:
-                cells.append([])
-        return cells[self._source[start:end].strip()[:1] == "|" :]
+def _cell(source: str, where: Sequence[int], content: str) -> list[int] | None:
+    """Where each character of a cell's content is, and its end, as `_lines` has it."""
+    held = [index for index, at in enumerate(where) if not source[at].isspace()]
+    where = where[held[0] : held[-1] + 1] if held else []
+    there = "".join("|" if source[at : at + 2] == "\\|" else source[at] for at in where)
+    return [*where, where[-1] + 1 + (there[-1] == "|")] if where and there == content else None

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from templora.errors import TextError
-from templora.translation.documents.archive import Archive
+from templora.translation.documents.archive import KIND, MIMETYPE, Archive
 from templora.translation.documents.xhtml import MAX_ELEMENTS, Page, parse
 
-_CONTAINER, _ENCRYPTION, _MIMETYPE = "META-INF/container.xml", "META-INF/encryption.xml", "mimetype"
-_KIND = b"application/epub+zip"
+_CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _PACKAGE_TYPE, _NCX_TYPE = "application/oebps-package+xml", "application/x-dtbncx+xml"
 _TEXT_TYPES = frozenset({"application/xhtml+xml", "text/html", "text/x-oeb1-document", "application/x-dtbook+xml"})
 _OTHER_TYPES = ("image/", "font/", "audio/", "video/", "text/css", "text/javascript", "application/javascript")
@@ -25,16 +24,18 @@ class Item:
     """A file of the manifest.
 
     Args:
+        name: that the spine has for it.
         path: in the archive; None if it is not there.
         reference: as the manifest has it.
         kind: its media type.
-        properties: such as `nav`.
+        navigates: whether it is for navigation (EPUB 3).
     """
 
+    name: str
     path: str | None
     reference: str
     kind: str
-    properties: frozenset[str]
+    navigates: bool
 
     @property
     def is_text(self) -> bool:
@@ -50,11 +51,12 @@ class Package:
         raw: the archive.
 
     Attributes:
+        archive: of which it is.
         path: of the package document.
         page: the package document.
         texts: paths of the texts: in reading order, and then those that the spine leaves out.
         navigation: paths of the documents of navigation (EPUB 3).
-        contents: path of the table of contents (EPUB 2), if there is one.
+        contents: path of the table of contents (EPUB 2), if there is one; else it is empty.
         problems: what is wrong with it, and left as it is.
 
     Raises:
@@ -63,27 +65,25 @@ class Package:
 
     def __init__(self, label: str, raw: bytes) -> None:
         self._label = label
-        self._archive = Archive(label, raw)
-        self.problems = self._archive.problems
+        self.archive = Archive(label, raw)
+        self.problems = self.archive.problems
         self._elements = _MAX_ELEMENTS_IN_ALL
         self._encrypted: Mapping[str, str] = {}
         self._encrypted = self._references(_ENCRYPTION, "CipherReference", "URI")
         self._check_kind()
         self.path, self.page = self._package()
         items = list(self._items())
-        self.navigation = list(self._named(item for _, item in items if "nav" in item.properties))
+        self.navigation = list(self._named(item for item in items if item.navigates))
         self.texts = self._texts(items)
         if not self.texts:
             raise TextError(f"{label}: {self.path}: there is no text in the spine{self.because}")
         self.contents = self._contents(items)
-        self._list_forgotten({item.path for _, item in items})
+        self._list_forgotten({item.path for item in items})
 
     @property
     def because(self) -> str:
         """The last of the problems, for an error."""
         return "".join(f"; {problem}" for problem in self.problems[-3:])
-
-    # Reading ---------------------------------------------------------------------------------------------------------
 
     def parsed(self, path: str) -> Page:
         """A member that is XML.
@@ -93,7 +93,7 @@ class Package:
         """
         if path in self._encrypted:
             raise TextError(f"{self._label}: {path}: encrypted (DRM); it cannot be read")
-        page = parse(f"{self._label}: {path}", self._archive.read(path), most=self._elements)
+        page = parse(f"{self._label}: {path}", self.archive.read(path), most=self._elements)
         self._elements -= page.elements
         return page
 
@@ -108,11 +108,11 @@ class Package:
     def _references(self, path: str, name: str, attribute: str) -> dict[str, str]:
         """Members that a file of META-INF names, with the media types that it says they have."""
         found: dict[str, str] = {}
-        member = self._archive.find(path)
+        member = self.archive.find(path)
         for _, page in self.readable([member] if member else []):
             for element in page.root.all(name):
                 reference = element.attributes.get(attribute, "").strip()
-                named = self._archive.find(reference)
+                named = self.archive.find(reference)
                 if named is not None:
                     found.setdefault(named, _kind(element.attributes))
                 elif path == _CONTAINER:
@@ -120,12 +120,12 @@ class Package:
         return found
 
     def _check_kind(self) -> None:
-        if _MIMETYPE not in self._archive.members:
-            self.problems.append(f"{_MIMETYPE}: missing; it is added")
+        if MIMETYPE not in self.archive.members:
+            self.problems.append(f"{MIMETYPE}: missing; it is added")
         else:
             try:
-                if self._archive.read(_MIMETYPE).strip() != _KIND:
-                    self.problems.append(f"{_MIMETYPE}: not {_KIND.decode()}; left as it is")
+                if self.archive.read(MIMETYPE).strip() != KIND:
+                    self.problems.append(f"{MIMETYPE}: not {KIND.decode()}; left as it is")
             except TextError as error:
                 self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
 
@@ -133,10 +133,10 @@ class Package:
         """The first package that can be read; one that the container does not name if there is no other."""
         named = self._references(_CONTAINER, "rootfile", "full-path")
         order = sorted(named, key=lambda path: named[path] not in ("", _PACKAGE_TYPE))
-        others = [path for path in self._archive.members if path.lower().endswith(".opf") and path not in named]
+        others = [path for path in self.archive.members if path.lower().endswith(".opf") and path not in named]
         others = [path for path in others if not _stray(path)]
         if not named and not others:
-            what = "names no package" if self._archive.find(_CONTAINER) else "missing"
+            what = "names no package" if self.archive.find(_CONTAINER) else "missing"
             raise TextError(f"{self._label}: {_CONTAINER}: {what}{self.because}")
         reasons = []
         for path in (*order, *others):
@@ -154,14 +154,13 @@ class Package:
             return path, page
         raise reasons[0]
 
-    def _items(self) -> Iterator[tuple[str, Item]]:
+    def _items(self) -> Iterator[Item]:
         folder = posixpath.dirname(self.path.replace("\\", "/"))
         for element in self.page.root.all("item"):
             given = element.attributes
-            reference = given.get("href", "").strip()
-            path = self._archive.find(reference, folder) if reference else None
-            properties = frozenset(given.get("properties", "").split())
-            yield given.get("id", "").strip(), Item(path, reference, _kind(given), properties)
+            name, reference = given.get("id", "").strip(), given.get("href", "").strip()
+            navigates = "nav" in given.get("properties", "").split()
+            yield Item(name, self.archive.find(reference, folder), reference, _kind(given), navigates)
 
     def _named(self, items: Iterable[Item]) -> Iterator[str]:
         """The paths of those that are there, each once; the others are listed."""
@@ -173,45 +172,39 @@ class Package:
                 seen.add(item.path)
                 yield item.path
 
-    def _texts(self, items: Sequence[tuple[str, Item]]) -> list[str]:
-        by_id: dict[str, list[Item]] = {}
-        for name, item in items:
-            by_id.setdefault(name, []).append(item)
+    def _texts(self, items: Sequence[Item]) -> list[str]:
+        by_name: dict[str, list[Item]] = {}
+        for item in items:
+            by_name.setdefault(item.name, []).append(item)
         found: dict[str, None] = {}  # in order, each once
         for element in self.page.root.all("itemref"):
             name = element.attributes.get("idref", "").strip()
-            if name not in by_id:
+            if name not in by_name:
                 self.problems.append(f"{self.path}: the spine names {name!r}, which the manifest has not")
-            for item in by_id.get(name, []):
+            for item in by_name.get(name, []):
                 if item.path is None:
                     self.problems.append(f"{item.reference}: missing, though the spine names it")
                 elif item.is_text or item.kind.endswith("/xml"):
                     found[item.path] = None
-                elif "nav" not in item.properties:
+                elif not item.navigates:
                     self.problems.append(f"{item.path}: {item.kind or 'of no kind'}, no text; left as it is")
-        for _, item in items:
+        for item in items:
             if item.is_text and item.path and item.path not in found and item.path not in self.navigation:
                 self.problems.append(f"{item.path}: not in the spine; translated after the others")
                 found[item.path] = None
         return list(found)
 
-    def _contents(self, items: Sequence[tuple[str, Item]]) -> str | None:
+    def _contents(self, items: Sequence[Item]) -> list[str]:
         spine = self.page.root.first("spine")
         said = spine.attributes.get("toc", "").strip() if spine else ""
-        found = [item for name, item in items if name == said]
-        found += [item for _, item in items if item.kind == _NCX_TYPE or item.reference.lower().endswith(".ncx")]
-        return next(iter(list(self._named(dict.fromkeys(found)))), None)
+        found = [item for item in items if item.name == said]
+        found += [item for item in items if item.kind == _NCX_TYPE or item.reference.lower().endswith(".ncx")]
+        return list(self._named(dict.fromkeys(found)))[:1]
 
     def _list_forgotten(self, paths: set[str | None]) -> None:
-        for name in self._archive.members:
+        for name in self.archive.members:
             if name.lower().endswith(_TEXT_ENDINGS) and name not in paths and not _stray(name):
                 self.problems.append(f"{name}: the package does not name it; left as it is")
-
-    # Writing ---------------------------------------------------------------------------------------------------------
-
-    def written(self, changed: Mapping[str, bytes]) -> bytes:
-        """The archive with other contents of some members."""
-        return self._archive.written(changed, (_MIMETYPE, _KIND))
 
 
 def _kind(attributes: Mapping[str, str]) -> str:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from templora.translation.documents.base import Slot
 from templora.translation.documents.xhtml import Element, Node, Page, Text
 from templora.translation.inline.characters import has_letter, one_line
 from templora.translation.inline.marking import Around, Inline, Thing, mark_up
 from templora.translation.inline.marks import Mark
-from templora.translation.inline.markup import Marked
 
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BLOCKS = HEADINGS | frozenset(
@@ -37,18 +37,13 @@ _MAX_REFERENCE = 2000  # bytes, tags included
 
 
 @dataclass(frozen=True)
-class Paragraph:
-    """A paragraph.
+class Paragraph(Slot):
+    """A paragraph, as bytes of the page.
 
     Args:
-        start, end: bytes of the page.
-        marked: what is there.
         inside: names of the elements that it is in, the innermost last.
     """
 
-    start: int
-    end: int
-    marked: Marked
     inside: tuple[str, ...]
 
     @property
@@ -100,9 +95,7 @@ def _bare(page: Page, node: Node) -> tuple[int, int]:
     if isinstance(node, Element) or node.whole:
         return node.start, node.end
     source = page.text(node.start, node.end)
-    leading = source[: len(source) - len(source.lstrip())]
-    trailing = source[len(source.rstrip()) :]
-    return node.start + len(leading.encode()), node.end - len(trailing.encode())
+    return node.end - len(source.lstrip().encode()), node.start + len(source.rstrip().encode())
 
 
 def _inline(page: Page, node: Node) -> Iterator[Inline]:

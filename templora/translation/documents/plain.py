@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from templora.text_files import BOM, decoded
+from templora.text_files import BOM
 from templora.translation.documents.base import FlatDocument, Slot
 from templora.translation.inline.characters import EAST_ASIAN, has_letter
 from templora.translation.inline.marking import mark_up
@@ -91,20 +91,13 @@ class _Line:
 
 
 class PlainText(FlatDocument):
-    """A text file. The lines of a paragraph become one; bullets, numbers, indents and leaders are no text.
+    """A text file. The lines of a paragraph become one; bullets, numbers, indents and leaders are no text."""
 
-    Args:
-        label: its name, for errors.
-        raw: what it holds.
-
-    Raises:
-        TextError: it is empty, or no UTF-8 text.
-    """
-
-    def __init__(self, label: str, raw: bytes) -> None:
-        text = decoded(label, raw)
-        marked = ((start, end, mark_up([source])) for start, end, source in _pieces(text))
-        super().__init__(text, [Slot(start, end, held) for start, end, held in marked if held])
+    def _slots(self, text: str) -> Iterator[Slot]:
+        for start, end, source in _pieces(text):
+            marked = mark_up([source])
+            if marked is not None:
+                yield Slot(start, end, marked)
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int, str]]:
@@ -120,13 +113,9 @@ def _pieces(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _columns(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-    at = start
-    for match in _LEADERS.finditer(text, start, end):
-        if match.start() > at:
-            yield at, match.start(), text[at : match.start()]
-        at = match.end()
-    if at < end:
-        yield at, end, text[at:end]
+    edges = [start, *itertools.chain(*(match.span() for match in _LEADERS.finditer(text, start, end))), end]
+    for at, to in zip(edges[::2], edges[1::2], strict=True):
+        yield at, to, text[at:to]
 
 
 def _joined(text: str, lines: Sequence[_Line]) -> str:

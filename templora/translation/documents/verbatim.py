@@ -38,7 +38,7 @@ _CITATION = re.compile(r"\[(?:see |-)?@[\w{][^\[\]\n]{0,300}\]")
 _COLONS = re.compile(
     r"(?<![\w:]):(?:[a-z0-9_+-]{1,60}:(?![\w:`])|[A-Za-z][\w-]{0,60}\[([^\[\]\n]*)\](?:\{[^{}\n]*\})?)"
 )
-_ROLE = re.compile(r"(?:\{[\w:.+-]{1,60}\}|(?<![\w:]):[\w:.+-]{1,60}:)(?=`)")
+_ROLE = re.compile(r"(?:\{[\w:.+-]{1,60}\}|(?<![\w:]):[\w:.+-]{1,60}:)(?P<ticks>`{1,99})(?!`)")
 _DESTINATION_END = re.compile(r"[^\s()]{0,300}(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'))?[ \t]*\)")
 _BLOCK_ID = re.compile(r"(?<=\s)\^[A-Za-z0-9-]+(?=[ \t]*(?:\n|\Z))")
 _TEX = re.compile(r"\\[A-Za-z]{1,60}\*?(?:\[[^\[\]\n]{0,200}\])?(?:\{[^{}\n]{0,500}\})+")
@@ -54,6 +54,7 @@ _JSX = re.compile(
     rf"|\{{\s*\.\.\.[^{{}}]*\}}))*\s*/?>"
 )
 _FRAGMENT = re.compile(r"</?>")
+_UNSEEN = (_VARIABLE, _TEX, _CITATION, _BLOCK_ID, _FRAGMENT, _ATTRIBUTES)
 
 _LINE = re.compile(
     r""":{3,}.*                                                     # of a container, with its title
@@ -111,40 +112,24 @@ def _found(state: StateInline) -> tuple[int, str, str] | None:
     first = src[at]
     if first not in "$\\{[!:<^%":
         return None
-    match: re.Match[str] | None = None
-    end, shown = None, ""
-    if first in "{<%":
-        end = _tag(src, at, stop)
-    if first in "$\\":
-        end = _math(src, at, stop)
-        match = _VARIABLE.match(src, at, stop) or _TEX.match(src, at, stop)
-    elif first in "{:" and (role := _ROLE.match(src, at, stop)):
-        end, shown = _code(src, role.end(), stop)
-    elif first == ":":
-        match = _COLONS.match(src, at, stop)
-    elif first in "[!":
-        match = _WIKI.match(src, at, stop)
-        if match and first == "[" and normalizeReference(match[1]) in state.env.get("references", {}):
-            return None
-        if footnote := FOOTNOTE.match(src, at, stop):
-            return footnote.end(), "", "footnote"
-        match = match or _CITATION.match(src, at, stop)
-    elif first == "^":
-        match = _BLOCK_ID.match(src, at, stop)
-    elif first == "<":
-        match = _JSX.match(src, at, min(stop, at + _NEAR))
-        if match and "{" in match[0]:
-            return match.end(), "", "html_inline"
-        match = _FRAGMENT.match(src, at, stop)
-    elif first == "{":
-        match = _ATTRIBUTES.match(src, at, stop)
+    if footnote := FOOTNOTE.match(src, at, stop):
+        return footnote.end(), "", "footnote"
+    component = _JSX.match(src, at, min(stop, at + _NEAR))
+    if component and "{" in component[0]:
+        return component.end(), "", "html_inline"
+    if role := _ROLE.match(src, at, stop):
+        code = re.compile(rf"(?<!`){role['ticks']}(?!`)").search(src, role.end(), min(stop, at + _NEAR))
+        return (code.end(), src[role.end() : code.start()].strip(), "verbatim") if code else None
+    end = _tag(src, at, stop) if first in "{<%" else _math(src, at, stop) if first in "$\\" else None
     if end is not None:
-        return end, shown, "verbatim"
-    if match is None:
-        return None
-    if match.re in (_WIKI, _COLONS) and first != "!":
-        shown = match[match.lastindex or 0] if match.lastindex else ""
-    return match.end(), shown.strip(), "verbatim"
+        return end, "", "verbatim"
+    if shows := _WIKI.match(src, at, stop) or _COLONS.match(src, at, stop):
+        if first == "[" and normalizeReference(shows[1]) in state.env.get("references", {}):
+            return None
+        shown = shows[shows.lastindex] if shows.lastindex and first != "!" else ""
+        return shows.end(), shown.strip(), "verbatim"
+    matches = (pattern.match(src, at, stop) for pattern in _UNSEEN)
+    return next(((match.end(), "", "verbatim") for match in matches if match), None)
 
 
 def span(state: StateInline, silent: bool) -> bool:
@@ -194,15 +179,6 @@ def _tag(src: str, at: int, stop: int) -> int | None:
             if found >= 0:
                 return found + len(closing)
     return None
-
-
-def _code(src: str, at: int, stop: int) -> tuple[int | None, str]:
-    """Where a code span ends, and what is in it."""
-    length = 1
-    while at + length < stop and src[at + length] == "`":
-        length += 1
-    found = re.compile(rf"(?<!`){'`' * length}(?!`)").search(src, at + length, min(stop, at + _NEAR))
-    return (found.end(), src[at + length : found.start()].strip()) if found and length < 100 else (None, "")
 
 
 def _math(src: str, at: int, stop: int) -> int | None:
@@ -314,15 +290,11 @@ def _component(src: str, at: int) -> int | None:
 
 def _display_end(src: str, at: int) -> int | None:
     """Where display math ends that begins a line, and with it a line."""
-    found = None
-    if src.startswith("$$", at):
-        closing = src.find("$$", at + 2, at + _FAR)
-        found = closing + 2 if closing >= 0 and src[at + 2 : closing].strip() else None
-    elif src.startswith("\\[", at):
-        closing = src.find("\\]", at + 2, at + _FAR)
-        found = closing + 2 if closing >= 0 and _is_math(src[at + 2 : closing]) else None
-    elif src.startswith("\\begin", at):
-        found = _math(src, at, len(src))
+    found = _math(src, at, len(src)) if src.startswith("\\begin", at) else None
+    for opening, closing, sound in (("$$", "$$", str.strip), ("\\[", "\\]", _is_math)):
+        end = src.find(closing, at + 2, at + _FAR) if src.startswith(opening, at) else -1
+        if end >= 0 and sound(src[at + 2 : end]):
+            found = end + 2
     label = _LABEL.match(src, found) if found is not None else None
     return label.end() if label else None
 

@@ -9,7 +9,7 @@ import io
 import re
 import xml.parsers.expat as expat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -23,8 +23,7 @@ _DEEPEST, _MAX_DECLARED, _MAX_ENTITY = 200, 100, 100
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 _BLANK = " \t\r\n"
-_NAME = re.compile(r"<[^\s/>]*")
-_ATTRIBUTE = re.compile(r"[ \t\r\n]+([^\s=/>]+)[ \t\r\n]*=[ \t\r\n]*(\"[^\"]*\"|'[^']*')")
+_ATTRIBUTE = re.compile(rf"(?<![{_BLANK}])[{_BLANK}]+([^\s=/>]+)[{_BLANK}]*=[{_BLANK}]*(\"[^\"]*\"|'[^']*')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,20 @@ class Element:
     start: int
     end: int = 0
     inner: tuple[int, int] = (0, 0)
-    children: Sequence[Node] = ()
+    children: list[Node] = field(default_factory=list)
     block: bool | None = None
+
+    def nodes(self) -> Iterator[Node]:
+        """All in it, in order."""
+        left = [*reversed(self.children)]
+        while left:
+            node = left.pop()
+            yield node
+            left += reversed(node.children) if isinstance(node, Element) else ()
 
     def all(self, name: str) -> Iterator[Element]:
         """The elements of a name in it, in order."""
-        left = [*reversed(self.children)]
-        while left:
-            child = left.pop()
-            if isinstance(child, Element):
-                if child.name == name:
-                    yield child
-                left.extend(reversed(child.children))
+        return (node for node in self.nodes() if isinstance(node, Element) and node.name == name)
 
     def first(self, name: str) -> Element | None:
         """The first of them."""
@@ -82,14 +83,7 @@ class Element:
     @property
     def text(self) -> str:
         """All characters in it."""
-        found, left = [], [*reversed(self.children)]
-        while left:
-            child = left.pop()
-            if isinstance(child, Text):
-                found.append(child.data)
-            else:
-                left.extend(reversed(child.children))
-        return "".join(found)
+        return "".join(node.data for node in self.nodes() if isinstance(node, Text))
 
 
 Node: TypeAlias = "Text | Element"
@@ -157,22 +151,16 @@ def parse(label: str, raw: bytes, *, most: int = MAX_ELEMENTS) -> Page:
     source = raw if codec == "utf-8" else text.encode()
     if b"\0" in source.rstrip(b"\0"):  # the parser would take it for another encoding
         raise TextError(f"{label}: not sound {codec}: it holds zero bytes")
-    try:
+    flaw: Exception | None = None
+    for mended in (False, True):
         try:
-            builder = _Builder(label, source, most, mended=False)
-        except expat.ExpatError as error:
-            mended = _mended(source)
-            if mended == source:
-                raise
-            try:
-                builder = _Builder(label, mended, most, mended=True)
-            except expat.ExpatError:
-                raise error from None
-    except (expat.ExpatError, ValueError) as error:
-        raise TextError(f"{label}: not well-formed XML: {error}") from error
-    if builder.top is None:
-        raise TextError(f"{label}: not well-formed XML: no element")
-    return Page(source, codec, spelling, builder.top, builder.elements)
+            builder = _Builder(label, _mended(source) if mended else source, most, mended=mended)
+        except (expat.ExpatError, ValueError) as error:
+            flaw = flaw or error  # of the file itself
+        else:
+            root = next(node for node in builder.top.children if isinstance(node, Element) and node.name)
+            return Page(source, codec, spelling, root, builder.elements)
+    raise TextError(f"{label}: not well-formed XML: {flaw}") from flaw
 
 
 # Encodings -----------------------------------------------------------------------------------------------------------
@@ -263,11 +251,11 @@ class _Builder:
 
     def __init__(self, label: str, source: bytes, most: int, *, mended: bool) -> None:
         self.elements, self._most = 0, min(most, MAX_ELEMENTS)
-        self.top: Element | None = None
+        self.top = Element("", _NONE, 0)  # around the root, and comments beside that
         self._label, self._source, self._mended = label, source, mended
         self._entities: dict[str, str | None] = {}
         self._declared = 0
-        self._stack: list[Element] = []
+        self._stack = [self.top]
         self._tag: Element | None = None  # the one whose start tag is being read, or the thing
         self._closing: tuple[Element, int] | None = None  # the one whose end tag is, and where that begins
         self._data: io.StringIO | None = None  # characters that are being read
@@ -297,7 +285,8 @@ class _Builder:
     def _settle(self, at: int) -> None:
         """What came before ends here."""
         if self._data is not None:
-            self._append(Text(self._began, at, self._data.getvalue(), whole=bool(self._cdata)))
+            text = Text(self._began, at, self._data.getvalue(), whole=bool(self._cdata))
+            self._stack[-1].children.append(text)
             self._data, self._cdata = None, ""
         if self._tag is not None and at > self._tag.start:
             self._tag.inner, self._tag.end = (at, at), at
@@ -305,14 +294,6 @@ class _Builder:
         if self._closing is not None and at > self._closing[1]:
             self._closing[0].end = at
             self._closing = None
-
-    def _append(self, node: Node) -> None:
-        if self._stack:
-            inside = self._stack[-1]
-            if isinstance(inside.children, list):
-                inside.children.append(node)
-            else:
-                inside.children = [node]
 
     def _element(self, name: str, attributes: Mapping[str, str]) -> Element:
         at = self._here()
@@ -322,15 +303,12 @@ class _Builder:
         if self._mended:
             attributes = {key: value.replace(_BARE, "&") for key, value in attributes.items()}
         element = self._tag = Element(name.rpartition(":")[2], attributes or _NONE, at)
-        self._append(element)
+        self._stack[-1].children.append(element)
         return element
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        element = self._element(name, attributes)
-        if self.top is None:
-            self.top = element
-        self._stack.append(element)
-        if len(self._stack) > _DEEPEST:
+        self._stack.append(self._element(name, attributes))
+        if len(self._stack) > _DEEPEST + 1:
             raise TextError(f"{self._label}: elements in elements more than {_DEEPEST} deep")
 
     def _end(self, _name: str) -> None:
@@ -353,10 +331,7 @@ class _Builder:
         self._cdata = "closed"
 
     def _thing(self, *_: str) -> None:
-        if self._stack:
-            self._element("", _NONE)
-        else:
-            self._here()
+        self._element("", _NONE)
 
     def _default(self, data: str) -> None:
         if data.startswith("&"):
@@ -391,15 +366,14 @@ class _Builder:
 def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:
     """A start tag with other attributes: a value, or None for one that is to go. The others stay as they are."""
     left = dict(wanted)
-    tag = _CONTROLS.sub(b" ", tag.encode()).decode()  # as it was read
-    name = _NAME.match(tag)
-    at = name.end() if name else 0
-    found = [tag[:at]]
-    while match := _ATTRIBUTE.match(tag, at):
-        at = match.end()
-        if match[1] not in left:
-            found.append(match[0])
-        elif (value := left.pop(match[1])) is not None:
-            found += [match[0][: match.start(2) - match.start()], f'"{value}"']
+
+    def changed(attribute: re.Match[str]) -> str:
+        if attribute[1] not in left:
+            return attribute[0]
+        value = left.pop(attribute[1])
+        return "" if value is None else f'{attribute[0].removesuffix(attribute[2])}"{value}"'
+
+    tag = _ATTRIBUTE.sub(changed, _CONTROLS.sub(b" ", tag.encode()).decode())  # as it was read
+    end = "/>" if tag.endswith("/>") else ">"
     added = "".join(f' {name}="{value}"' for name, value in left.items() if value is not None)
-    return "".join((*found, added, tag[at:].lstrip(_BLANK) if added else tag[at:]))
+    return f"{tag.removesuffix(end).rstrip(_BLANK)}{added}{end}" if added else tag

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 
 # Inside of a [] of a regular expression. Chinese and Japanese, with their punctuation; no Hangul, no emoji.
 _EAST_ASIAN = (
@@ -18,7 +17,7 @@ EAST_ASIAN = re.compile(f"[{_EAST_ASIAN}]")
 UNSPACED = re.compile(f"[{_EAST_ASIAN}{_SOUTH_EAST_ASIAN}]")
 
 # Not the no-break space, which is a character that somebody chose.
-_SPACES = re.compile("[\t\n\x0b\x0c\r\x85\u2028\u2029 ]+")
+SPACES = re.compile("[\t\n\x0b\x0c\r\x85\u2028\u2029 ]+")
 _LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
 # What neither a text file nor XML can hold.
 _NO_CHARACTER = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -41,24 +40,18 @@ def readable(text: str) -> str:
     return _NO_CHARACTER.sub("", text)
 
 
-def spaces(text: str) -> Iterator[tuple[int, int, str]]:
-    """Where white space is, as [start, end), and what it is on one line: a space, or nothing where the line broke
-    between two characters of Chinese or Japanese.
+def collapsed(space: re.Match[str]) -> str:
+    """What white space is on one line: a space, or nothing where the line broke between two characters of Chinese or
+    Japanese.
     """
-    for match in _SPACES.finditer(text):
-        start, end = match.span()
-        broken = not _LINE_ENDS.isdisjoint(match[0]) and start and EAST_ASIAN.match(text, start - 1)
-        yield start, end, "" if broken and EAST_ASIAN.match(text, end) else " "
+    text, (start, end) = space.string, space.span()
+    broken = not _LINE_ENDS.isdisjoint(space[0]) and start and EAST_ASIAN.match(text, start - 1)
+    return "" if broken and EAST_ASIAN.match(text, end) else " "
 
 
 def one_line(text: str) -> str:
     """Readable, with white space collapsed."""
-    found, at = [], 0
-    text = readable(text)
-    for start, end, instead in spaces(text):
-        found += [text[at:start], instead]
-        at = end
-    return "".join(found) + text[at:]
+    return SPACES.sub(collapsed, readable(text))
 
 
 def words(text: str) -> list[tuple[int, int]]:

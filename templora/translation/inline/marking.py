@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from templora.translation.inline.characters import has_letter, one_line, readable, spaces
+from templora.translation.inline.characters import SPACES, collapsed, has_letter, readable
 from templora.translation.inline.marks import TAG, Mark, Part, Place, visible
 from templora.translation.inline.markup import Marked
 
@@ -70,7 +70,9 @@ def mark_up(content: Iterable[Inline]) -> Marked | None:
         leading, trailing = _strip(left)
         before += [leading] if leading else []
         after += [trailing] if trailing else []
-    parts = _collapsed(list(_numbered(left)))
+    taken = {int(match["number"]) for match in TAG.finditer(_written(left, kept=True))}  # by tags in the text itself
+    numbers = (number for number in itertools.count(1) if number not in taken)
+    parts = _on_one_line(list(_flat(left, numbers, linked=False)))
     text = "".join(part if isinstance(part, str) else part.mark.tagged(part.edge) for part in parts)
     marks = (part.mark for part in parts if isinstance(part, Place) and part.edge != "closing")
     return Marked(text, tuple(marks), tuple(before), tuple(reversed(after)))
@@ -88,21 +90,15 @@ def _simple(content: Iterable[Inline]) -> list[Inline]:
 
 
 def _simpler(item: Around, inner: list[Inline]) -> Inline:
-    if not _written(inner, kept=True).strip():
-        return Thing(item.whole or _whole(item.mark, inner))
-    if len(inner) == 1:
-        (only,) = inner
-        if isinstance(only, Around):
-            return Around(item.mark.merged(only.mark), only.inner, item.whole)
-        if isinstance(only, Thing):
-            return Thing(replace(item.whole or _whole(item.mark, inner), shown=only.mark.shown))
-    return Around(item.mark, inner, item.whole)
-
-
-def _whole(mark: Mark, inner: Iterable[Inline]) -> Mark:
-    """One thing of what wraps no text but white space, and things."""
-    written = "".join(item if isinstance(item, str) else item.mark.opening for item in inner)
-    return Mark(f"{mark.opening}{written}{mark.closing}", link=mark.link)
+    mark, only = item.mark, inner[0] if len(inner) == 1 else None
+    if isinstance(only, Around):
+        return Around(mark.merged(only.mark), only.inner, item.whole)
+    shown = _written(inner, kept=True)
+    if shown.strip() and not isinstance(only, Thing):
+        return Around(mark, inner, item.whole)
+    written = "".join(held if isinstance(held, str) else held.mark.opening for held in inner)
+    whole = item.whole or Mark(f"{mark.opening}{written}{mark.closing}", link=mark.link)
+    return Thing(replace(whole, shown=shown if shown.strip() else ""))
 
 
 def _written(content: Iterable[Inline], kept: bool = False) -> str:
@@ -131,14 +127,8 @@ def _strip(content: deque[Inline]) -> tuple[str, str]:
     return leading, trailing
 
 
-def _numbered(content: Sequence[Inline]) -> Iterator[Part]:
-    """All parts, in order, with numbers that no tag in the text itself has."""
-    taken = {int(match["number"]) for match in TAG.finditer(_written(content, kept=True))}
-    numbers = (number for number in itertools.count(1) if number not in taken)
-    yield from _flat(content, numbers, linked=False)
-
-
 def _flat(content: Sequence[Inline], numbers: Iterator[int], linked: bool) -> Iterator[Part]:
+    """All parts, in order, with numbers."""
     for item in content:
         if isinstance(item, str):
             yield item
@@ -153,20 +143,16 @@ def _flat(content: Sequence[Inline], numbers: Iterator[int], linked: bool) -> It
             yield Place(mark, "closing")
 
 
-def _collapsed(parts: Sequence[Part]) -> list[Part]:
+def _on_one_line(parts: Sequence[Part]) -> list[Part]:
     """With white space collapsed, also where an edge of markup is within it."""
-    if all(isinstance(part, str) for part in parts):
-        return [one_line("".join(map(str, parts)))]
-    seen = [
-        visible(part) or ("\ufffc" if part[1:] == ("whole",) else "") for part in parts
-    ]  # a thing parts white space
-    joined, owners = "".join(seen), [index for index, text in enumerate(seen) for _ in text]
-    texts, at = [list[str]() for _ in parts], 0
-    for start, end, instead in (*spaces(joined), (len(joined), len(joined), "")):
-        for position in range(at, start):
-            texts[owners[position]].append(joined[position])
-        if instead:
-            texts[owners[start]].append(instead)
-        at = end
-    found = ["".join(text) if isinstance(part, str) else part for part, text in zip(parts, texts, strict=True)]
+    # A thing parts white space.
+    seen = [visible(part) or ("\ufffc" if part[1:] == ("whole",) else "") for part in parts]
+    characters = [*"".join(seen)]
+    for space in SPACES.finditer("".join(seen)):
+        characters[space.start() : space.end()] = [collapsed(space), *[""] * (len(space[0]) - 1)]
+    found: list[Part] = []
+    at = 0
+    for part, text in zip(parts, seen, strict=True):
+        found.append("".join(characters[at : at + len(text)]) if isinstance(part, str) else part)
+        at += len(text)
     return [part for part in found if part]

@@ -69,6 +69,11 @@ class Place(NamedTuple):
     def source(self) -> str:
         return self.mark.closing if self.edge == "closing" else self.mark.opening
 
+    @property
+    def nesting(self) -> int:
+        """How much deeper in marks a text behind it is than one in front of it."""
+        return {"opening": 1, "closing": -1, "whole": 0}[self.edge]
+
 
 Part: TypeAlias = str | Place
 

@@ -40,7 +40,7 @@ class Marked:
     @property
     def plain(self) -> str:
         """The text without its marks' tags."""
-        return one_line("".join(visible(part) for part in _read(self, self.text)[0])).strip()
+        return plain(self, self.text)
 
 
 @dataclass(frozen=True)
@@ -160,34 +160,29 @@ def _kept(tokens: Sequence[_Token], start: int, mark: Mark) -> int | None:
 def _nested(tokens: Sequence[_Token | Place], doubled: set[int]) -> list[Part]:
     """Pairs of tags around some text, replaced by their places. Where two cross, the inner one goes."""
     found: list[Part | None] = []
-    open_: list[tuple[Mark, int]] = []
-    opened: set[int] = set()
+    opened: dict[int, int] = {}  # where, by number; the innermost one is the last
     done: set[int] = set()
     for token in tokens:
         if not isinstance(token, _Tag):
             found.append(token)
-        elif token.void:
             continue
-        elif not token.sort:
-            if token.mark.number in done or token.mark.number in opened:
-                doubled.add(token.mark.number)
-            else:
-                opened.add(token.mark.number)
-                open_.append((token.mark, len(found)))
-                found.append(Place(token.mark, "opening"))
-        elif token.mark.number in opened:
-            while True:
-                mark, start = open_.pop()
-                opened.remove(mark.number)
-                if mark is token.mark:
-                    break
-                found[start] = None
-            if any(visible(found[at] or "").strip() for at in range(start, len(found))):
+        mark, number = token.mark, token.mark.number
+        if token.void:
+            continue
+        if token.sort and number in opened:
+            while (last := opened.popitem())[0] != number:
+                found[last[1]] = None
+            if any(visible(part or "").strip() for part in found[last[1] :]):
                 found.append(Place(mark, "closing"))
-                done.add(mark.number)
+                done.add(number)
             else:
-                found[start] = None
-    for _, start in open_:
+                found[last[1]] = None
+        elif not token.sort and (number in done or number in opened):
+            doubled.add(number)
+        elif not token.sort:
+            opened[number] = len(found)
+            found.append(Place(mark, "opening"))
+    for start in opened.values():
         found[start] = None
     return joined(found)
 
@@ -201,6 +196,6 @@ def _unlinked(parts: Sequence[Part]) -> list[Part]:
             if part.mark.number in dropped or (outer and part.edge != "closing"):
                 dropped.add(part.mark.number)
                 continue
-            outer += {"opening": 1, "closing": -1, "whole": 0}[part.edge]
+            outer += part.nesting
         found.append(part)
     return joined(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,28 +39,22 @@ def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]
     """
     source, found = _Source(origin), list(parts)
     placed: set[int] = set()
-    left, careful = [], 0
-    for mark in missing:
-        spot = None
-        if (mark.wraps or mark.shown) and careful < _MAX:
-            careful += 1
-            spot = _own_text(found, mark, source, placed)
-        if spot is None:
-            left.append(mark)
-        else:
+    careful = [mark for mark in missing if mark.wraps or mark.shown][:_MAX]
+    for mark in careful:
+        spot = _own_text(found, mark, source, placed)
+        if spot is not None:
             found = _put(found, mark, *spot)
             placed.add(mark.number)
     units: list[_Unit] = []
-    for mark in left:
+    for mark in [mark for mark in missing if mark.number not in placed]:
         start, end = source.spans[mark.number]
         text = source.of(mark)
-        scale = _length(found) / (len(source.text) or 1)
         if not mark.wraps:
             units.append(_Unit(start, (Place(mark, "whole"),), bool(mark.shown), mark.link))
             continue
         wrapped = None
-        if not _fixed(mark, text) and careful <= _MAX:
-            careful += careful == _MAX
+        if not _fixed(mark, text) and len(careful) < _MAX:
+            scale = sum(len(visible(part)) for part in found) / (len(source.text) or 1)
             wrapped = _around(found, mark, start * scale, end * scale, source, placed)
         if wrapped is not None:
             found = wrapped
@@ -74,13 +68,13 @@ def place(missing: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]
 
 def misplaced(marks: Sequence[Mark], parts: Sequence[Part], origin: Sequence[Part]) -> set[int]:
     """Numbers of raised and lowered marks that a model put around words where there was a sign or two."""
-    numbers = {mark.number for mark in marks if mark.wraps and mark.raised}
-    if not numbers:
+    raised = [mark for mark in marks if mark.wraps and mark.raised]
+    if not raised:
         return set()
     source, target = _Source(origin), _Source(parts)
     found = set()
-    for mark in marks:
-        if mark.number in numbers and mark.number in target.spans:
+    for mark in raised:
+        if mark.number in target.spans:
             said, text = source.of(mark), target.of(mark)
             most = len(said) + _MORE if has_letter(said) else 0
             if len(said) <= _SHORT and (" " in text or sum(c.isalpha() for c in text) > most):
@@ -107,7 +101,7 @@ class _Source:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.text = "".join(visible(part) for part in parts)
         self.spans: dict[int, tuple[int, int]] = {}
-        self._outer: dict[int, int | None] = {}
+        self._outer: dict[int, tuple[int, ...]] = {}
         at, open_ = 0, list[int]()
         for part in parts:
             if isinstance(part, Place):
@@ -117,7 +111,7 @@ class _Source:
                     open_.pop()
                 else:
                     self.spans[number] = at, at
-                    self._outer[number] = open_[-1] if open_ else None
+                    self._outer[number] = tuple(open_)
                     open_ += [number] * (part.edge == "opening")
             at += len(visible(part))
 
@@ -128,13 +122,7 @@ class _Source:
 
     def related(self, one: int, other: int) -> bool:
         """Whether one mark is in the other."""
-        return self._within(one, other) or self._within(other, one)
-
-    def _within(self, inner: int, outer: int) -> bool:
-        at: int | None = inner
-        while at is not None and at != outer:
-            at = self._outer[at]
-        return at is not None
+        return one in self._outer[other] or other in self._outer[one]
 
     def initial(self, mark: Mark) -> bool:
         """Whether a mark wraps the first letter of a word alone, as books begin chapters."""
@@ -143,28 +131,25 @@ class _Source:
         return len(word) == 2 and word.isalpha() and not EAST_ASIAN.search(word)
 
 
-def _length(parts: Sequence[Part]) -> int:
-    return sum(len(visible(part)) for part in parts)
-
-
 def _free(parts: Sequence[Part], mark: Mark, source: _Source, placed: Set[int]) -> list[bool]:
     """For each part, whether a mark may be put into it: not a link into a link, and none into another one that was
     lost, unless one is in the other in the source.
     """
-    found, links, inside = [], 0, list[int]()
-    for part in parts:
-        if isinstance(part, Place) and part.edge == "closing":
-            links -= part.mark.link
-            if part.mark.number in placed:
-                inside.pop()
-        found.append(
-            not (mark.link and links) and (not inside or not mark.wraps or source.related(mark.number, inside[-1]))
-        )
-        if isinstance(part, Place) and part.edge == "opening":
-            links += part.mark.link
-            if part.mark.number in placed:
+    found, inside = [], list[int]()
+    for part, links in zip(parts, _links(parts), strict=True):
+        if isinstance(part, Place) and part.mark.number in placed:
+            if part.edge == "opening":
                 inside.append(part.mark.number)
+            elif part.edge == "closing":
+                inside.pop()
+        alone = not inside or not mark.wraps or source.related(mark.number, inside[-1])
+        found.append(alone and not (mark.link and links))
     return found
+
+
+def _links(parts: Sequence[Part]) -> Iterator[int]:
+    """For each part, how many links it is in."""
+    return itertools.accumulate(part.mark.link * part.nesting if isinstance(part, Place) else 0 for part in parts)
 
 
 # The same words ------------------------------------------------------------------------------------------------------
@@ -236,20 +221,27 @@ class _Word:
     Args:
         index: of the part.
         start, end: in the part.
-        middle: among all that is visible.
+        text: of it.
+        at: characters that are visible in front of the part.
     """
 
     index: int
     start: int
     end: int
-    middle: float
+    text: str
+    at: int
+
+    @property
+    def middle(self) -> float:
+        return self.at + (self.start + self.end) / 2
 
 
-def _words(parts: Sequence[Part], free: Sequence[bool]) -> list[_Word]:
+def _words(parts: Sequence[Part], free: Iterable[bool]) -> list[_Word]:
+    """The words of those parts that are free."""
     found, at = [], 0
-    for index, part in enumerate(parts):
-        if isinstance(part, str) and free[index]:
-            found += [_Word(index, s, e, at + (s + e) / 2) for s, e in words(part)]
+    for index, (part, is_free) in enumerate(zip(parts, free, strict=True)):
+        if isinstance(part, str) and is_free:
+            found += [_Word(index, start, end, part[start:end], at) for start, end in words(part)]
         at += len(visible(part))
     return found
 
@@ -262,33 +254,28 @@ def _around(
     middle = (start + end) / 2
     chosen = [w for w in candidates if start <= w.middle < end]
     if not chosen:
-        near = [w for w in candidates if abs(w.middle - middle) <= _FAR + (w.end - w.start) / 2]
+        near = [w for w in candidates if abs(w.middle - middle) <= _FAR + len(w.text) / 2]
         if not near:
             return None
         chosen = [min(near, key=lambda w: abs(w.middle - middle))]
-    while len(groups := _groups(parts, chosen := _bared(parts, chosen), mark.link)) > 1:
-        chosen = max(groups, key=lambda group: sum(word.end - word.start for word in group))
+    while len(groups := _groups(parts, chosen := _bared(chosen), mark.link)) > 1:
+        chosen = max(groups, key=lambda group: sum(len(word.text) for word in group))
     first, last = chosen[0], chosen[-1]
-    text = str(parts[first.index])
-    begin = first.start + _without(_word(parts, first), _word(parts, first).lstrip(_OPENERS))
-    finish = last.end - _without(_word(parts, last), _word(parts, last).rstrip(_CLOSERS))
+    # Without punctuation, unless nothing is left.
+    begin = first.end - (len(first.text.lstrip(_OPENERS)) or len(first.text))
+    finish = last.start + (len(last.text.rstrip(_CLOSERS)) or len(last.text))
     if source.initial(mark):
-        last = first
+        last, text = first, str(parts[first.index])
         finish = next((at for at in range(begin + 1, first.end) if breakable(text, at)), first.end)
     found = _inserted(parts, last.index, finish, Place(mark, "closing"))
     return _inserted(found, first.index, begin, Place(mark, "opening"))
 
 
-def _bared(parts: Sequence[Part], chosen: Sequence[_Word]) -> list[_Word]:
+def _bared(chosen: Sequence[_Word]) -> list[_Word]:
     """Without words at the ends that are punctuation alone, as in scripts without spaces, if others are left."""
-    texts = [_word(parts, word) for word in chosen]
-    first = next((i for i, text in enumerate(texts) if text.strip(_OPENERS)), 0)
-    last = next((i for i in reversed(range(first, len(texts))) if texts[i].strip(_CLOSERS)), first)
+    first = next((i for i, word in enumerate(chosen) if word.text.strip(_OPENERS)), 0)
+    last = next((i for i in reversed(range(first, len(chosen))) if chosen[i].text.strip(_CLOSERS)), first)
     return list(chosen[first : last + 1])
-
-
-def _word(parts: Sequence[Part], word: _Word) -> str:
-    return str(parts[word.index])[word.start : word.end]
 
 
 def _groups(parts: Sequence[Part], chosen: Sequence[_Word], link: bool) -> list[list[_Word]]:
@@ -318,11 +305,6 @@ def _groups(parts: Sequence[Part], chosen: Sequence[_Word], link: bool) -> list[
     return groups
 
 
-def _without(word: str, trimmed: str) -> int:
-    """How many characters of punctuation go; none if nothing were left."""
-    return len(word) - len(trimmed) if trimmed else 0
-
-
 class _Unit(NamedTuple):
     """What stands between words.
 
@@ -343,49 +325,32 @@ def _with_units(parts: list[Part], units: Sequence[_Unit], length: int) -> list[
     """With each unit behind the word that ends nearest to where it was in the source, in their order."""
     if not units:
         return parts
-    total = _length(parts)
+    seen = "".join(map(visible, parts))
     # Not in front of all: what stands there in a source is not shown to the model, and HTML there would begin a block.
-    last = (float(total), len(parts), 0)
-    spots, unlinked = ([*_ends(parts, linked), last] for linked in (True, False))
-    chosen: dict[int, dict[int, list[_Unit]]] = {}
+    last = (len(seen), len(parts), 0)
+    unlinked = [not links for links in _links(parts)]
+    spots, outside = (
+        [*((word.at + word.end, word.index, word.end) for word in _words(parts, free)), last]
+        for free in ([True] * len(parts), unlinked)
+    )
+    chosen: dict[tuple[int, int, int], list[_Unit]] = {}
     for unit in sorted(units, key=lambda unit: unit.at):
-        ends, position = unlinked if unit.link else spots, unit.at * total / length
+        ends, position = outside if unit.link else spots, unit.at * len(seen) / length
         after = bisect.bisect_left(ends, (position,))
         # Of two that are as near the later one.
         near = range(max(0, after - 1), min(after + 2, len(ends)))
-        _, index, offset = ends[min(near, key=lambda at: (abs(ends[at][0] - position), -at))]
-        chosen.setdefault(index, {}).setdefault(offset, []).append(unit)
-    behind = [""] * (len(parts) + 1)  # the first character that is visible behind each part
-    for index in reversed(range(len(parts) - 1)):
-        behind[index] = visible(parts[index + 1])[:1] or behind[index + 1]
-    found: list[Part] = []
-    seen = ""
-    for index, part in enumerate([*parts, ""]):
-        at = 0
-        for offset, group in sorted(chosen.get(index, {}).items()):
-            held = str(part)
-            seen = held[at:offset][-1:] or seen
-            found.append(held[at:offset])
-            for unit in group:
-                found += [" "] * (unit.spaced and _spaced(seen))
-                found += unit.parts
-                seen = "".join(map(visible, unit.parts))[-1:] or seen
-            found += [" "] * (any(u.spaced for u in group) and _spaced(held[offset : offset + 1] or behind[index]))
-            at = offset
-        found.append(part[at:] if isinstance(part, str) else part)
-        seen = visible(found[-1])[-1:] or seen
+        end = ends[min(near, key=lambda at: (abs(ends[at][0] - position), -at))]
+        chosen.setdefault(end, []).append(unit)
+    found: list[Part] = [*parts, ""]
+    for (at, index, offset), group in sorted(chosen.items(), reverse=True):
+        held, before, new = str(found[index]), seen[:at][-1:], list[Part]()
+        for unit in group:
+            new += [" "] * (unit.spaced and _spaced(before))
+            new += unit.parts
+            before = "".join(map(visible, unit.parts))[-1:] or before
+        new += [" "] * (any(unit.spaced for unit in group) and _spaced(seen[at : at + 1]))
+        found[index : index + 1] = [held[:offset], *new, held[offset:]]
     return [part for part in found if part]
-
-
-def _ends(parts: Sequence[Part], linked: bool) -> Iterator[tuple[float, int, int]]:
-    """Where words end: among all that is visible, in which part, and where in it. In order; with or without links."""
-    at, links = 0, 0
-    for index, part in enumerate(parts):
-        if isinstance(part, str) and (linked or not links):
-            yield from ((float(at + end), index, end) for _, end in words(part))
-        elif isinstance(part, Place) and part.mark.link:
-            links += {"opening": 1, "closing": -1, "whole": 0}[part.edge]
-        at += len(visible(part))
 
 
 def _spaced(beside: str) -> bool:
