@@ -203,6 +203,27 @@ class Snapshots:
         return Snapshot.load(path)
 
 
+def _to_drop(held: Sequence[tuple[str, int]], keep: int) -> list[str]:
+    """Which to delete, so that at most `keep` are left: few, close together where the text is new.
+
+    Each time the one goes whose two neighbours, left without it, are nearest to one another for their age: what is kept
+    then lies about evenly on a logarithmic scale, and any chunk can be rebuilt from one that is not much farther back
+    than it is from the end. The newest stays.
+
+    Args:
+        held: of each, a name and the tokens it holds, in order.
+        keep: at least 1.
+    """
+    left, dropped = list(held), []
+    while len(left) > keep:
+        newest = left[-1][1]
+        before = [0, *(tokens for _, tokens in left)]
+        # gap that dropping snapshot i would leave, over its distance from the newest
+        cost = [(before[i + 2] - before[i]) / max(1, newest - before[i]) for i in range(len(left) - 1)]
+        dropped.append(left.pop(cost.index(min(cost)))[0])
+    return dropped
+
+
 def _write(taken: Snapshot, path: Path, pace: Pace) -> tuple[str, float]:
     """Its SHA-256, when it is on the disk, and the seconds that this took, less the pauses."""
     began = time.perf_counter()
