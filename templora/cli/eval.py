@@ -67,6 +67,9 @@ class _Eval(click.Command):
             return task.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
 
 @click.command("eval", cls=_Eval, epilog=EPILOG)
 @click.argument("plan", required=False, metavar="[PLAN]")

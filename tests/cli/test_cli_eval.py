@@ -20,7 +20,7 @@ from forked import PYTHON
 from templora.cli.eval import evaluate
 from templora.cli.options import as_flag
 from templora.cli.report import report
-from templora.errors import ModelError, OptionError
+from templora.errors import ModelError, OptionError, TemploraError
 from templora.evals.measuring.runner import Runner
 from templora.evals.reporting import results
 
@@ -213,3 +213,56 @@ def test_errors_name_flags_that_there_are() -> None:
     """A key of a plan's file has none."""
     assert as_flag(OptionError("chunk_size", "odd")) == "--chunk-size: odd"
     assert as_flag(OptionError("step_size", "odd")) == "step_size: odd"
+
+
+def continuing(place: Path, out: Path, *more: str) -> list[str]:
+    sizes = ["--window", "64", "--chunk-size", "32", "--rank", "4", "--alpha", "4", "--absorb", "96", "--write", "40"]
+    known = ["--books", str(place / "books"), "--model", str(place / "model"), "--out", str(out)]
+    return ["continuation", *known, *sizes, "--seeds", "2", "--settings", "author,base,own", *more]
+
+
+def test_continuations_are_written_and_judged_and_tabled(place: Path, tmp_path: Path) -> None:
+    """In a real process: interrupted in the middle, gone on with, and as if it never had been."""
+    run = templora("eval", *continuing(place, tmp_path / "out"))
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*--own--*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 130, said
+    assert "the same command goes on" in said
+    done = run_in_process(continuing(place, tmp_path / "out", "--json"))
+    assert done.exit_code == 0, done.output
+    whole = run_in_process(continuing(place, tmp_path / "whole", "--json"))
+    figures = [json.loads(ran.stdout[ran.stdout.index("{") :])["lengths"]["96"] for ran in (done, whole)]
+    assert figures[0] == figures[1]
+    assert list(figures[0]) == ["author", "base", "own"]
+    assert any(name.startswith("judged: ") for name in figures[0]["own"]["figures"])
+    assert "| own | 4 |" in (tmp_path / "out" / "continuation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--settings", "own,owm"], "--settings: unknown setting 'owm'; did you mean 'own'?"),
+        (["--absorb", "many"], "--absorb: must be numbers of tokens"),
+        (["--absorb", "32"], "--absorb: must be at least the window"),
+        (["--seeds", "0"], "--seeds: must be at least 1"),
+        (["--judge", "nobody"], "nobody"),
+        (["--texts", "book9"], "there is no text 'book9'"),
+        (["--settings", "other", "--texts", "book0"], "--settings: other is the adapter of another book"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+def test_bad_continuations_are_told_before_a_model_is_loaded(
+    place: Path, tmp_path: Path, more: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("templora.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    ran = run_in_process(continuing(place, tmp_path / "out", *more))
+    assert isinstance(ran.exception, TemploraError)
+    said = as_flag(ran.exception) if isinstance(ran.exception, OptionError) else str(ran.exception)
+    assert problem in said
+
+
+def run_in_process(arguments: list[str]) -> Result:
+    return CliRunner().invoke(evaluate, arguments)
