@@ -84,6 +84,8 @@ def write(**arguments: Any) -> None:
             raise OptionError(name, "is for a text that stays on disk: give --session NAME")
     if options["out"] and options["session"] is not None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
+    if sampling.logprobs is not None and options["report"] is None:
+        raise OptionError("logprobs", "are put into the report: give --report FILE")
     if not options["out"] and options["session"] is None:
         check_stdout()
     check_adapter(options["adapter"])
@@ -103,6 +105,7 @@ def write(**arguments: Any) -> None:
         run.texts.append(text)
         read_end = 0  # of the prompt, as an index of the session's tokens, where that is scored
         written: list[int] = []
+        likely: list[dict[str, Any]] = []
         how = {
             "max_new_tokens": options["tokens"],
             "sampling": sampling,
@@ -142,6 +145,8 @@ def write(**arguments: Any) -> None:
                     written[:] = session.tokens[-event.tokens :]
                 if isinstance(event, TokenEvent):
                     written.append(event.token)
+                    if event.logprobs:
+                        likely.append(asdict(event))
                     if out and len(written) % config.chunk_size == 0:
                         out.sync()
                 elif isinstance(event, ChunkLearned) and (event.end > read_end or not event.committed):
@@ -172,6 +177,7 @@ def write(**arguments: Any) -> None:
             **(kept.report() if kept else {}),
             "sampling": asdict(sampling) | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
+            **({} if sampling.logprobs is None else {"logprobs": likely}),
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }
         run.finish(engine, len(written), extra)
