@@ -115,8 +115,9 @@ class SamplingParams:
     `repetition_penalty` (arXiv 1909.05858); docs/repetition.md has what they do on the embedded model.
 
     `logit_bias` maps ids of tokens to what is added to their logits, or a text to what is added to the tokens that it
-    begins with, as it is and after a space: `{"sea": -5, 123: 2.5}`. What is said of one token several times adds up,
-    but −100 bans it in any case. It is held as pairs.
+    begins with, as it is and after a space: `{"sea": -5, 123: 2.5}`. Other words that begin with those tokens are meant
+    too; only where the text is one token is it meant alone. What is said of one token several times adds up, but −100
+    bans it in any case. It is held as pairs.
     """
 
     temperature: float = _option(
