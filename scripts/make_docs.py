@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "options.md"
 
 def shown(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
+        return " ".join(json.dumps(v) for v in value) if "\n" in value else ",".join(map(str, value))
     return (
         "–"
         if value is None
@@ -52,7 +53,8 @@ def options() -> str:
         )
     lines += ["", "## Sampling: `SamplingParams`", "", "| flag | field | default | |", "|---|---|---|---|"]
     for f in dataclasses.fields(SamplingParams):
-        lines.append(f"| `{flag_name(f.name)}` | `{f.name}` | {shown(f.default)} | {f.metadata['help']} |")
+        flag = f"`{flag_name(f.name)}`" if f.metadata["flag"] else "–"
+        lines.append(f"| {flag} | `{f.name}` | {shown(f.default)} | {f.metadata['help']} |")
     return "\n".join(lines) + "\n"
 
 

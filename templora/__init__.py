@@ -38,6 +38,7 @@ _HOMES = {
     "TemploraError": "errors",
     "TextError": "errors",
     "TokenEvent": "events",
+    "TokenLogprobs": "events",
     "load": "loading",
     "recipe": "recipes",
 }
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         ChunkScored as ChunkScored,
         Finished as Finished,
         TokenEvent as TokenEvent,
+        TokenLogprobs as TokenLogprobs,
     )
     from templora.loading import load as load
     from templora.recipes import recipe as recipe

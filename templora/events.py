@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 # In place of a token, where a write is repeated whose tokens are known: it ended here before `max_new_tokens`.
 END = -1
 
 FinishReason = Literal["length", "stop"]
+
+
+class TopLogprob(NamedTuple):
+    """One of the likeliest tokens: its id, what it says by itself, and its log-probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """How likely a token was by the model's own distribution, before anything was done to that; natural logarithms.
+
+    Args:
+        logprob: of the token that was chosen.
+        top: the likeliest tokens, which need not include that one; as many as were asked for.
+    """
+
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,11 +40,13 @@ class TokenEvent:
         index: its position in the session's tokens.
         token: its id.
         text: what it adds to the text; may be empty while a character is incomplete.
+        logprobs: how likely it was, and what else was likely; None if not asked for (`SamplingParams.logprobs`).
     """
 
     index: int
     token: int
     text: str
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)

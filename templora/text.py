@@ -170,6 +170,59 @@ def _after(tokenizer: Any, before: Sequence[int], text: str, way: _Way) -> list[
     return []
 
 
+class _Spoken:
+    """What the tokens of a tokenizer say, each looked up once.
+
+    A tokenizer may leave out the first space of a text, so each is said after another one.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._before = _raw(tokenizer, "x")
+        self._known = len(decode(tokenizer, self._before, special=True))
+        self._texts: dict[int, str] = {}
+        self.holding: dict[tuple[str, ...], frozenset[int]] = {}
+
+    def text(self, tokenizer: Any, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = decode(tokenizer, [*self._before, token], special=True)[self._known :]
+        return self._texts[token]
+
+
+_spoken: weakref.WeakKeyDictionary[Any, _Spoken] = weakref.WeakKeyDictionary()
+
+
+def _spoken_of(tokenizer: Any) -> _Spoken:
+    if tokenizer not in _spoken:
+        _spoken[tokenizer] = _Spoken(tokenizer)
+    return _spoken[tokenizer]
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """What one token says, with its space; the name of a control token; empty if the tokenizer does not know it."""
+    return _spoken_of(tokenizer).text(tokenizer, token)
+
+
+def tokens_holding(tokenizer: Any, texts: Sequence[str]) -> frozenset[int]:
+    """The tokens in whose text one of these stands. The first call goes through the vocabulary."""
+    spoken, wanted = _spoken_of(tokenizer), tuple(texts)
+    if wanted not in spoken.holding:
+        said = [spoken.text(tokenizer, token) for token in range(len(tokenizer))] if wanted else []
+        spoken.holding[wanted] = frozenset(i for i, text in enumerate(said) if any(part in text for part in wanted))
+    return spoken.holding[wanted]
+
+
+def first_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens with which a text begins: as it is, and after a space if it has none of its own.
+
+    Tokens in front that are white space alone do not count, unless all of it is.
+    """
+    before, found = _raw(tokenizer, "x"), dict[int, None]()
+    for form in (text,) if text[:1].isspace() else (text, " " + text):
+        ids = spelled(tokenizer, before, form) or _plain(tokenizer, form)
+        found |= dict.fromkeys([i for i in ids if token_text(tokenizer, i).strip()][:1] or ids[:1])
+    return list(found)
+
+
 def chat_turn(tokenizer: Any, content: str) -> Framed:
     """What a user says, in the tokenizer's chat template, up to where the answer begins.
 

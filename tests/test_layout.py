@@ -18,7 +18,7 @@ PACKAGE = Path(templora.__file__).parent
 # The floors of the house: a room, or a module at the top, imports only from floors above its own.
 FLOORS = [
     ["errors", "chunks", "events", "metrics", "thoughts", "runtime", "kernels"],
-    ["arguments", "config", "text", "text_files", "toml_files", "kvcache", "layers"],
+    ["arguments", "config", "text", "text_files", "toml_files", "kvcache", "layers", "processors"],
     ["recipes", "sampling", "gguf", "reports"],
     ["lora"],
     ["models"],
@@ -128,7 +128,7 @@ sessions list | sessions list --json | sessions show s | sessions fork s t | ses
 sessions export s --text - | sessions discard t | sessions show nope | sessions resume nope | models --json | --version
 write --help | translate --help | score --help | bench --help | eval --help | report --help | sessions --help
 wirte | write --chunk-sizee 9 | write --prompt x --recipe papr | write --prompt x --model gpt2
-write --prompt x --top-k -1
+write --prompt x --top-k -1 | write --prompt x --logit-bias sea | write --prompt x --dry-base 0
 score --tokens 1 x | score nowhere.txt | translate nowhere.txt --to de | translate nowhere.txt --to xx | report nowhere
 eval --out x --books nowhere | write --prompt x --session .s | write --prompt x --dtype float
 """

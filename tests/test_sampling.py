@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from transformers.generation import logits_process as hf
 
-from templora.sampling import Sampler, SamplingParams, _min_p, uniform
+from templora import processors
+from templora.errors import OptionError
+from templora.events import TokenLogprobs
+from templora.sampling import Sampler, SamplingParams, uniform
+from templora.testing import byte_tokenizer, piece_tokenizer
+
+TOKENS = byte_tokenizer()
 
 
 def sampler(banned: list[int] | None = None, seed: int = 0, **params: Any) -> Sampler:
@@ -15,6 +24,7 @@ def sampler(banned: list[int] | None = None, seed: int = 0, **params: Any) -> Sa
         SamplingParams(**{"min_p": 0.0, "repetition_penalty": 1.0} | params),
         banned or [],
         seed,
+        tokenizer=TOKENS,
     )
 
 
@@ -69,10 +79,188 @@ def test_min_p_is_transformers_own() -> None:
     logits = torch.randn(1, 500, generator=torch.Generator().manual_seed(1)) * 3
     for p in (0.01, 0.1, 0.5):
         theirs = hf.MinPLogitsWarper(p)(torch.tensor([[0]]), logits.clone())
-        assert torch.equal(_min_p(p)(torch.tensor([[0]]), logits), theirs)
+        assert torch.equal(processors.min_p(p)(torch.tensor([[0]]), logits), theirs)
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, True, "warm"])
 def test_bad_temperature(value: Any) -> None:
     with pytest.raises(ValueError, match="temperature"):
         SamplingParams(temperature=value)
+
+
+def test_random_numbers_of_one_place() -> None:
+    """The first of the first alternative is the one that there always was."""
+    found = [uniform(3, index, e, a, w) for index in range(50) for e in (0, 1) for a in (0, 1, 2) for w in (0, 1)]
+    assert len(set(found)) == len(found)
+    assert uniform(42, 7, 0, 0, 0) == uniform(42, 7) == 0.04572156290398832
+    assert uniform(42, 7, 0, 1) == 0.8208568074432091  # for ever, too
+    assert uniform(42, 7, 0, 0, 1) == 0.5895053642724684
+    assert 0 <= uniform(-1, 7) == uniform(2**64 - 1, 7) < 1
+
+
+# Penalties, bias, XTC -----------------------------------------------------------------------------------------------
+
+
+def test_penalties_look_at_the_window() -> None:
+    assert sampler(temperature=0, frequency_penalty=0.6)(LOGITS, [0], 7) == 0
+    assert sampler(temperature=0, frequency_penalty=0.6)(LOGITS, [0, 0], 7) == 1
+    assert sampler(temperature=0, presence_penalty=0.6)(LOGITS, [0, 0], 7) == 0
+    assert sampler(temperature=0, presence_penalty=1.1)(LOGITS, [0], 7) == 1
+    dry = {"temperature": 0, "dry_multiplier": 0.8, "dry_sequence_breakers": ()}
+    assert sampler(**dry)(LOGITS, [3, 4, 0, 3, 4], 7) == 0
+    assert sampler(**dry)(LOGITS, [2, 3, 4, 0, 2, 3, 4], 7) == 1  # 0.8 · 1.75
+    assert sampler(**dry, dry_range=6)(LOGITS, [2, 3, 4, 0, 2, 3, 4], 7) == 0
+    assert sampler(**dry, dry_allowed_length=3)(LOGITS, [2, 3, 4, 0, 2, 3, 4], 7) == 0
+
+
+def test_breakers_are_found_in_the_text_of_tokens() -> None:
+    ids = TOKENS("xab:yab:yab")["input_ids"]
+    logits = torch.zeros(260)
+    logits[ord("y")] = logits[ord(":")] = 3.0
+    logits[ord(":")] += 0.1
+
+    def dry(*breakers: str, text: list[int] = ids) -> str:
+        made = Sampler(
+            SamplingParams(temperature=0, dry_multiplier=1, repetition_penalty=1, dry_sequence_breakers=breakers),
+            [],
+            0,
+            tokenizer=TOKENS,
+        )
+        return chr(made(logits, text, 0))
+
+    assert dry("!") == "y"  # ":" goes on with "yab"
+    assert dry(":") == ":"  # which no repeat reaches, and which loses nothing itself
+    assert dry("b") == ":"
+
+
+def test_xtc_draws_a_number_of_its_own() -> None:
+    """As often as it is to; tokens are drawn by the same numbers as without."""
+    logits = torch.tensor([1.0, 0.5, 0.0])
+    params = SamplingParams(min_p=0, repetition_penalty=1, xtc_probability=0.25)
+    free = Sampler(replace(params, xtc_probability=0), [], 0)
+    found, without = Sampler(params, [], 0, tokenizer=TOKENS), [free(logits, [], index) for index in range(4000)]
+    drawn = [found(logits, [], index) for index in range(4000)]
+    off = [uniform(0, index, 0, 0, 1) >= 0.25 for index in range(4000)]
+    assert sum(off) == pytest.approx(3000, abs=100)
+    assert all(token == (same if no else 2) for token, same, no in zip(drawn, without, off, strict=True))
+    assert Sampler(replace(params, xtc_probability=1), [], 0, tokenizer=TOKENS)(logits, [], 5) == 2
+
+
+def test_xtc_spares_ends_of_lines_and_of_the_text() -> None:
+    logits = torch.full((260,), -20.0)
+    logits[[ord("\n"), ord("a"), ord("b")]] = torch.tensor([2.0, 1.9, 1.5])
+    params = SamplingParams(min_p=0, repetition_penalty=1, xtc_probability=1)
+
+    def drawn(ends: list[int]) -> set[int]:
+        made = Sampler(params, [], 0, tokenizer=TOKENS, ends=ends)
+        return {made(logits, [], index) for index in range(60)}
+
+    assert drawn([]) == {ord("\n"), ord("a"), ord("b")}
+    logits[ord("\n")] = -20.0
+    assert drawn([]) == {ord("b")}
+    assert drawn([ord("a")]) == {ord("a"), ord("b")}
+
+
+def test_bias_comes_before_penalties_and_these_before_the_temperature() -> None:
+    """As in transformers, vLLM and llama.cpp."""
+    s = sampler(temperature=0, repetition_penalty=2.0, logit_bias={1: 2.0})
+    assert s(LOGITS, [1], 7) == 0  # (1 + 2) / 2 < 2 < 1 / 2 + 2
+    assert sampler(temperature=0.01, min_p=0.5, frequency_penalty=1.5)(LOGITS, [0], 7) == 1
+
+
+def test_bias_by_id_and_by_text() -> None:
+    params = SamplingParams(logit_bias={"the": -5, 104: 2, "t": 1, "né": -100, "\n": 3, " on": 1})
+    assert params.biases(TOKENS) == {ord("t"): -4.0, 104: 2.0, ord("n"): -math.inf, 10: 3.0, ord("o"): 1.0}
+    pieces = piece_tokenizer()
+    one = {text: SamplingParams(logit_bias={text: 1}).biases(pieces) for text in ("END", "The", "\n\n", " END")}
+    names = {text: {pieces.decode([i]) for i in found} for text, found in one.items()}
+    assert names == {"END": {"E", " END"}, "The": {"T"}, "\n\n": {"\n\n"}, " END": {" END"}}
+
+
+def test_a_ban_and_nothing_that_is_left() -> None:
+    assert sampler(temperature=0, logit_bias={0: -100, 1: -100})(LOGITS, [], 7) == 2
+    assert sampler([0], temperature=0, logit_bias={0: 100})(LOGITS, [], 7) == 1  # banned otherwise
+    for bans, banned in (([0, 1, 2], []), ([0, 2], [1])):
+        with pytest.raises(OptionError, match="logit_bias: bans every token"):
+            Sampler(SamplingParams(logit_bias=dict.fromkeys(bans, -100)), banned, 0, vocabulary=3)
+    with pytest.raises(OptionError, match="there is no token 3: the model knows 0 to 2"):
+        Sampler(SamplingParams(logit_bias={3: 1}), [], 0, vocabulary=3)
+
+
+def test_what_is_off_does_nothing() -> None:
+    """Nothing is made of it, and nothing looks at the text."""
+    off = sampler(dry_base=3, dry_range=9, xtc_threshold=0.4, logit_bias={}, dry_allowed_length=7)
+    assert (off._filters, off._xtc, off._reads) == ([], None, False)
+    assert off.logprobs(LOGITS, 1) is None
+    assert not sampler(logit_bias={1: 1})._reads
+    assert Sampler(SamplingParams(temperature=0, xtc_probability=1), [], 0)._xtc is None
+
+
+def test_logprobs_are_those_of_the_model() -> None:
+    made = Sampler(SamplingParams(logprobs=2, temperature=0.1, logit_bias={0: -100}), [1], 0, tokenizer=TOKENS)
+    logits = torch.zeros(260)
+    logits[[ord("a"), ord(" "), 256]] = torch.tensor([3.0, 2.0, 1.0])
+    every = logits.log_softmax(-1)
+    found = made.logprobs(logits, 256)
+    assert found is not None
+    assert found.logprob == pytest.approx(float(every[256]))
+    assert [(token, text) for token, text, _ in found.top] == [(ord("a"), "a"), (ord(" "), " ")]
+    assert [value for *_, value in found.top] == pytest.approx([float(every[ord("a")]), float(every[ord(" ")])])
+    none = Sampler(SamplingParams(logprobs=0), [], 0).logprobs(logits, 256)
+    assert none == TokenLogprobs(found.logprob)
+    named = Sampler(SamplingParams(logprobs=3), [], 0, tokenizer=TOKENS).logprobs(logits, 0)
+    assert named is not None
+    assert [text for _, text, _ in named.top] == ["a", " ", "<|endoftext|>"]
+
+
+# Options ------------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "frequency_penalty": [-2.1, 2.1, math.nan, "1"],
+    "presence_penalty": [-3, 2.5, None],
+    "dry_multiplier": [-0.1, math.inf],
+    "dry_base": [0.9, 101, "x"],
+    "dry_allowed_length": [0, 1.5, None],
+    "dry_range": [-1, 0.5],
+    "dry_sequence_breakers": ["", [""], 3, [3], "a" * 101, "\ud800"],
+    "xtc_probability": [-0.1, 1.1],
+    "xtc_threshold": [0, 1.5],
+    "logit_bias": [
+        {"": 1}, {1: 101}, {1: -101}, {1: math.nan}, {1: "x"}, {-1: 1}, {1.5: 1}, {True: 1}, {None: 1}, {"\ud800": 1},
+        {2**70: 1}, [1], "ab", ["ab"], 3, 0, [(1, 2, 3)], [[1]],
+    ],
+    "logprobs": [-1, 21, 1.5, True, "5"],
+    "n": [0, 129, 1.5, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "value"), [(option, value) for option, bad in BAD.items() for value in bad])
+def test_bad_option_is_named(option: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=f"^{option}: "):
+        SamplingParams(**{option: value})
+
+
+def test_alternatives_of_one_text_are_refused() -> None:
+    with pytest.raises(OptionError, match="n: must be 1 where the temperature is 0"):
+        SamplingParams(temperature=0, n=2)
+
+
+_WHAT = st.integers(0, 2**40) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
+
+
+@given(
+    st.dictionaries(_WHAT, st.floats(-100, 100), max_size=5),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), max_size=3),
+    st.none() | st.integers(0, 20),
+)
+def test_what_a_log_holds_is_what_was_asked(biases: dict[int | str, float], breakers: list[str], many: Any) -> None:
+    params = SamplingParams(logit_bias=biases, dry_sequence_breakers=breakers, logprobs=many, xtc_probability=0.1)
+    assert SamplingParams.stored(json.loads(json.dumps(asdict(params)))) == params
+    assert dict(params.logit_bias or ()) == biases
+    assert hash(params) == hash(replace(params))
+
+
+def test_an_older_log_has_nothing_of_this() -> None:
+    older = {"temperature": 1.5, "top_p": 1.0, "top_k": 0, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["x"]}
+    assert SamplingParams.stored(older) == SamplingParams(temperature=1.5, stop="x")
+    assert not any([SamplingParams().dry_multiplier, SamplingParams().xtc_probability, SamplingParams().logit_bias])

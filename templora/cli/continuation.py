@@ -60,7 +60,7 @@ _USUAL = ("author", "base", "base-2x", "base-4x", "own", "other")
 @click.option("--out", required=True, metavar="DIR", help="folder for the results; goes on with what it holds")
 @click.option("--json", "as_json", is_flag=True, help="print the tables' figures as JSON")
 @click.option("--quiet", is_flag=True, help="no progress, only errors")
-@sampling_options()
+@sampling_options(without=("logprobs",))
 @model_options
 @config_options
 def continuation(**arguments: Any) -> None:

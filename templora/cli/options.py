@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,18 @@ config_options = _all(
 )
 
 
-def sampling_options(**defaults: Any) -> Decorator:
+def sampling_options(*, without: Collection[str] = (), **defaults: Any) -> Decorator:
     """Adds one option for each field of `SamplingParams`, some with other defaults than the field's."""
     options = []
     for f in dataclasses.fields(SamplingParams):
+        if not f.metadata["flag"] or f.name in without:
+            continue
         several = isinstance(f.default, tuple)
         options.append(
             click.option(
                 flag_name(f.name),
                 default=defaults.get(f.name, f.default),
-                type=str if several else {"int": int, "float": float}[str(f.type)],
+                type=f.metadata["kind"],
                 multiple=several,
                 show_default=not several,
                 help=f.metadata["help"],
@@ -78,7 +81,18 @@ def sampling_options(**defaults: Any) -> Decorator:
 
 def take_sampling(options: dict[str, Any]) -> SamplingParams:
     """What a command's options say of sampling, taken from among the others."""
-    return SamplingParams(**{f.name: options.pop(f.name) for f in dataclasses.fields(SamplingParams)})
+    found = {f.name: options.pop(f.name) for f in dataclasses.fields(SamplingParams) if f.name in options}
+    found["logit_bias"] = [_bias(given) for given in found["logit_bias"]]
+    return SamplingParams(**found)
+
+
+def _bias(given: str) -> tuple[int | str, float]:
+    """`sea=-5`, or `#123=-5` for the token with that id; a text that looks like an id takes a space before it."""
+    what, _, value = given.rpartition("=")
+    try:
+        return int(what[1:]) if re.fullmatch("#[0-9]{1,18}", what) else what, float(value)
+    except ValueError:
+        raise OptionError("logit_bias", f"must be like sea=-5, or #123=-5 for a token's id, not {given!r}") from None
 
 
 # Which model runs where.

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from templora.arguments import plain
 from templora.cli.console import Pace, bar, learned_text
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.files import check_outputs
@@ -89,7 +90,7 @@ _MAX_PROBLEMS = 8
 @sessions_option
 @click.option("--keep", default=3, show_default=True, type=click.IntRange(1), help="most snapshots of it to keep")
 @adapter_option
-@sampling_options(temperature=0.0, repetition_penalty=1.0)
+@sampling_options(without=["logprobs"], temperature=0.0, repetition_penalty=1.0)
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON on standard output; needs --out")
 @model_options
 @output_options
@@ -166,8 +167,7 @@ class _Job:
             "targets": self.options["targets"],
             "template": _digest("template", template) if template and template.endswith(".toml") else template,
             "glossary": _digest("glossary", glossary) if glossary else None,
-            **dataclasses.asdict(self.sampling),
-            "stop": list(self.sampling.stops),
+            **plain("sampling", dataclasses.asdict(self.sampling)),
         }
 
     def _taken_up(self, corrections: Mapping[int, str]) -> dict[int, str]:

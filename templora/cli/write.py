@@ -97,6 +97,8 @@ def write(**arguments: Any) -> None:
         raise OptionError("out", "a session keeps its text itself; see templora sessions export NAME --text FILE")
     if options["page"] and options["session"] is not None:
         raise OptionError("page", "is of one run; a session on disk may go on over many")
+    if sampling.logprobs is not None and options["report"] is None:
+        raise OptionError("logprobs", "are put into the report: give --report FILE")
     if not options["out"] and options["session"] is None:
         check_stdout()
     check_adapter(options["adapter"])
@@ -116,6 +118,7 @@ def write(**arguments: Any) -> None:
         run.texts.append(text)
         read_end = 0  # of the prompt, as an index of the session's tokens, where that is scored
         written: list[int] = []
+        likely: list[dict[str, Any]] = []
         how = {
             "max_new_tokens": options["tokens"],
             "sampling": sampling,
@@ -157,6 +160,8 @@ def write(**arguments: Any) -> None:
                     written[:] = session.tokens[-event.tokens :]
                 if isinstance(event, TokenEvent):
                     written.append(event.token)
+                    if event.logprobs:
+                        likely.append(asdict(event))
                     if out and len(written) % config.chunk_size == 0:
                         out.sync()
                 elif isinstance(event, ChunkLearned) and (event.end > read_end or not event.committed):
@@ -187,6 +192,7 @@ def write(**arguments: Any) -> None:
             **(kept.report() if kept else {}),
             "sampling": asdict(sampling) | {"stop_at_end": options["stop_at_end"]},
             "repetition": repetition(written, spoken),
+            **({} if sampling.logprobs is None else {"logprobs": likely}),
             "prompt": {k: v for k, v in read.to_dict().items() if k != "chunks"} if read_end else None,
         }
         if without and written:

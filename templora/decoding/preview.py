@@ -11,7 +11,7 @@ into a cache of its own. Those before the rest are still there for the next draf
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from templora.decoding.lexical_bias import LexicalBias
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
-from templora.events import TokenEvent
+from templora.events import TokenEvent, TokenLogprobs
 from templora.kvcache.window import WindowCache
 from templora.sampling import Sampler
 from templora.text import decode
@@ -38,10 +38,19 @@ class Preview:
     Args:
         text: of it.
         ended: the model ended it itself; else it was cut off at its longest.
+        tokens: what it was drafted as, each with its `logprobs` if they were asked for; not of what is compared.
+        others: further alternatives, where several were asked for (`SamplingParams.n`).
     """
 
     text: str
     ended: bool
+    tokens: tuple[TokenEvent, ...] = field(default=(), compare=False, repr=False)
+    others: tuple[Preview, ...] = ()
+
+    @property
+    def alternatives(self) -> tuple[Preview, ...]:
+        """All of them, this one first."""
+        return replace(self, others=()), *self.others
 
 
 class Previewer:
@@ -63,7 +72,7 @@ class Previewer:
         chunk_start: int,
         version: int,
         most: int,
-        sampler: Sampler,
+        samplers: Sequence[Sampler],
         ends: Collection[int],
         wanted: Sequence[str] = (),
     ) -> Plan[Preview]:
@@ -75,23 +84,40 @@ class Previewer:
                 is full.
             version: of the adapter.
             most: tokens to draft.
-            sampler: how they are chosen.
+            samplers: how they are chosen, for each alternative.
             ends: tokens at which it ends.
             wanted: words that should occur in it (`templora.decoding.lexical_bias`).
         """
+        made: list[Preview] = []
+        for sampler in samplers:
+            draft = yield from self._draft(tokens, chunk_start, version, most, sampler, ends, wanted)
+            made.append(draft)
+        return replace(made[0], others=tuple(made[1:]))
+
+    def _draft(
+        self,
+        tokens: Sequence[int],
+        chunk_start: int,
+        version: int,
+        most: int,
+        sampler: Sampler,
+        ends: Collection[int],
+        wanted: Sequence[str],
+    ) -> Plan[Preview]:
         reader, begun = self._reader, list(tokens)
         held = Held(self._tokenizer, begun[-4:], sampler.params.stops)
         hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
-        said: list[str] = []
+        said: list[TokenEvent] = []
 
-        def choose(logits: torch.Tensor) -> int:
-            logits = hoped.lift(logits, begun) if hoped else logits
-            return sampler(logits, begun[-reader.config.window :], len(begun))
+        def choose(logits: torch.Tensor) -> tuple[int, TokenLogprobs | None]:
+            lifted = hoped.lift(logits, begun) if hoped else logits
+            token = sampler(lifted, begun[-reader.config.window :], len(begun))
+            return token, sampler.logprobs(logits, token)
 
         def show(*, last: bool = False) -> Iterator[TokenEvent]:
             for event in held.shown(last=last):
                 if isinstance(event, TokenEvent):
-                    said.append(event.text)
+                    said.append(event)
                     yield event
 
         cut, ended = None, False
@@ -99,11 +125,11 @@ class Previewer:
         for _ in range(most):
             if not reader.at(len(begun) - 1) or self._is_full(begun):
                 yield Work(lambda: self._fill(begun, version), "read")
-            token = yield Token(reader, begun, choose)
+            token, logprobs = yield Token(reader, begun, choose)
             if token in ends:
                 ended = True
                 break
-            held.token(len(begun), token)
+            held.token(len(begun), token, logprobs)
             begun.append(token)
             cut = held.cut()
             if cut:
@@ -114,10 +140,10 @@ class Previewer:
         rest = cut.broken + cut.rest if cut else held.flush()
         if cut and rest:
             yield TokenEvent(len(begun), begun[-1], rest)
-        text = "".join([*said, rest])
+        text = "".join([event.text for event in said] + [rest])
         if cut is None and self._tags.keys() & set(begun[len(tokens) :]):
             text = self._with_tags(begun[len(tokens) :])
-        return Preview(text, ended or cut is not None)
+        return Preview(text, ended or cut is not None, tuple(said))
 
     def _is_full(self, begun: list[int]) -> bool:
         cache = self._reader.cache

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from templora.events import Event, TokenEvent
+from templora.events import Event, TokenEvent, TokenLogprobs
 from templora.text import TextStream, decode
 
 
@@ -71,11 +71,11 @@ class Held:
         self._waiting: deque[_Waiting] = deque()
         self._begun, self._said = 0, ""  # where the text of what waits begins, and what it is
 
-    def token(self, index: int, token: int) -> None:
+    def token(self, index: int, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Takes in a token that was written, at this position."""
         piece = self._text.push(token)
         self._said += piece
-        self.other(TokenEvent(index, token, piece))
+        self.other(TokenEvent(index, token, piece, logprobs))
 
     def other(self, event: Event) -> None:
         """Takes in what happened after that."""

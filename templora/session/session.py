@@ -29,11 +29,12 @@ from templora.methods.base import Method
 from templora.metrics import Likelihood
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
-from templora.sampling import Sampler, SamplingParams
+from templora.sampling import SamplingParams
 from templora.session.chunk_cycle import Lesson
 from templora.session.fitting import check_weights
 from templora.session.loop import Loop
 from templora.session.results import Receipt, Score
+from templora.session.samplers import samplers, the_sampler
 from templora.session.snapshot import Snapshot
 from templora.session.sources import Given, Sampled, Scored
 from templora.text import decode, opening_ids
@@ -217,7 +218,7 @@ class Session:
         how = Writing(
             max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
         )
-        sampler = self._sampler(SamplingParams.of(sampling), how.stop_at_end)
+        sampler = the_sampler(self, sampling, how.stop_at_end)
         self._known([token for token in forced_tokens if token != END])
         tokenizer, ends, most = self.engine.tokenizer, self.engine.end_ids, how.max_new_tokens
 
@@ -243,22 +244,23 @@ class Session:
         Args:
             prompt: text to go on from; may be empty if the session already holds some.
             max_new_tokens: how much at most.
-            sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place.
+            sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place; with `n` there
+                are so many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
             wanted: words that should occur in it (`templora.decoding.lexical_bias`).
             base: ask the bare base, not the adapted model.
-            each: told the text of each token; what it raises ends the draft.
+            each: told the text of each token, one alternative after the other; what it raises ends the draft.
 
         Raises:
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        sampler = self._sampler(SamplingParams.of(sampling), stop_at_end)
+        drawing = samplers(self, sampling, stop_at_end)
         self.settle()
         tokens = [*self.tokens, *self.encode(prompt)]
         if not tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         previewer, version = self.loop.readers.previewer(base, self.engine.tokenizer)
         start, ends = self.loop.text.chunk_start_at(len(tokens)), self.engine.end_ids
-        plan = previewer.preview(tokens, start, version, max_new_tokens, sampler, ends, wanted)
+        plan = previewer.preview(tokens, start, version, max_new_tokens, drawing, ends, wanted)
         return self.engine.run(
             plan, lambda event: each(event.text) if isinstance(event, TokenEvent) else None, self.loop
         )
@@ -383,10 +385,6 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
-
-    def _sampler(self, sampling: SamplingParams, stop_at_end: bool) -> Sampler:
-        banned = [] if stop_at_end else self.engine.end_ids
-        return Sampler(sampling, banned, self.loop.seed, self.engine.model.device)
 
     def _known(self, ids: Sequence[int]) -> None:
         self._alive()

@@ -14,7 +14,17 @@ import torch
 
 from templora.decoding.plans import Plan, Token, Unheard, Work
 from templora.decoding.stopping import Cut, Held
-from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, FinishReason, TokenEvent
+from templora.events import (
+    END,
+    Absorbed,
+    ChunkLearned,
+    ChunkScored,
+    Event,
+    Finished,
+    FinishReason,
+    TokenEvent,
+    TokenLogprobs,
+)
 from templora.sampling import Sampler, entropy_of
 from templora.text import spelled
 
@@ -138,14 +148,14 @@ class Sampled:
     def take(self) -> Plan[None]:
         if self._rest is not None:
             # A run that knows what was written ends in the same way.
-            token = yield from self._draw(self._rest)
+            token, _ = yield from self._draw(self._rest)
             yield from self._before_close(last=token == END)
             return
-        token = yield from self._draw(self._known)
+        token, logprobs = yield from self._draw(self._known)
         if token in self._ends:
             self._reason = "stop"
         else:
-            self._held.token(len(self._text) - 1, token)
+            self._held.token(len(self._text) - 1, token, logprobs)
             self._written += 1
         self._last = self._reason == "stop" or not self._wants_more
         self._cut = self._held.cut(last=self._last)
@@ -155,7 +165,7 @@ class Sampled:
         yield from self._show()
         yield from self._before_close(last=self._last)
 
-    def _draw(self, known: deque[int]) -> Plan[int]:
+    def _draw(self, known: deque[int]) -> Plan[tuple[int, TokenLogprobs | None]]:
         """The next token, appended if it is no end; the first of those that are known, if any are."""
         text, readers = self._text, self._loop.readers
         if self._sampler.params.stops:
@@ -164,7 +174,7 @@ class Sampled:
             yield Work(self._prepare, "read")
             self._prepared = readers.prepared_for
         forced = known[0] if known else None
-        token, nats = yield Token(readers.adapted, text.tokens, lambda logits: self._choose(logits, forced))
+        token, nats, logprobs = yield Token(readers.adapted, text.tokens, lambda logits: self._choose(logits, forced))
         if known:
             known.popleft()
         if token in self._ends:
@@ -172,19 +182,20 @@ class Sampled:
         else:
             self._loop.cycle.written.append(len(text), nats)
             text.tokens.append(token)
-        chosen: int = token
-        return chosen
+        return token, logprobs
 
     def _prepare(self) -> None:
         self._loop.readers.prepare(self._loop.readers.adapted)
         self._loop.readers.adapted.ready()
 
-    def _choose(self, logits: torch.Tensor, known: int | None) -> tuple[int, float]:
-        """The token that comes next, chosen unless it is known, and the entropy of what is predicted."""
+    def _choose(self, logits: torch.Tensor, known: int | None) -> tuple[int, float, TokenLogprobs | None]:
+        """The token that comes next, chosen unless it is known; the entropy of what is predicted; how likely the token
+        was, if asked for."""
         text, token = self._text, known
         if token is None:
             token = self._sampler(logits, text.tokens[-self._loop.config.window :], len(text), text.ends)
-        return token, entropy_of(logits) if self._loop.config.min_entropy else 0.0
+        logprobs = self._sampler.logprobs(logits, token)
+        return token, entropy_of(logits) if self._loop.config.min_entropy else 0.0, logprobs
 
     def _before_close(self, last: bool) -> Plan[None]:
         """What is to be done before the open chunk is closed, if it is full, and at the last token."""

@@ -190,6 +190,7 @@ class SavedSession:
         )
         ids, learn = self.session.encode(prompt, chat=asked.chat), asked.learn_prompt
         sampling = replace(SamplingParams.of(sampling))  # checked again, as by who opens the log next
+        self._check_sampling(sampling, asked.stop_at_end)
         if not self.session.tokens and not ids:
             raise TextError("there is nothing to go on from: give a prompt")
         how = {name: getattr(asked, name) for name in ("max_new_tokens", "stop_at_end", "score")}
@@ -467,10 +468,16 @@ class SavedSession:
         """Why a write of an older version cannot be asked for; empty if it can."""
         try:
             if act.kind == "write":
-                SamplingParams.stored(act.data["sampling"])
+                self._check_sampling(SamplingParams.stored(act.data["sampling"]), act.data["stop_at_end"])
         except (OptionError, TypeError) as error:
             return str(error)
         return ""
+
+    def _check_sampling(self, sampling: SamplingParams, stop_at_end: bool) -> None:
+        """Raises OptionError if nothing can be written so."""
+        from templora.session.samplers import the_sampler
+
+        the_sampler(self.session, sampling, stop_at_end)
 
     def _write_again(self, act: Act, known: list[int]) -> Iterator[Event]:
         left = act.left + len(known)

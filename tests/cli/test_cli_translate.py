@@ -292,6 +292,15 @@ def test_other_settings_are_not_taken_up(translate: Translate, tmp_path: Path) -
     assert "there was nothing to resume" in done.stderr, "another text is another translation"
 
 
+def test_further_sampling_is_taken_up(translate: Translate) -> None:
+    """What is no number comes back from a log as it went in."""
+    how = ["--dry-multiplier", 0.8, "--dry-sequence-breakers", "x", "--logit-bias", "sea=-5", "--logit-bias", "#7=1"]
+    outcome(translate("--preview", 1, *how))
+    assert outcome(translate("--preview", 2, "--resume", *how)).exit_code == 0
+    with pytest.raises(OptionError, match="logit_bias: the translation began with"):
+        outcome(translate("--resume", *how[:4]))
+
+
 def test_markdown_keeps_its_markup(model: Path, store: SessionStore, tmp_path: Path) -> None:
     text = "# The lamp\n\nSee [the manual](https://example.org/a_b) and run `oil --lamp`.\n\n"
     text += "```sh\noil --lamp\n```\n\n- one\n- 2\n"

@@ -25,6 +25,19 @@ TEXT = "The keeper climbed the stairs, and the lamp was lit. " * 3
 MODES: list[dict[str, Any]] = [{}, {"learning": "parallel"}, {"cache_reuse": 2}, {"learning": "off"}, {"dropout": 0.1}]
 # A ninth of it is repeated anyway.
 HOT = SamplingParams(temperature=1.5)
+EVERY = SamplingParams(
+    temperature=1.5,
+    frequency_penalty=0.3,
+    presence_penalty=-0.2,
+    dry_multiplier=0.8,
+    dry_allowed_length=1,
+    dry_range=60,
+    dry_sequence_breakers=["\n", "q"],
+    xtc_probability=0.5,
+    xtc_threshold=0.005,
+    logit_bias={"e": 3.3, 120: -100},
+    logprobs=2,
+)
 
 
 def config(**options: Any) -> TempLoraConfig:
@@ -38,22 +51,24 @@ def store(tmp_path: Path) -> SessionStore:
 
 
 def deferred(settings: TempLoraConfig, **how: Any) -> tuple[list[int], Any]:
+    how = {"sampling": HOT, **how}
     with tiny_engine().session(settings) as session:
         session.absorb(TEXT)
-        list(session.stream("And so", max_new_tokens=100, sampling=HOT, **how))
-        list(session.stream("Then", max_new_tokens=50, sampling=HOT, **how))
+        list(session.stream("And so", max_new_tokens=100, **how))
+        list(session.stream("Then", max_new_tokens=50, **how))
         return session.tokens, session.adapter_weights()
 
 
 def tell(saved: SavedSession, **how: Any) -> None:
     """Does what is left of the story, and does it as often as it is asked to."""
+    how = {"sampling": HOT, **how}
     for _ in saved.resume():
         pass
     done = sum(act.kind == "write" for act in saved.history.acts)
     if not saved.history.acts:
         saved.absorb(TEXT)
     for prompt, tokens in (("And so", 100), ("Then", 50))[done:]:
-        list(saved.stream(prompt, max_new_tokens=tokens, sampling=HOT, **how))
+        list(saved.stream(prompt, max_new_tokens=tokens, **how))
 
 
 @pytest.mark.parametrize("how", [{}, {"score": True}], ids=["plain", "scored"])
@@ -76,7 +91,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("how", [{}, {"score": True}], ids=["plain", "scored"])
+@pytest.mark.parametrize("how", [{}, {"score": True}, {"sampling": EVERY}], ids=["plain", "scored", "sampled"])
 @pytest.mark.parametrize("options", MODES, ids=str)
 def test_what_was_killed_goes_on_to_the_same_tokens(
     store: SessionStore, options: dict[str, Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -117,6 +132,52 @@ def test_what_was_killed_goes_on_to_the_same_tokens(
     else:
         pytest.fail("it never came to its end")
     assert killed >= 8
+
+
+def test_a_write_goes_on_with_the_sampling_that_it_began_with(store: SessionStore) -> None:
+    """Ids of tokens among it, which JSON has no keys for; what is reported of tokens is not in the log."""
+    with store.create("novel", tiny_engine(), config()) as saved:
+        expected = list(saved.stream(TEXT, max_new_tokens=60, sampling=EVERY))
+    told = [event.logprobs for event in expected if isinstance(event, TokenEvent)]
+    assert None not in told
+    assert not any(
+        "logprob" in key for record in saved.history.records if record.kind == "token" for key in record.data
+    )
+    with store.create("other", tiny_engine(), config()) as saved:
+        events = saved.stream(TEXT, max_new_tokens=60, sampling=EVERY)
+        for event in events:
+            if isinstance(event, TokenEvent) and event.index == len(TEXT) + 19:
+                break
+        saved.leave()
+    with store.open("other", tiny_engine()) as saved:
+        assert SamplingParams.stored(saved.history.acts[-1].data["sampling"]) == EVERY
+        rest = [event.logprobs for event in saved.resume() if isinstance(event, TokenEvent)]
+        assert rest == told[20:]
+
+
+def test_a_log_of_an_older_version_goes_on_the_same(store: SessionStore) -> None:
+    """Its writes say nothing of the fields that came since."""
+    with store.create("novel", tiny_engine(), config()) as saved:
+        saved.write(TEXT, max_new_tokens=80, sampling=HOT)
+        expected = saved.tokens
+        records = [tuple(record[1:]) for record in saved.history.records if record.kind not in ("snapshot", "end")]
+    fields = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop")
+    store.fork("novel", "old")
+    (store.folder / "old" / "log.sqlite").unlink()
+    with Log.create(store.folder / "old" / "log.sqlite") as log:
+        for kind, ids, data in records:
+            if kind == "write":
+                data = {**data, "sampling": {name: data["sampling"][name] for name in fields}}
+            if kind == "token":
+                ids, data = ids[:1], {"text": data["text"][:1]}
+            log.extend([(kind, ids, data)])
+            if kind == "token":
+                break
+    with store.open("old", tiny_engine()) as saved:
+        assert saved.pending == 79
+        list(saved.resume())
+        assert saved.tokens == expected
+        assert not saved.notes
 
 
 def test_the_end_of_a_text_is_drawn_again(store: SessionStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -72,6 +73,9 @@ REFUSED: list[Callable[[SavedSession], Any]] = [
     lambda s: s.write("x", sampling={"temperature": 1}),
     lambda s: s.write("x", sampling=0),
     lambda s: s.write("x", sampling=SamplingParams(temperature=10**400)),
+    lambda s: s.write("x", sampling=SamplingParams(n=2)),
+    lambda s: s.write("x", sampling=SamplingParams(logit_bias={260: 1})),
+    lambda s: s.write("x", sampling=SamplingParams(logit_bias=dict.fromkeys(range(260), -100))),
     lambda s: s.absorb(None),  # type: ignore[arg-type]
     lambda s: s.absorb("a" * 40 + "\udfff"),
     lambda s: s.absorb("hello", learn="no"),  # type: ignore[arg-type]
@@ -136,6 +140,8 @@ BAD: list[Any] = [
     ("write", (), {"max_new_tokens": 5.0, "stop_at_end": False, "score": False, "sampling": {}}),
     ("write", (), {"max_new_tokens": 5, "stop_at_end": False, "score": False, "sampling": {"top_k": 2.5}}),
     ("write", (), {"max_new_tokens": 5, "stop_at_end": False, "score": False, "sampling": {"of_later": 1}}),
+    ("write", (), {"max_new_tokens": 5, "stop_at_end": False, "score": False, "sampling": {"n": 3}}),
+    ("write", (), {"max_new_tokens": 5, "stop_at_end": False, "score": False, "sampling": {"logit_bias": [[300, 1]]}}),
     ("seed", (), {"seed": 2**64}),
     ("seed", (), {"seed": True}),
     ("seed", (), {"seed": "7"}),
@@ -239,7 +245,7 @@ _JSON = st.recursive(
     max_leaves=5,
 )
 _SAMPLING = st.none() | st.dictionaries(
-    st.sampled_from(["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop"]),
+    st.sampled_from([field.name for field in dataclasses.fields(SamplingParams)]),
     _ANY | st.floats(0, 2) | st.integers(0, 3),
     max_size=3,
 )

@@ -12,17 +12,19 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
 from templora.evals.continuation.study import SCHEMA, SETTINGS
 from templora.reports.run_report import write_json
+from templora.sampling import SamplingParams
 
 _RESAMPLES = 2000
 _SEED = 20240121
 _TAIL = 0.025
+_SHOWN = ("temperature", "min_p", "repetition_penalty")  # of the sampling, whatever they are
 
 Document = Mapping[str, Any]
 _Tree = Mapping[str, Sequence[Any]]  # of each book, its seeds' values
@@ -190,12 +192,13 @@ def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
     """The study in Markdown."""
     figures = [*FIGURES, *judged_by(samples)]
     config, sampling, model = study["config"], study["sampling"], study["model"]["name"]
+    usual = json.loads(json.dumps(asdict(SamplingParams())))
     lines = [
         f"# How {model} goes on with books",
         "",
         f"{study['written']:,} tokens are written after the first tokens of a book have been read; window "
         f"{config['window']:,}, chunk {config['chunk_size']:,}. Sampling: "
-        + ", ".join(f"{name} {value}" for name, value in sampling.items() if value not in ([], None, {}))
+        + ", ".join(f"{name} {value}" for name, value in sampling.items() if name in _SHOWN or value != usual[name])
         + ". Carried is what stands in what was read and nowhere in its last window of tokens; invented is what stands "
         "nowhere in the book; voice is the distance (Burrows' Delta) to the book's later chapters. Intervals: 95 %, "
         "bootstrap over books and seeds.",
