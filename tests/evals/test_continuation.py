@@ -193,3 +193,20 @@ def test_a_folder_without_a_study_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text('{"schema": 99}')
     with pytest.raises(TextError, match="another version"):
         write_tables(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("held", ["", "[]", "{}", '{"schema": 1, "book": "one"}', '{"schema": 99}'])
+def test_a_damaged_sample_is_named(tmp_path: Path, held: str) -> None:
+    study = Study(plan(settings=("author",), seeds=1), tiny_engine(), tmp_path)
+    (tmp_path / "one--300--author--1.json").write_text(held)
+    for use in (study.run, lambda: write_tables(tmp_path, tmp_path), lambda: judge(study, tiny_engine(), window=200)):
+        with pytest.raises(TextError, match=r"one--300--author--1\.json: cannot be read"):
+            use()
+
+
+def test_what_else_is_in_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "mine.txt").write_text("mine")
+    Study(plan(settings=("own",), seeds=1), tiny_engine(), tmp_path).run()
+    assert (tmp_path / "sessions" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / ".unfinished").exists()

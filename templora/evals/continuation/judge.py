@@ -6,7 +6,6 @@ be others than the writer's, so figures are nats a word.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +53,8 @@ def judge(
         read, tokens = nothing, opening
         for done, sample in enumerate(samples):
             progress(done, len(samples))
-            path = study.path(sample)
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if name in document.get("judged", {}):
+            document = study.document(sample)
+            if document is None or name in document.get("judged", {}):
                 continue
             if begun != (sample.book, sample.absorbed):
                 session.restore(opening, nothing)
@@ -67,7 +65,7 @@ def judge(
             session.restore(tokens, read)
             ids = encode(engine.tokenizer, document["text"], special=False)
             document.setdefault("judged", {})[name] = _nll(session, ids)
-            write_json(path, document)
+            write_json(study.path(sample), document)
     return name
 
 

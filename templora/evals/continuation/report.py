@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
-from templora.evals.continuation.study import SCHEMA, SETTINGS
+from templora.evals.continuation.study import SCHEMA, SETTINGS, read_sample
 from templora.reports.run_report import write_json
 from templora.sampling import SamplingParams
 
@@ -102,12 +102,11 @@ def read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     try:
         study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        paths = sorted(folder.glob("*--*--*--*.json"))
-        samples = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    except (OSError, ValueError) as error:
+        if study["schema"] != SCHEMA:
+            raise ValueError("it is of another version of templora")
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise TextError(f"{folder}: no study can be read here: {error}") from error
-    if study.get("schema") != SCHEMA or any(sample.get("schema") != SCHEMA for sample in samples):
-        raise TextError(f"{folder}: is of another version of templora")
+    samples = [sample for path in sorted(folder.glob("*--*--*--*.json")) if "slices" in (sample := read_sample(path))]
     if not samples:
         raise TextError(f"{folder}: nothing is written yet")
     return study, samples

@@ -158,6 +158,24 @@ class _Shelf:
         return decode(self._tokenizer, self.ids[begin:end])
 
 
+def read_sample(path: Path) -> dict[str, Any]:
+    """A sample's document.
+
+    Raises:
+        TextError: it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA:
+            raise ValueError("it is of another version of templora")
+        Sample(*(document[name] for name in ("book", "absorbed", "setting", "seed")))
+        list(document["ids"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise TextError(f"{path}: cannot be read ({error}); delete it, and it is written again") from error
+    assert isinstance(document, dict)
+    return document
+
+
 # Told of a sample what is being done with it, and how many of how many tokens are done; `begins`: of how many samples.
 Progress = Callable[[Sample, str, int, int], None]
 
@@ -210,7 +228,8 @@ class Study:
             if name not in settings:
                 self.notes.append(f"{name}: longer than this model's {positions:,} positions; it was left out")
         self.plan = replace(plan, books=[book.text for book in self._books.values()], settings=settings)
-        self._store = SessionStore(folder / "sessions")
+        self._unfinished = folder / ".unfinished"
+        self._store = SessionStore(self._unfinished / "sessions")
         self._claim()
 
     def _claim(self) -> None:
@@ -250,18 +269,24 @@ class Study:
         samples = self.plan.samples
         for done, sample in enumerate(samples):
             self._progress(sample, "begins", done, len(samples))
-            path = self.path(sample)
-            document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self._written(sample)
+            document = self.document(sample) or self._written(sample)
             if document.get("measured") != _MEASURED:
-                write_json(path, document | self._measured(sample, document["ids"]) | {"measured": _MEASURED})
-        for name in self._store.names():
-            self._store.discard(name)
-        for kept in ("sessions", "adapters"):
-            shutil.rmtree(self.folder / kept, ignore_errors=True)
+                found = self._measured(sample, document["ids"])
+                write_json(self.path(sample), document | found | {"measured": _MEASURED})
+        shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def path(self, sample: Sample) -> Path:
         """The file of a sample."""
         return self.folder / f"{sample.key}.json"
+
+    def document(self, sample: Sample) -> dict[str, Any] | None:
+        """What is in that file; None if there is none.
+
+        Raises:
+            TextError: it cannot be read.
+        """
+        path = self.path(sample)
+        return read_sample(path) if path.exists() else None
 
     def before(self, sample: Sample, tokens: int) -> str:
         """The last tokens, at most so many, that are read before a sample is written, as text."""
@@ -360,10 +385,10 @@ class Study:
 
     def _adapter(self, name: str, sample: Sample) -> Path:
         """The folder of the adapter that has learnt so much of a book."""
-        folder = self.folder / "adapters" / f"{_slug(name)}--{sample.absorbed}"
+        folder = self._unfinished / "adapters" / f"{_slug(name)}--{sample.absorbed}"
         if not folder.exists():
             with self._store.open(self._read(name, sample.absorbed), self.engine) as saved:
-                folder.parent.mkdir(exist_ok=True)
+                folder.parent.mkdir(parents=True, exist_ok=True)
                 beside = folder.with_suffix(".part")
                 shutil.rmtree(beside, ignore_errors=True)
                 saved.save_adapter(beside)
