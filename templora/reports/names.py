@@ -79,7 +79,8 @@ class Book:
     Args:
         read: the text that was read.
         whole: the whole book, `read` in it.
-        others: words of other books in lower case: what stands there too is not rare. Without other books none is.
+        others: words of other books in lower case. What stands there too may come from anywhere: it is not carried, nor
+            rare. Without other books no word is rare, and all names count.
     """
 
     read: str
@@ -110,7 +111,8 @@ class Book:
         return {word.text.lower() for word in words(self.whole)}
 
     def carried(self, written: str, window: str) -> tuple[Counter[str], Counter[str]]:
-        """(names, rare words) of what was read that are nowhere in the window, by how often they are written.
+        """(names, rare words) of what was read that are nowhere in the window, by how often they are written; only
+        those that no other book has.
 
         Args:
             written: what the model wrote.
@@ -121,8 +123,9 @@ class Book:
         lowered = Counter[str]()
         for word, many in found.items():
             lowered[word.lower()] += many
-        names = Counter({word: many for word, many in found.items() if word in self.names})
-        return names, Counter({word: many for word, many in lowered.items() if word in self.rare})
+        others = self.others or ()
+        names = {word: many for word, many in found.items() if word in self.names and word.lower() not in others}
+        return Counter(names), Counter({word: many for word, many in lowered.items() if word in self.rare})
 
     def invented(self, written: str) -> Counter[str]:
         """Names in what the model wrote that are nowhere in the book, by how often they stand within a sentence."""

@@ -50,6 +50,8 @@ def test_what_is_carried_is_what_had_left_the_window() -> None:
     assert carried == {"Odalie": 2}
     assert rare == {"saltmarsh": 2}
     assert book.carried(written, window=STORY) == ({}, {})
+    others = Book(STORY, STORY, others={"odalie"})  # whoever has that name in another book may come from there
+    assert others.carried(written, window="and Tobin was there")[0] == {}
 
 
 def test_without_other_books_no_word_is_rare() -> None:

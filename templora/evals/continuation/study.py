@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from templora.store.saved import SavedSession
 
 SCHEMA = 1  # of the files
-_MEASURED = 1  # grows when what is measured of a text changes: texts that are there are measured again
+_MEASURED = 2  # grows when what is measured of a text changes: texts that are there are measured again
 SLICE = 1000  # tokens of a long text that are measured together
 _LATER = 100_000  # tokens of a book's later chapters that its voice is taken from
 _MIN_LATER = 3  # texts as long as the written one that there must be of them
