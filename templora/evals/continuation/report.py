@@ -199,8 +199,8 @@ def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
         f"{config['window']:,}, chunk {config['chunk_size']:,}. Sampling: "
         + ", ".join(f"{name} {value}" for name, value in sampling.items() if name in _SHOWN or value != usual.get(name))
         + ". Carried is what stands in what was read, in none of the other books, and nowhere in the last window of "
-        "tokens; invented is what stands nowhere in the book; voice is the distance (Burrows' Delta) to the book's later chapters. Intervals: 95 %, "
-        "bootstrap over books and seeds.",
+        "tokens; invented is what stands nowhere in the book; voice is the distance (Burrows' Delta) to the book's "
+        "later chapters. Intervals: 95 %, bootstrap over books and seeds.",
         "",
     ]
     lines += [f"- **{name}**: {SETTINGS[name].help}" for name in SETTINGS if any(s["setting"] == name for s in samples)]
