@@ -24,6 +24,7 @@ from templora.sampling import SamplingParams
 _RESAMPLES = 2000
 _SEED = 20240121
 _TAIL = 0.025
+_REFERENCES = ("base", "other")  # what the others are compared with
 _SHOWN = ("temperature", "min_p", "repetition_penalty")  # of the sampling, whatever they are
 
 Document = Mapping[str, Any]
@@ -157,15 +158,16 @@ def summary(samples: Sequence[Document]) -> dict[str, Any]:
     for absorbed, settings in sorted(by_length.items()):
         rows = document[str(absorbed)] = {}
         for setting in [name for name in SETTINGS if name in settings]:
-            of, base = settings[setting], {(s["book"], s["seed"]): s for s in settings.get("base", [])}
-            row: dict[str, Any] = {"texts": len(of), "books": len({s["book"] for s in of}), "figures": {}}
+            row: dict[str, Any] = {"texts": len(settings[setting]), "figures": {}}
+            row["books"] = len({sample["book"] for sample in settings[setting]})
             for figure in figures:
-                tree = _tree(of, lambda s, f=figure: f.of(s))  # type: ignore[misc]
+                tree = _tree(settings[setting], figure.of)
                 found: dict[str, Any] = {"mean": mean(tree), "interval": interval(mean, tree)}
-                if setting not in ("author", "base") and base:
-                    pairs = _tree(of, lambda s, f=figure, b=base: _pair(f, b.get((s["book"], s["seed"])), s))  # type: ignore[misc]
-                    found["less_base"] = {"mean": difference(pairs), "interval": interval(difference, pairs)}
-                    found["to_base"] = {"mean": ratio(pairs), "interval": interval(ratio, pairs)}
+                for other in () if setting in ("author", "base") else _REFERENCES:
+                    if other in settings and other != setting:
+                        pairs = _pairs(figure, settings[other], settings[setting])
+                        found[f"less_{other}"] = {"mean": difference(pairs), "interval": interval(difference, pairs)}
+                        found[f"to_{other}"] = {"mean": ratio(pairs), "interval": interval(ratio, pairs)}
                 row["figures"][figure.name] = found
             rows[setting] = row
     return document
@@ -180,11 +182,15 @@ def _tree(samples: Sequence[Document], of: Callable[[Document], Any]) -> dict[st
     return tree
 
 
-def _pair(figure: Figure, base: Document | None, sample: Document) -> tuple[float, float] | None:
-    if base is None:
-        return None
-    a, b = figure.of(base), figure.of(sample)
-    return None if a is None or b is None else (a, b)
+def _pairs(figure: Figure, before: Sequence[Document], after: Sequence[Document]) -> dict[str, list[Any]]:
+    """(figure before, figure after) of the same books and seeds."""
+    known = {(sample["book"], sample["seed"]): figure.of(sample) for sample in before}
+
+    def pair(sample: Document) -> tuple[float, float] | None:
+        a, b = known.get((sample["book"], sample["seed"])), figure.of(sample)
+        return None if a is None or b is None else (a, b)
+
+    return _tree(after, pair)
 
 
 def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
@@ -211,12 +217,14 @@ def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
         for setting, row in rows.items():
             cells = [_cell(row["figures"][figure.name], figure) for figure in figures]
             lines.append(f"| {setting} | {row['texts']} | " + " | ".join(cells) + " |")
-        compared = [(setting, row) for setting, row in rows.items() if setting not in ("author", "base")]
-        if "base" in rows and compared:
-            lines += ["", "Difference from base, the same books and seeds:", ""]
+        for other in _REFERENCES:
+            compared = [(setting, row) for setting, row in rows.items() if f"less_{other}" in row["figures"]["voice"]]
+            if not compared:
+                continue
+            lines += ["", f"Difference from {other}, the same books and seeds:", ""]
             lines += ["| | " + " | ".join(figure.title for figure in figures) + " |", "|---|" + "---:|" * len(figures)]
             for setting, row in compared:
-                cells = [_cell(row["figures"][figure.name]["less_base"], figure, sign=True) for figure in figures]
+                cells = [_cell(row["figures"][figure.name][f"less_{other}"], figure, sign=True) for figure in figures]
                 lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     drift = _drift(samples)
     if drift:

@@ -169,8 +169,8 @@ def read_sample(path: Path) -> dict[str, Any]:
         if document["schema"] != SCHEMA:
             raise ValueError("it is of another version of templora")
         Sample(*(document[name] for name in ("book", "absorbed", "setting", "seed")))
-        list(document["ids"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        [int(i) for i in document["ids"].split()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise TextError(f"{path}: cannot be read ({error}); delete it, and it is written again") from error
     assert isinstance(document, dict)
     return document
@@ -271,7 +271,7 @@ class Study:
             self._progress(sample, "begins", done, len(samples))
             document = self.document(sample) or self._written(sample)
             if document.get("measured") != _MEASURED:
-                found = self._measured(sample, document["ids"])
+                found = self._measured(sample, [int(i) for i in document["ids"].split()])
                 write_json(self.path(sample), document | found | {"measured": _MEASURED})
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
@@ -303,7 +303,8 @@ class Study:
         else:
             ids, chunks = self._session_wrote(sample)
         seconds = time.perf_counter() - began
-        return {"schema": SCHEMA, **asdict(sample), "ids": ids, "chunks": chunks, "seconds": seconds}
+        said = " ".join(map(str, ids))  # in one line
+        return {"schema": SCHEMA, **asdict(sample), "ids": said, "chunks": chunks, "seconds": seconds}
 
     def _measured(self, sample: Sample, ids: Sequence[int]) -> dict[str, Any]:
         """The figures of what was written."""
