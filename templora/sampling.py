@@ -112,7 +112,7 @@ class SamplingParams:
     """How the next token is chosen. The field's usual names; raises `OptionError`.
 
     The defaults keep long texts from noise with `min_p` (arXiv 2407.01082) and from loops with a mild
-    `repetition_penalty` (arXiv 1909.05858); docs/repetition.md has what they do on the embedded model.
+    `repetition_penalty` (arXiv 1909.05858); docs/continuation.md has how they were chosen.
 
     `logit_bias` maps ids of tokens to what is added to their logits, or a text to what is added to the tokens that it
     begins with, as it is and after a space: `{"sea": -5, 123: 2.5}`. Other words that begin with those tokens are meant
@@ -131,7 +131,7 @@ class SamplingParams:
     )
     top_k: int = _option(0, "keep this many of the likeliest tokens; 0 = all", "must be at least 0", lambda v: v >= 0)
     min_p: float = _option(
-        0.1,
+        0.05,
         "drop tokens less likely than this share of the likeliest one",
         "must be from 0 to below 1",
         lambda v: 0 <= v < 1,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WINDOW = 6144  # tokens that the reader sees, at most
 _CHUNK = 512
+_TOKENS = 1.2  # of the reader's, for each of the writer's, where they differ
 
 
 def judge(
@@ -32,7 +33,7 @@ def judge(
         study: whose samples are all there.
         engine: the reader's.
         progress: told samples done, of how many.
-        window: of its own tokens, that it sees; they are the book's last ones when it begins.
+        window: of its own tokens, that it sees; when it begins, the book's last ones, as many as leave room for a text.
 
     Returns:
         What the reader is called in the samples.
@@ -46,6 +47,8 @@ def judge(
     name, chunk = f"{engine.name}, window {window:,}", min(_CHUNK, window // 4)
     config = TempLoraConfig(window=window, chunk_size=chunk, learning="off", mixture=False, rank=1, alpha=1.0)
     samples = sorted(study.plan.samples, key=lambda sample: (sample.book, sample.absorbed))
+    # So much is read that a text fits behind it: a window that moves is computed anew.
+    room = max(window // 2, window - chunk - int(_TOKENS * study.plan.written))
     begun: tuple[str, int] | None = None
     with engine.session(config) as session:
         opening = list(session.tokens)
@@ -59,7 +62,7 @@ def judge(
             if begun != (sample.book, sample.absorbed):
                 session.restore(opening, nothing)
                 text = study.before(sample, 2 * window)
-                ids = encode(engine.tokenizer, text, special=False)[-window:]
+                ids = encode(engine.tokenizer, text, special=False)[-room:]
                 list(session.absorb_ids(ids, learn=False))
                 read, tokens, begun = session.snapshot(), list(session.tokens), (sample.book, sample.absorbed)
             session.restore(tokens, read)
