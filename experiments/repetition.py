@@ -33,6 +33,7 @@ def run(setting: str, seed: int, tokens: int) -> dict:
     out = RESULTS / f"{setting.replace(', ', '--').replace(' ', '-')}--seed-{seed}.json"
     if not out.exists():
         command = [sys.executable, "-m", "templora", "write", "--prompt", PROMPT, "--tokens", str(tokens), "--quiet"]
+        command += ["--min-p", "0.1"]  # the default when these were measured
         part = out.with_suffix(".part")  # a run that is stopped writes a report too, of what it got to
         command += ["--seed", str(seed), "--report", str(part), *SETTINGS[setting]]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

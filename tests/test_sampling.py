@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from pieces import piece_tokenizer
 from transformers.generation import logits_process as hf
 
 from templora import processors
 from templora.errors import OptionError
 from templora.events import TokenLogprobs
 from templora.sampling import Sampler, SamplingParams, uniform
-from templora.testing import byte_tokenizer, piece_tokenizer
+from templora.testing import byte_tokenizer
 
 TOKENS = byte_tokenizer()
 
