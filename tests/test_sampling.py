@@ -263,5 +263,5 @@ def test_what_a_log_holds_is_what_was_asked(biases: dict[int | str, float], brea
 
 def test_an_older_log_has_nothing_of_this() -> None:
     older = {"temperature": 1.5, "top_p": 1.0, "top_k": 0, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["x"]}
-    assert SamplingParams.stored(older) == SamplingParams(temperature=1.5, stop="x")
+    assert SamplingParams.stored(older) == SamplingParams(temperature=1.5, min_p=0.1, stop="x")
     assert not any([SamplingParams().dry_multiplier, SamplingParams().xtc_probability, SamplingParams().logit_bias])

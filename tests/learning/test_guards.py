@@ -182,8 +182,9 @@ def test_without_patience_every_chunk_is_tried(engine: Engine, text: str, monkey
 def test_what_the_guards_know_goes_on_with_the_session(text: str) -> None:
     """Left after each chunk, in the middle of a row of rejections and of a pause: the same reasons, the same tokens."""
     config = small(learning_rate=5e-3, probe_tolerance=0.1, patience=2, pause=2, min_entropy=0.97, seed=49)
+    how: Any = {"sampling": SamplingParams(min_p=0.1)}
     with sharp_engine().session(config) as session:
-        events = [e for e in session.stream(text[:64], max_new_tokens=400) if isinstance(e, ChunkLearned)]
+        events = [e for e in session.stream(text[:64], max_new_tokens=400, **how) if isinstance(e, ChunkLearned)]
         tokens = session.tokens
     reasons = [e.reason for e in events]
     for said in ("less likely", "pauses", "is paused", "entropy"):
@@ -194,7 +195,7 @@ def test_what_the_guards_know_goes_on_with_the_session(text: str) -> None:
     for _ in range(10):
         with sharp_engine().session(config) as session:
             session.restore(tokens[: left.meta["tokens"]], Snapshot(left.tensors, json.loads(json.dumps(left.meta))))
-            found += [e for e in session.stream(max_new_tokens=40) if isinstance(e, ChunkLearned)]
+            found += [e for e in session.stream(max_new_tokens=40, **how) if isinstance(e, ChunkLearned)]
             left = session.snapshot()
             assert session.tokens == tokens[: len(session.tokens)]
     assert [e.reason for e in found] == reasons

@@ -47,7 +47,7 @@ SOURCES = (
     "Ein Satz, 中文。",
     "The end.",
 )
-HOT = SamplingParams(temperature=1.0, stop="\n")
+HOT = SamplingParams(temperature=1.0, min_p=0.1, stop="\n")
 COLD = SamplingParams(temperature=0, stop="\n")
 TEMPLATE = Template("", "A: ", "\nB:", " ", "\n", "")
 
