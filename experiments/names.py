@@ -70,8 +70,10 @@ def main() -> None:
         own = {name for name in names(decode(tokenizer, ids[: arguments.absorb])) if name.lower() not in others}
         with engine.session(config) as session:
             list(session.absorb_ids(ids[: arguments.absorb]))
-            for start in range(arguments.absorb, arguments.absorb + arguments.after, _PIECE):
-                before, piece = ids[:start], ids[start : start + _PIECE]
+            start = arguments.absorb
+            while start < arguments.absorb + arguments.after:
+                size = min(_PIECE, config.chunk_size - session.open_tokens)  # a window has room up to a chunk's end
+                before, piece = ids[:start], ids[start : start + size]
                 near = {word.text for word in words(decode(tokenizer, before[-config.window :]))}
                 wanted = looked_for(tokenizer, before, piece, own - near)
                 tokens = [*session.tokens, *piece]
@@ -85,6 +87,7 @@ def main() -> None:
                         row[who] = {"nats": -own_nats, "of_likeliest": math.exp(own_nats - most), "rank": rank}
                     rows.append(row)
                 list(session.absorb_ids(piece, learn=False))
+                start += size
         print(text.name, len(rows), flush=True)
     write_json(
         Path(arguments.out),
