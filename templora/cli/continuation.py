@@ -13,6 +13,7 @@ from templora.cli.options import (
     config_options,
     load_arguments,
     model_options,
+    names_in,
     sampling_options,
     split_config,
     take_sampling,
@@ -82,8 +83,8 @@ def continuation(**arguments: Any) -> None:
     check(options["model"], options["dtype"], options["weights"], options["threads"])
     if options["judge"] not in ("self", "none"):
         check(options["judge"], "auto", "auto", options["threads"])
-    texts = find_texts(options["books"], _names("texts", options["texts"]) if options["texts"] else ())
-    absorbed, settings = _counts("absorb", options["absorb"]), _names("settings", options["settings"])
+    texts = find_texts(options["books"], names_in("texts", options["texts"]) if options["texts"] else ())
+    absorbed, settings = _counts("absorb", options["absorb"]), names_in("settings", options["settings"])
     how = {"absorbed": absorbed, "written": options["write"], "seeds": options["seeds"], "settings": settings}
     planned = recipe(options["recipe"], None, **given)
     StudyPlan(texts, planned, sampling=sampling, **how)  # says what is wrong before a model is loaded
@@ -131,15 +132,8 @@ def continuation(**arguments: Any) -> None:
         console.line("".join(f"wrote {path}\n" for path in paths).rstrip())
 
 
-def _names(option: str, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    if not names:
-        raise OptionError(option, f"{value!r} names none")
-    return names
-
-
 def _counts(option: str, value: str) -> list[int]:
     try:
-        return [int(name.replace("_", "")) for name in _names(option, value)]
+        return [int(name.replace("_", "")) for name in names_in(option, value)]
     except ValueError:
         raise OptionError(option, f"must be numbers of tokens, as in 2048,20000, not {value!r}") from None

@@ -13,9 +13,9 @@ import click
 from templora.cli.console import Console, bar, clock
 from templora.cli.continuation import continuation
 from templora.cli.exits import Interrupted, stop_signals
-from templora.cli.options import config_options, split_config
+from templora.cli.options import config_options, names_in, split_config
 from templora.cli.streams import print_out
-from templora.errors import OptionError, TemploraError
+from templora.errors import TemploraError
 from templora.methods import METHODS
 from templora.methods.adapters import SOURCES
 from templora.metrics import perplexity
@@ -138,8 +138,8 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
     asked = {name: value for name, value in options.items() if value is not None}
     changes = {name: asked[name] for name in _SAME if name in asked}
     changes |= {name: parse_count(name, asked[name]) for name in ("tokens", "pairs") if name in asked}
-    changes |= {name: _names(name, asked[name]) for name in ("texts", "targets") if name in asked}
-    adapters = {"adapters": _names("adapters", asked["adapters"])} if asked.get("adapters") else {}
+    changes |= {name: names_in(name, asked[name]) for name in ("texts", "targets") if name in asked}
+    adapters = {"adapters": names_in("adapters", asked["adapters"])} if asked.get("adapters") else {}
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
     methods: Sequence[Mapping[str, Any]] = [{"method": name} for name in options["methods"]] or plan.methods
     return dataclasses.replace(
@@ -149,13 +149,6 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
         methods=[{**table, **adapters} for table in methods],
         **changes,
     )
-
-
-def _names(option: str, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    if not names:
-        raise OptionError(option, f"{value!r} names none")
-    return names
 
 
 def _run(plan: Plan, cells: Sequence[Any], folder: Path, options: dict[str, Any]) -> None:

@@ -165,6 +165,14 @@ def split_config(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return given, {k: v for k, v in values.items() if k not in fields}
 
 
+def names_in(option: str, value: str) -> list[str]:
+    """The names in `a, b`, of which there must be one."""
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise OptionError(option, f"{value!r} names none")
+    return names
+
+
 def as_flag(error: OptionError) -> str:
     """The error in the command line's words: the flag in place of the field, where there is one."""
     from templora.cli.main import cli

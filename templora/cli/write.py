@@ -7,7 +7,6 @@ import itertools
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -197,13 +196,15 @@ def write(**arguments: Any) -> None:
         }
         if without and written:
             ids = session.tokens[: len(session.tokens) - len(written)]
-            run.page = _story(engine.tokenizer, ids, config.window, spoken, without[0])
+            decoding = session.meter.seconds["decode"] - without[0].seconds
+            adapted = Written("with the adapter", spoken, decoding)
+            run.page = _story(engine.tokenizer, ids, config.window, adapted, without[0])
         run.finish(engine, len(written), extra)
 
 
 def _without(run: Run, session: Session, how: Mapping[str, Any], into: list[Written]) -> Iterator[Event]:
     """Writes the text without the adapter, for the page, before it is written; yields nothing."""
-    written, began = 0, time.perf_counter()
+    written, before = 0, session.meter.since(None)
 
     def show(_: str) -> None:
         nonlocal written
@@ -215,14 +216,14 @@ def _without(run: Run, session: Session, how: Mapping[str, Any], into: list[Writ
     run.console.chunk("writing without the adapter first, to compare …")
     settings = {name: how[name] for name in ("max_new_tokens", "sampling", "stop_at_end")}
     preview = session.preview(base=True, each=show, **settings)
-    into.append(Written("without it", preview.text, time.perf_counter() - began))
+    into.append(Written("without it", preview.text, session.meter.since(before).seconds["decode"]))
     yield from ()
 
 
-def _story(tokenizer: Any, read: Sequence[int], window: int, text: str, without: Written) -> Story:
+def _story(tokenizer: Any, read: Sequence[int], window: int, adapted: Written, without: Written) -> Story:
     """What the page is of: the tokens that were read, and the two texts."""
     whole, near = (decode(tokenizer, ids) for ids in (read, read[-window:]))
-    return Story("How the story goes on", whole, near, Written("with the adapter", text, 0.0), without)
+    return Story("How the story goes on", whole, near, adapted, without)
 
 
 def _no_arguments(context: click.Context) -> None:

@@ -65,7 +65,7 @@ class Written:
     Args:
         title: of it.
         text: that was written.
-        seconds: that writing took, learning in it.
+        seconds: that decoding it took.
     """
 
     title: str
@@ -119,7 +119,7 @@ def page(story: Story, report: Mapping[str, Any]) -> str:
         _figures(report, *found),
         "<h2>While it read</h2>",
         '<p class="soft">How well each next chunk was predicted before anything was learnt from it: lower is better. '
-        "Both lines are the same model with the same window; one of them has the adapter.</p>",
+        "All lines are the same model with the same window; the grey one is without the adapter.</p>",
         f'<div class="curve">{_curve(report)}</div>',
         "<h2>How it goes on</h2>",
         '<p class="soft">The same place, seed, sampling and window. It had just read:</p>',
@@ -159,13 +159,9 @@ class _Found:
 
     def __init__(self, book: Book, window: str, text: str) -> None:
         self.text = text
-        self.words = max(1, sum(1 for _ in words(text)))
         self.carried = book.carried(text, window)[0]
         self.invented = book.invented(text)
         self.near = Counter(w.text for w in words(text) if w.text in book.names and w.text not in self.carried)
-
-    def per_1000(self, names: Counter[str]) -> float:
-        return 1000 * names.total() / self.words
 
     def marked(self) -> str:
         """The text as HTML paragraphs, its names marked."""
@@ -302,7 +298,7 @@ def _cost(report: Mapping[str, Any], story: Story) -> str:
     spent = {
         "learning": seconds["learn"],
         "predicting": seconds["score"],
-        "writing with the adapter": seconds["decode"],
+        "writing with the adapter": story.adapted.seconds,
         "writing without": story.base.seconds,
     }
     said = [

@@ -19,6 +19,7 @@ from typing import Any
 from templora.errors import TextError
 from templora.evals.continuation.study import SCHEMA, SETTINGS, read_sample
 from templora.reports.run_report import write_json
+from templora.runtime.files import told
 from templora.sampling import SamplingParams
 
 _RESAMPLES = 2000
@@ -193,8 +194,8 @@ def _pairs(figure: Figure, before: Sequence[Document], after: Sequence[Document]
     return _tree(after, pair)
 
 
-def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
-    """The study in Markdown."""
+def tables(study: Mapping[str, Any], samples: Sequence[Document], lengths: Mapping[str, Any]) -> str:
+    """The study in Markdown; `lengths` is the `summary` of its samples."""
     figures = [*FIGURES, *judged_by(samples)]
     config, sampling, model = study["config"], study["sampling"], study["model"]["name"]
     usual = json.loads(json.dumps(asdict(SamplingParams())))
@@ -210,7 +211,7 @@ def tables(study: Mapping[str, Any], samples: Sequence[Document]) -> str:
         "",
     ]
     lines += [f"- **{name}**: {SETTINGS[name].help}" for name in SETTINGS if any(s["setting"] == name for s in samples)]
-    for absorbed, rows in summary(samples).items():
+    for absorbed, rows in lengths.items():
         lines += ["", f"## After {int(absorbed):,} tokens", ""]
         lines += ["| | texts | " + " | ".join(figure.title for figure in figures) + " |"]
         lines += ["|---|---:|" + "---:|" * len(figures)]
@@ -273,9 +274,8 @@ def write_tables(folder: Path, out: Path) -> list[Path]:
     """
     study, samples = read_study(folder)
     made = [out / "continuation.json", out / "continuation.md"]
-    write_json(made[0], {**study, "lengths": summary(samples)})
-    try:
-        made[1].write_text(tables(study, samples), encoding="utf-8")
-    except OSError as error:
-        raise TextError(f"{made[1]}: cannot be written: {error.strerror}") from error
+    lengths = summary(samples)
+    write_json(made[0], {**study, "lengths": lengths})
+    with told(TextError, f"{made[1]}: cannot be written"):
+        made[1].write_text(tables(study, samples, lengths), encoding="utf-8")
     return made

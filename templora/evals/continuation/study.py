@@ -328,8 +328,8 @@ class Study:
         saved = self._store.open(name, self.engine) if name in self._store else self._begun(sample)
         try:
             wanted, begun = self.plan.written, any(act.kind == "write" for act in saved.history.acts)
-            new = saved.stream(max_new_tokens=wanted, sampling=self.plan.sampling)
-            for event in saved.resume() if begun else new:
+            events = saved.resume() if begun else saved.stream(max_new_tokens=wanted, sampling=self.plan.sampling)
+            for event in events:
                 if isinstance(event, TokenEvent):
                     self._watch(sample, "writing", wanted - saved.pending, wanted)
             write = next(act for act in saved.history.acts if act.kind == "write")
