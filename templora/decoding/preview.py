@@ -69,6 +69,7 @@ class Previewer:
     def preview(
         self,
         tokens: Sequence[int],
+        seen: Sequence[int],
         chunk_start: int,
         version: int,
         most: int,
@@ -80,8 +81,9 @@ class Previewer:
 
         Args:
             tokens: of the text, prompt included.
-            chunk_start: where its open chunk begins; the window begins with the context before it, and moves on when it
-                is full.
+            seen: the same as the model sees them, with notes.
+            chunk_start: where its open chunk begins, among these; the window begins with the context before it, and
+                moves on when it is full.
             version: of the adapter.
             most: tokens to draft.
             samplers: how they are chosen, for each alternative.
@@ -90,13 +92,14 @@ class Previewer:
         """
         made: list[Preview] = []
         for sampler in samplers:
-            draft = yield from self._draft(tokens, chunk_start, version, most, sampler, ends, wanted)
+            draft = yield from self._draft(tokens, seen, chunk_start, version, most, sampler, ends, wanted)
             made.append(draft)
         return replace(made[0], others=tuple(made[1:]))
 
     def _draft(
         self,
         tokens: Sequence[int],
+        seen: Sequence[int],
         chunk_start: int,
         version: int,
         most: int,
@@ -104,7 +107,7 @@ class Previewer:
         ends: Collection[int],
         wanted: Sequence[str],
     ) -> Plan[Preview]:
-        reader, begun = self._reader, list(tokens)
+        reader, begun, seen = self._reader, list(tokens), list(seen)
         held = Held(self._tokenizer, begun[-4:], sampler.params.stops)
         hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         said: list[TokenEvent] = []
@@ -121,16 +124,17 @@ class Previewer:
                     yield event
 
         cut, ended = None, False
-        yield Work(lambda: self._read(begun, chunk_start, version), "read")
+        yield Work(lambda: self._read(seen, chunk_start, version), "read")
         for _ in range(most):
-            if not reader.at(len(begun) - 1) or self._is_full(begun):
-                yield Work(lambda: self._fill(begun, version), "read")
-            token, logprobs = yield Token(reader, begun, choose)
+            if not reader.at(len(seen) - 1) or self._is_full(seen):
+                yield Work(lambda: self._fill(seen, version), "read")
+            token, logprobs = yield Token(reader, seen, choose)
             if token in ends:
                 ended = True
                 break
             held.token(len(begun), token, logprobs)
             begun.append(token)
+            seen.append(token)
             cut = held.cut()
             if cut:
                 break
@@ -145,17 +149,17 @@ class Previewer:
             text = self._with_tags(begun[len(tokens) :])
         return Preview(text, ended or cut is not None, tuple(said))
 
-    def _is_full(self, begun: list[int]) -> bool:
+    def _is_full(self, seen: list[int]) -> bool:
         cache = self._reader.cache
-        return len(begun) - cache.first_token >= cache.capacity
+        return len(seen) - cache.first_token >= cache.capacity
 
-    def _fill(self, begun: list[int], version: int) -> None:
+    def _fill(self, seen: list[int], version: int) -> None:
         """Reads what the cache lacks; if it is full, the window moves on as it does at the end of a chunk."""
         reader = self._reader
-        if self._is_full(begun):
+        if self._is_full(seen):
             self._passes = []
-            reader.cache.clear(reader.window_start(len(begun)))
-        reader.fill(begun, version)
+            reader.cache.clear(reader.window_start(len(seen)))
+        reader.fill(seen, version)
         reader.ready()
 
     def _with_tags(self, ids: Sequence[int]) -> str:

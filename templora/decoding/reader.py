@@ -52,7 +52,12 @@ class Reader:
         self.runner, self.model, self.slot = runner, runner.model, slot
         self.meter = meter
         self._make_step = step
-        self.cache = WindowCache(self.model.layers, config.window, opening, min(_SINKS, config.context - 1))
+        self._opening, self._sinks = opening, min(_SINKS, config.context - 1)
+        self.cache = WindowCache(self.model.layers, config.window, opening, self._sinks)
+
+    def begin(self, notes: int) -> None:
+        """From here on so many tokens after the opening stay in every window too; nothing is read yet."""
+        self.cache.begin(self._opening + notes, notes, self._sinks)
 
     @cached_property
     def step(self) -> Step | None:

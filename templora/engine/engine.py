@@ -163,7 +163,12 @@ class Engine:
         return recipe(name, self.model.max_positions, **options)
 
     def session(
-        self, config: TempLoraConfig | None = None, *, method: Method | None = None, lesson: Lesson | None = None
+        self,
+        config: TempLoraConfig | None = None,
+        *,
+        method: Method | None = None,
+        lesson: Lesson | None = None,
+        notes: str = "",
     ) -> Session:
         """Begins a text.
 
@@ -171,6 +176,7 @@ class Engine:
             config: its options; without one, the default recipe.
             method: how the text before a chunk is kept; without one, a sliding window.
             lesson: what is learnt of a chunk; without one, the chunk. May replace its tokens, and no others.
+            notes: as for `Session.set_notes`.
 
         Raises:
             OptionError: an argument is of another type.
@@ -196,7 +202,7 @@ class Engine:
         if config.learning_rate is None:
             config = replace(config, learning_rate=self.learning_rate(config))
         ready = config
-        return self.do(lambda: Session(self, ready, method, lesson))
+        return self.do(lambda: Session(self, ready, method, lesson, notes))
 
     def _check_company(self, method: Method) -> None:
         """Raises `ModelError` where another session would read a model that a method has changed."""

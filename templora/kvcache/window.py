@@ -98,7 +98,7 @@ class WindowCache(Cache):  # type: ignore[misc]
     Args:
         layers: blocks of the model.
         capacity: most entries.
-        opening: entries at the left that belong to every context: BOS, where the tokenizer has one.
+        opening: entries at the left that belong to every context: BOS, where the tokenizer has one, and notes.
         sinks: entries at the left that are never evicted, the opening among them. Models put attention that they
             have no use for on the first tokens of what they see; when those go, predictions break down (attention
             sinks, arXiv 2309.17453; measured here: docs/log.md).
@@ -109,6 +109,7 @@ class WindowCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[_Layer(self._span, capacity) for _ in range(layers)])
         self.capacity = capacity
         self.opening = opening
+        self.notes = 0  # of the opening so many, its last ones, are no tokens of the text
         self.sinks = max(opening, sinks)
         self.versions: list[int] = []  # one an entry: the adapter version that computed it
         self.first_token = 0  # token index of the first entry after the sinks, less `sinks`
@@ -152,6 +153,12 @@ class WindowCache(Cache):  # type: ignore[misc]
         self._span.end = 0
         self.shift = self.reused = 0
         self.first_token = first_token
+
+    def begin(self, opening: int, notes: int, sinks: int) -> None:
+        """Empties the cache, for other windows: these are as given at first, the notes among the opening."""
+        self.clear(0)
+        self.opening, self.notes, self.sinks = opening, notes, max(opening, sinks)
+        self._span.opening = opening
 
     @torch.no_grad()
     def hold(
@@ -227,6 +234,7 @@ class WindowCache(Cache):  # type: ignore[misc]
         opening = self.opening if start else 0
         length = opening + end - start
         copy = WindowCache(len(self.layers), length, self.opening, self.sinks)
+        copy.notes = self.notes
         copy.first_token, copy.shift = end_token - length, self.shift + end - length
         for layer, held in zip(copy.layers, self.layers, strict=True):
             if held.is_initialized:
@@ -243,7 +251,7 @@ class WindowCache(Cache):  # type: ignore[misc]
         end = end_token - self.first_token
         if not 0 <= end <= self.length:
             raise ModelError(f"the window's cache holds {self.length} entries, and the context would end after {end}")
-        return 0 if end <= most else max(self.opening, end - max(0, most - self.opening)), end
+        return 0 if end <= max(most, self.opening) else max(self.opening, end - max(0, most - self.opening)), end
 
 
 class _StaticLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -186,7 +186,8 @@ class Learner:
             if not math.isfinite(step.norm):
                 return None, Update(False, f"the gradient is not finite ({step.norm})", loss, step.norm, 0.0)
             steps.append(step)
-        update = self._judged(Update(True, "", loss, step.norm, 0.0), staged, copy, tokens[: chunk.middle])
+        before_it = tokens[cache.opening if cache.notes else 0 : chunk.middle]  # of the text alone
+        update = self._judged(Update(True, "", loss, step.norm, 0.0), staged, copy, before_it)
         return staged if update.committed else None, update
 
     def _judged(
@@ -245,7 +246,7 @@ class Learner:
         learnt = chunk.targets
         if self._config.context_gradients:
             start = max(chunk.start, chunk.middle - most)
-            opening = list(tokens[: min(cache.opening, start)])
+            opening = list(tokens[: min(cache.opening, first) if start else 0])
             context = opening + list(tokens[start + len(opening) : first])
             read, seen = len(context) + len(inputs), 0
             whole = self._runner.read(context + inputs, None, 0, route, self.meter, logits=learnt)

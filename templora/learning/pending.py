@@ -29,6 +29,7 @@ class _Job:
 
     tokens: Sequence[int]
     chunk: Chunk
+    seen: Chunk
     context: WindowCache
     before: AdapterState
     result: tuple[Staged | None, Update] | None = None
@@ -65,17 +66,18 @@ class PendingUpdate:
             raise ModelError("no update is under way")
         return self._job.context
 
-    def start(self, tokens: Sequence[int], chunk: Chunk, context: WindowCache) -> None:
+    def start(self, tokens: Sequence[int], chunk: Chunk, seen: Chunk, context: WindowCache) -> None:
         """`chunk` of `tokens` is to be learnt, from the adapter that serves now.
 
         Args:
-            tokens: ids of the text; may grow meanwhile.
+            tokens: ids of the text as the model sees it; may grow meanwhile.
             chunk: what to learn.
+            seen: the same among `tokens`.
             context: keys and values before the chunk, which nobody may write to any more.
         """
         if self._job is not None:
             raise ModelError("an update is under way already; it must be settled first")
-        self._job = _Job(tokens, chunk, context, self._slot.state)
+        self._job = _Job(tokens, chunk, seen, context, self._slot.state)
 
     def stage(self) -> Staged | None:
         """Trains, unless that is done; what it makes of the adapter, None where that is nothing sound.
@@ -88,7 +90,7 @@ class PendingUpdate:
         if job.result is None:
             began = time.perf_counter()
             with self._learner.meter.phase("learn"):
-                job.result = self._learner.stage(job.before, job.tokens, job.chunk, job.context)
+                job.result = self._learner.stage(job.before, job.tokens, job.seen, job.context)
             job.seconds = time.perf_counter() - began
         return job.result[0]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from templora.arguments import shown
 from templora.config import TempLoraConfig
+from templora.errors import OptionError
 from templora.lora.gguf import load_gguf_adapter, save_gguf_adapter
 from templora.lora.peft import load_adapter, save_adapter
 from templora.lora.slot import Layout
@@ -24,12 +27,16 @@ def save(
         save_adapter(path, layout, weights, config.alpha, config.dropout, base)
 
 
-def load(path: Path, layout: Layout, config: TempLoraConfig, base: nn.Module) -> torch.Tensor:
+def load(path: str | os.PathLike[str], layout: Layout, config: TempLoraConfig, base: nn.Module) -> torch.Tensor:
     """An adapter's weights, fp32 [weights]. What the file leaves out begins as in a new session.
 
     Raises:
         ModelError: unreadable, or of another shape.
+        OptionError: no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError("adapter", f"must be the path of one, not {shown(path)}")
+    path = Path(path)
     fresh = first_weights(layout.targets, layout.rank, config.seed)
     if path.suffix == ".gguf" and not path.is_dir():
         return load_gguf_adapter(path, layout, config.alpha, fresh, base)

@@ -31,6 +31,7 @@ class AttentionSinks(Method):
     """Keeps the first entries for ever, and the cache as it is."""
 
     name: ClassVar[str] = "attention_sinks"
+    takes_notes: ClassVar[bool] = True
 
     def problem(self, model: CausalModel, config: TempLoraConfig) -> str | None:
         problem = super().problem(model, config)

@@ -75,9 +75,12 @@ class Method:
     """How the text before a chunk is kept. Options are fields; their checks are in `__post_init__`."""
 
     name: ClassVar[str] = "sliding_window"
+    # Whether it keeps all of `WindowCache.opening` in every window, however long: notes are there. Each class says so.
+    takes_notes: ClassVar[bool] = True
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        cls.takes_notes = cls.__dict__.get("takes_notes", False)
         if "name" not in cls.__dict__:  # what messages call it
             cls.name = cls.__name__
 

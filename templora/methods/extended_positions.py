@@ -34,6 +34,7 @@ class ExtendedPositions(Method):
     """
 
     name: ClassVar[str] = "extended_positions"
+    takes_notes: ClassVar[bool] = True
 
     scaling: str = "yarn"
     factor: float = 2.0

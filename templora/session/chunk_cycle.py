@@ -94,7 +94,7 @@ class ChunkCycle:
             self._open_next(chunk, tried=True)
 
         with self._meter.phase("learn"):
-            self._learner.learn(lesson, chunk, cache, reading, report)
+            self._learner.learn(self._text.seen(lesson), self._text.seen_chunk(chunk), cache, reading, report)
 
     def _close_later(self, chunk: Chunk, pending: PendingUpdate) -> None:
         """Commits what is learnt of the chunk before, and has this one learnt by the end of the next."""
@@ -104,10 +104,11 @@ class ChunkCycle:
             self.settle()
             lesson, reason = self._guard(chunk)
             if lesson is not None:
+                seen = self._text.seen_chunk(chunk)
                 if not self._config.context_gradients:
                     # The token before the chunk is an input of the training, as in `Learner`.
-                    cache = cache.snapshot(chunk.first_target - 1, self._config.learn_context - 1)
-                pending.start(lesson, chunk, cache)
+                    cache = cache.snapshot(seen.first_target - 1, self._config.learn_context - 1)
+                pending.start(self._text.seen(lesson), chunk, seen, cache)
             self._open_next(chunk, reason, tried=lesson is not None)
 
     def _guard(self, chunk: Chunk) -> tuple[Sequence[int] | None, str]:
@@ -212,6 +213,8 @@ class ChunkCycle:
             chunk, cache = Chunk.from_json(meta["under_way"]), self._readers.adapted.cache
             if held := meta["caches"].get("context"):
                 cache = WindowCache(len(cache), len(held["versions"]), cache.opening, cache.sinks)
+                cache.notes = len(self._text.notes)
                 to_cache(cache, "context", Snapshot(tensors, held))
             tokens = self._text.tokens
-            self._pending.start(self._lesson(tokens, chunk) if self._lesson else tokens, chunk, cache)
+            lesson = self._lesson(tokens, chunk) if self._lesson else tokens
+            self._pending.start(self._text.seen(lesson), chunk, self._text.seen_chunk(chunk), cache)

@@ -16,10 +16,11 @@ import torch
 
 from templora.arguments import SEEDS
 from templora.chunks import Chunk
-from templora.errors import TextError
+from templora.errors import OptionError, TextError
 from templora.lora.slot import STATE
 from templora.runtime.metering import PHASES
 from templora.session.mixture import EXPERTS
+from templora.session.notes import Notes
 from templora.session.snapshot import NUMBERS, Snapshot
 
 _MAX = 2**53  # of a count
@@ -37,6 +38,7 @@ class Like:
 
     Args:
         tokens: of its text.
+        notes: that stand in its windows.
         chunk_size, window: of its config.
         positions: most that an entry's position may be.
         weights: of the adapter.
@@ -46,6 +48,7 @@ class Like:
     """
 
     tokens: int
+    notes: Notes
     chunk_size: int
     window: int
     positions: int
@@ -64,6 +67,14 @@ def check(snapshot: Snapshot, like: Like) -> None:
     try:
         _check(snapshot.meta, snapshot.tensors, like)
     except _Unfit as error:
+        raise TextError(f"the snapshot is of another session, or damaged: {error}") from error
+
+
+def notes_of(snapshot: Snapshot, make: Callable[[object], Notes]) -> Notes:
+    """The notes that a snapshot says. Raises TextError if they cannot be this session's."""
+    try:
+        return make(_table("meta", snapshot.meta).get("notes", ""))
+    except (_Unfit, OptionError) as error:
         raise TextError(f"the snapshot is of another session, or damaged: {error}") from error
 
 
@@ -133,7 +144,8 @@ def _under_way(said: Any, caches: Mapping[str, Any], tensors: Mapping[str, torch
         raise _Unfit("the chunk that it learns has nothing to learn")
     if like.context:
         held = _cache("context", caches.get("context"), tensors, like)
-        if held["first_token"] + len(held["versions"]) != chunk.first_target - 1:
+        seen = like.notes.chunk(chunk, like.window - like.chunk_size)
+        if held["first_token"] + len(held["versions"]) != seen.first_target - 1:
             raise _Unfit("the context of the chunk that it learns is another's")
 
 
@@ -144,11 +156,11 @@ def _cache(name: str, said: Any, tensors: Mapping[str, torch.Tensor], like: Like
     versions = _list(name, held["versions"])
     for number in (*versions, held["served_version"], held["reused"]):
         _whole(name, number)
-    entries = len(versions)
-    first, shift = (_whole(name, held[key], like.tokens) for key in ("first_token", "shift"))
+    entries, tokens = len(versions), like.tokens + len(like.notes)
+    first, shift = (_whole(name, held[key], tokens) for key in ("first_token", "shift"))
     # A compressed context may end one position further on than a window does.
     beyond = shift > 0 and shift + like.window > like.positions + 1
-    if entries > like.window or first + entries > like.tokens or shift > first or beyond:
+    if entries > like.window or first + entries > tokens or shift > first or beyond:
         raise _Unfit(f"the cache {name} holds entries beyond the text, or beyond the window")
     for i, pair in enumerate(like.entries if entries else ()):
         for kind, one in zip(("keys", "values"), pair, strict=True):

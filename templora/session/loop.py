@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from templora.config import TempLoraConfig
 from templora.decoding.plans import Plan, Work
+from templora.decoding.preview import Preview
 from templora.errors import SessionClosed, TextError
 from templora.learning.learner import Learner
 from templora.lora.slot import STATE, AdapterState, Slot
@@ -23,7 +25,8 @@ from templora.models.runner import Runner, Step
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
 from templora.session.chunk_cycle import ChunkCycle, Lesson
-from templora.session.fitting import Like, check, most_bytes
+from templora.session.fitting import Like, check, most_bytes, notes_of
+from templora.session.notes import Notes
 from templora.session.readers import Readers
 from templora.session.scoring import Scorer
 from templora.session.snapshot import Snapshot
@@ -45,6 +48,7 @@ class Loop:
         meter: where time and FLOPs are counted.
         lesson: what is learnt of a chunk; None: the chunk.
         new_step: how a new reader is to decode one token.
+        notes: makes notes of a text, or refuses it.
 
     Attributes:
         text, unseen, readers, scorer, cycle: its parts.
@@ -63,13 +67,14 @@ class Loop:
         meter: Meter,
         lesson: Lesson | None,
         new_step: Callable[[], Step | None],
+        notes: Callable[[object], Notes],
     ) -> None:
         self.config, self.slot, self.meter, self.seed, self.ended = config, slot, meter, config.seed, False
         self.text, self.unseen = Transcript(opening, config.chunk_size, config.context), Unseen()
         self.readers = Readers(runner, slot, config, self.text, memory, meter, new_step)
         self.scorer = Scorer(config, self.text, self.readers, learner, meter, shares=lesson is None)
         self.cycle = ChunkCycle(config, self.text, self.readers, self.scorer, learner, slot, meter, lesson)
-        self._model = runner.model
+        self._model, self._notes = runner.model, notes
 
     def run(self, source: Source) -> Plan[None]:
         """Wherever tokens come from: some of them, and, when the chunk is full, what is learnt of it."""
@@ -94,6 +99,30 @@ class Loop:
         source = sampled()
         yield from self.run(source)
         yield from source.finish()
+
+    def preview(self, ids: Sequence[int], base: bool, tokenizer: Any, *how: Any) -> Plan[Preview]:
+        """What comes after the text and `ids`, of which nothing stays; `how` as for `Previewer.preview`."""
+        tokens = [*self.text.tokens, *ids]
+        if not tokens:
+            raise TextError("there is nothing to go on from: give a prompt")
+        previewer, version = self.readers.previewer(base, tokenizer)
+        start = self.text.chunk_start_at(len(tokens)) + len(self.text.notes)
+        return previewer.preview(tokens, self.text.seen(tokens), start, version, *how)
+
+    def set_notes(self, text: object) -> None:
+        """Has these stand in every window from here on; learning under way is finished first, with those there were."""
+        notes = self._notes(text)
+        self.enter()
+        if notes != self.text.notes:
+            self.cycle.settle()
+            with deferred():
+                self._begin_anew(notes)
+
+    def _begin_anew(self, notes: Notes) -> None:
+        """Takes these notes; what was read with others is forgotten."""
+        self.text.notes = notes
+        self.scorer.drop()
+        self.readers.begin_anew()
 
     def _close_if_full(self) -> Plan[None]:
         self.alive()
@@ -180,6 +209,7 @@ class Loop:
             "seed": self.seed,
             "mixture": self.scorer.state(),
             "meter": [dict(self.meter.seconds), dict(self.meter.flops)],
+            **({"notes": self.text.notes.text} if self.text.notes else {}),
         }
         taken = Snapshot(tensors, meta)
         return taken.copied() if copy else taken
@@ -196,7 +226,9 @@ class Loop:
             TextError: it cannot.
         """
         self.enter()
-        check(snapshot, self._like(len(tokens)))
+        notes = notes_of(snapshot, self._notes)
+        check(snapshot, self._like(len(tokens), notes))
+        self._begin_anew(notes)
         self.restore(tokens, snapshot)
         self.meter.seconds, self.meter.flops = (dict(part) for part in snapshot.meta["meter"])
 
@@ -227,13 +259,14 @@ class Loop:
     @property
     def max_snapshot_bytes(self) -> int:
         """More than any snapshot takes."""
-        return most_bytes(self._like(len(self.text)), self.readers.method_tensors)
+        return most_bytes(self._like(len(self.text), self.text.notes), self.readers.method_tensors)
 
-    def _like(self, tokens: int) -> Like:
-        """What a snapshot is like, with so many tokens."""
+    def _like(self, tokens: int, notes: Notes) -> Like:
+        """What a snapshot is like, with so many tokens, and these notes."""
         c = self.config
         return Like(
             tokens=tokens,
+            notes=notes,
             chunk_size=c.chunk_size,
             window=c.window,
             positions=self._model.max_positions,

@@ -52,7 +52,15 @@ class Readers:
         self._previewers: dict[bool, Previewer] = {}  # whether the base drafts -> with what
 
     def _make(self, slot: Slot | None) -> Reader:
-        return Reader(self._runner, slot, self._config, self._text.opening, self._meter, self._new_step)
+        reader = Reader(self._runner, slot, self._config, self._text.opening, self._meter, self._new_step)
+        reader.begin(len(self._text.notes))
+        return reader
+
+    def begin_anew(self) -> None:
+        """Forgets all that was read: the notes are others."""
+        self._previewers = {}
+        for reader in (self.adapted, self.base):
+            reader.begin(len(self._text.notes))
 
     @property
     def served(self) -> int:
@@ -69,11 +77,16 @@ class Readers:
         `chunk_start`; without them, as it is."""
         tokens = self._text.tokens if end is None else self._text.tokens[:end]
         start = self._text.chunk_start if chunk_start is None else chunk_start
-        self._memory.prepare(reader, tokens, start, self.served)
+        self._memory.prepare(reader, self._text.seen(tokens), start + len(self._text.notes), self.served)
 
     def is_prepared(self, for_chunk: tuple[int, int]) -> bool:
         """Whether the adapted one has read all but the newest token since `prepared_for` said this."""
-        return for_chunk == self.prepared_for and self.adapted.at(len(self._text) - 1)
+        return for_chunk == self.prepared_for and self.adapted.at(self._newest)
+
+    @property
+    def _newest(self) -> int:
+        """Where the newest token is, as the model sees the text."""
+        return len(self._text) + len(self._text.notes) - 1
 
     @property
     def prepared_for(self) -> tuple[int, int]:
@@ -88,13 +101,13 @@ class Readers:
 
     def context(self, chunk: Chunk) -> WindowCache:
         """A cache that reaches up to the token before the chunk; one that was given, not read, is not in it yet."""
-        cache = self.adapted.cache
-        read = cache.next_token >= chunk.first_target - 1 and cache.served_version == self.served
+        cache, seen = self.adapted.cache, self._text.seen_chunk(chunk)
+        read = cache.next_token >= seen.first_target - 1 and cache.served_version == self.served
         if self._config.context_gradients or read:
             return cache
         drafter = self._previewers.get(False)  # may have read it, in the very pass that would read it now
         if drafter and self._memory.is_plain and not self._config.cache_reuse:
-            held = drafter.context(self._text.tokens, chunk.middle, self.served)
+            held = drafter.context(self._text.seen(), seen.middle, self.served)
             if held is not None:
                 return held
         self.prepare(self.adapted, chunk.first_target, chunk.middle)
@@ -102,12 +115,12 @@ class Readers:
 
     def remember(self, chunk: Chunk, meter: Meter) -> None:
         """Has the method take in a chunk that is closed."""
-        self._memory.learn(self._text.tokens, chunk, meter)
+        self._memory.learn(self._text.seen(), self._text.seen_chunk(chunk), meter)
 
     def tidy(self) -> None:
         """Takes what is beyond the text out of the caches."""
         for reader in (self.adapted, self.base):
-            reader.cache.keep(len(self._text) - 1)
+            reader.cache.keep(self._newest)
 
     def state(self) -> Snapshot:
         """The caches, and what the method holds; views."""

@@ -55,8 +55,8 @@ class Scorer:
             base, adapted: whose predictions are wanted. The mixture needs both.
         """
         began, start, readers = time.perf_counter(), len(self._text), self._readers
-        longer = [*self._text.tokens, *piece]
-        first, end = max(1, start), len(longer)
+        longer = self._text.seen([*self._text.tokens, *piece])
+        first, end = max(1, start + len(self._text.notes)), len(longer)
         by_base = by_adapted = torch.zeros(0)
         reading = None
         if first < end:  # else it is one token, with nothing before it to predict it from
@@ -76,7 +76,7 @@ class Scorer:
             self._text.give(piece)
             self.mixture, self._kept = mixture, reading
         figures = _total(by_base) if base else None, _total(by_adapted) if adapted else None
-        return ChunkScored(start, end, end - first, *figures, time.perf_counter() - began, mixed)
+        return ChunkScored(start, start + len(piece), end - first, *figures, time.perf_counter() - began, mixed)
 
     def written(self) -> ChunkScored | None:
         """What was written since the last score, read once more by base and adapter alike, in one pass each.
@@ -88,25 +88,27 @@ class Scorer:
         if first >= end:
             return None
         readers.prepare(readers.base, first)
+        tokens, target = text.seen(), first + len(text.notes)
         with self._meter.phase("score"):
-            base = _total(readers.base.nll(text.tokens, first))
-            self._kept = reading = self._read(text.tokens, first)
-            adapted = _total(reading.nll if reading else readers.adapted.nll_again(text.tokens, first))
+            base = _total(readers.base.nll(tokens, target))
+            self._kept = reading = self._read(tokens, target)
+            adapted = _total(reading.nll if reading else readers.adapted.nll_again(tokens, target))
         text.scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
-    def _read(self, tokens: list[int], first: int) -> Reading | None:
+    def _read(self, tokens: Sequence[int], first: int) -> Reading | None:
         """A reading of tokens[first:], if that is the whole open chunk and will be learnt as it was read."""
         self._kept = None
-        chunk, cache = self._text.open_chunk(len(tokens)), self._readers.adapted.cache
-        whole = first == chunk.first_target and chunk.end - chunk.middle == self._config.chunk_size
+        chunk, cache = self._text.open_chunk(len(tokens) - len(self._text.notes)), self._readers.adapted.cache
+        full, chunk = chunk.end - chunk.middle == self._config.chunk_size, self._text.seen_chunk(chunk)
+        whole = full and first == chunk.first_target
         if chunk.masked or not (whole and self.shares and cache.served_version == self._readers.served):
             return None
         return self._learner.read(tokens, chunk, cache)
 
     def take(self, chunk: Chunk, version: int) -> Reading | None:
         """The kept pass, if it is of this chunk under this version of the adapter; used up."""
-        reading, self._kept = self._kept, None
+        reading, self._kept, chunk = self._kept, None, self._text.seen_chunk(chunk)
         return reading if reading and (reading.chunk, reading.version) == (chunk, version) else None
 
     def drop(self) -> None:

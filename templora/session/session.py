@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 
-from templora.arguments import SEEDS, Writing, shown, whole, yes
+from templora.arguments import SEEDS, Writing, whole, yes
 from templora.config import TempLoraConfig
 from templora.decoding.preview import Preview
 from templora.decoding.reader import Reader
-from templora.errors import OptionError, TextError
+from templora.errors import OptionError
 from templora.events import END, ChunkLearned, Event, Finished, TokenEvent
 from templora.learning.learner import Learner
 from templora.lora import adapter_files
@@ -33,6 +34,7 @@ from templora.sampling import SamplingParams
 from templora.session.chunk_cycle import Lesson
 from templora.session.fitting import check_weights
 from templora.session.loop import Loop
+from templora.session.notes import Notes
 from templora.session.results import Receipt, Score
 from templora.session.samplers import samplers, the_sampler
 from templora.session.snapshot import Snapshot
@@ -56,22 +58,24 @@ class Session:
         loop: the parts that it is made of.
     """
 
-    def __init__(self, engine: Engine, config: TempLoraConfig, method: Method, lesson: Lesson | None = None) -> None:
+    def __init__(
+        self, engine: Engine, config: TempLoraConfig, method: Method, lesson: Lesson | None, notes: str
+    ) -> None:
         opening = opening_ids(engine.tokenizer)
         if len(opening) >= config.context:
             raise OptionError("chunk_size", "leaves no room for context in the window")
         self.config, self.method, self.meter = config, method, Meter(engine.model.device)
         self.receipt: Receipt | None = None
-        self.engine = engine
-        self._stay = engine.admit(self, config, method)
+        self.engine, self._stay = engine, engine.admit(self, config, method)
         try:
             probe = engine.probe(config, opening, self.meter)
             learner = Learner(engine.runner, self._stay.slot, config, self.meter, probe)
             memory = engine.begin(self._stay, config, len(opening))
-            self.loop = Loop(
-                config, opening, self._stay.slot, engine.runner, learner, memory, self.meter, lesson, engine.new_step
-            )
+            made = partial(Notes.of, encode=engine.encode, method=method, config=config, opening=len(opening))
+            parts = self._stay.slot, engine.runner, learner, memory, self.meter, lesson, engine.new_step, made
+            self.loop = Loop(config, opening, *parts)
             self.tokens = self.loop.text.tokens
+            self.loop.set_notes(notes)
         except BaseException:  # out of memory, say: leave the model as it was
             engine.release(self._stay)
             raise
@@ -110,6 +114,11 @@ class Session:
     def text(self) -> str:
         """Everything given and written so far."""
         return decode(self.engine.tokenizer, self.tokens)
+
+    @property
+    def notes(self) -> str:
+        """What stands in every window besides the text (`set_notes`); empty if nothing does."""
+        return self.loop.text.notes.text
 
     @property
     def open_tokens(self) -> int:
@@ -255,15 +264,9 @@ class Session:
         """
         drawing = samplers(self, sampling, stop_at_end)
         self.settle()
-        tokens = [*self.tokens, *self.encode(prompt)]
-        if not tokens:
-            raise TextError("there is nothing to go on from: give a prompt")
-        previewer, version = self.loop.readers.previewer(base, self.engine.tokenizer)
-        start, ends = self.loop.text.chunk_start_at(len(tokens)), self.engine.end_ids
-        plan = previewer.preview(tokens, start, version, max_new_tokens, drawing, ends, wanted)
-        return self.engine.run(
-            plan, lambda event: each(event.text) if isinstance(event, TokenEvent) else None, self.loop
-        )
+        how = max_new_tokens, drawing, self.engine.end_ids, wanted
+        plan = self.loop.preview(self.encode(prompt), base, self.engine.tokenizer, *how)
+        return self.engine.run(plan, lambda said: each(said.text) if isinstance(said, TokenEvent) else None, self.loop)
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:
         """`Engine.likelihood`, counted among what this session has spent."""
@@ -283,6 +286,16 @@ class Session:
         before, learned = self.engine.do(self.loop.close_chunk, "learn", self.loop), self.loop.cycle.events
         return cast(ChunkLearned, learned.pop()) if len(learned) > before else None
 
+    def set_notes(self, notes: str) -> None:
+        """Has `notes`, in place of those there were, stand in every window from here on: a memory, an author's note.
+
+        They come first, after BOS, and a blank line after them if they have no line end; blank ones are none. They are
+        read, by the base too, and never learnt; no part of the text; and take room from the context. Learning under way
+        is finished first. Raises OptionError: too long, or nothing that the session's method can keep.
+        """
+        self._alive()
+        self.engine.do(lambda: self.loop.set_notes(notes), "learn", self.loop)
+
     def reseed(self, seed: int) -> None:
         """Random numbers of sampling begin anew, from this seed."""
         seed = whole("seed", seed, *SEEDS)
@@ -292,9 +305,7 @@ class Session:
     # The adapter -----------------------------------------------------------------------------------------------
 
     def save_adapter(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
-        """Exports the adapter; without this nothing of it outlives the session.
-
-        It holds every full chunk, also one that is committed only later.
+        """Exports the adapter, with all full chunks, those that are committed only later too; else nothing of it stays.
 
         Args:
             path: a folder, for PEFT's format; or a name that ends in .gguf, for llama.cpp's.
@@ -309,9 +320,8 @@ class Session:
         self.engine.do(save, of=self.loop)
 
     def load_adapter(self, path: str | os.PathLike[str]) -> None:
-        """Goes on from an adapter, with a fresh optimiser. Learning under way is finished first.
-
-        What it leaves out begins as in a new session.
+        """Goes on from an adapter, with a fresh optimiser. Learning under way is finished first. What it leaves out
+        begins as in a new session.
 
         Args:
             path: a folder in PEFT's format, or a .gguf file in llama.cpp's.
@@ -323,10 +333,7 @@ class Session:
 
     def read_adapter(self, path: str | os.PathLike[str]) -> torch.Tensor:
         """The weights of an adapter that `load_adapter` takes, for `use_adapter`."""
-        layout = self.slot.layout
-        if not isinstance(path, str | os.PathLike):
-            raise OptionError("adapter", f"must be the path of one, not {shown(path)}")
-        return adapter_files.load(Path(path), layout, self.config, self.engine.model.module)
+        return adapter_files.load(path, self.slot.layout, self.config, self.engine.model.module)
 
     def use_adapter(self, weights: torch.Tensor | None) -> None:
         """`load_adapter` for an adapter of this session's shape that is a vector already (`adapter_weights`).
@@ -344,9 +351,8 @@ class Session:
     # Snapshots, and the end ------------------------------------------------------------------------------------
 
     def snapshot(self, *, copy: bool = True) -> Snapshot:
-        """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits.
-
-        An update that is still to be made is not made for this: what it reads is part of the snapshot.
+        """All that this session is now, its tokens apart; `restore` goes on from there, to the same bits. An update
+        that is still to be made is not made for this: what it reads is part of the snapshot.
 
         Args:
             copy: without it the tensors are the session's own, of use until it goes on: enough to save them.

@@ -174,7 +174,7 @@ class Sampled:
             yield Work(self._prepare, "read")
             self._prepared = readers.prepared_for
         forced = known[0] if known else None
-        token, nats, logprobs = yield Token(readers.adapted, text.tokens, lambda logits: self._choose(logits, forced))
+        token, nats, logprobs = yield Token(readers.adapted, text.newest, lambda logits: self._choose(logits, forced))
         if known:
             known.popleft()
         if token in self._ends:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from templora.chunks import Chunk, spans
+from templora.session.notes import Notes
 
 
 class Transcript:
@@ -24,6 +25,7 @@ class Transcript:
         chunk_index, chunk_start: of the open chunk.
         masked: spans of it that are not to be learnt.
         scored_to: where the written text that is scored ends.
+        notes: what stands in every window besides.
     """
 
     def __init__(self, opening: Sequence[int], chunk_size: int, context: int) -> None:
@@ -32,6 +34,7 @@ class Transcript:
         self.chunk_index = self.chunk_start = 0
         self.masked: tuple[tuple[int, int], ...] = ()
         self.scored_to = 0
+        self.notes = Notes(opening=self.opening)
         self._chunk_size, self._context = chunk_size, context
         self._ends = 0, 0  # where ends of the text were chosen last, and how many
 
@@ -68,6 +71,19 @@ class Transcript:
         """The open chunk as it is, or as it would be if the text ended at `end`."""
         start, end = self.chunk_start, len(self.tokens) if end is None else end
         return Chunk(self.chunk_index, max(0, start - self._context), start, end, self.masked)
+
+    def seen(self, tokens: Sequence[int] | None = None) -> Sequence[int]:
+        """Tokens of the text, or another's like it, as the model sees them: with the notes."""
+        return self.notes.seen(self.tokens if tokens is None else tokens)
+
+    def seen_chunk(self, chunk: Chunk) -> Chunk:
+        """A chunk among `seen` tokens."""
+        return self.notes.chunk(chunk, self._context)
+
+    @property
+    def newest(self) -> Sequence[int]:
+        """Tokens the last of which the model reads next; no copy, unless the text has nothing after the notes yet."""
+        return self.tokens if len(self.tokens) > self.opening else self.seen()
 
     def chunk_start_at(self, end: int) -> int:
         """Where the open chunk of a text that goes on to `end` would begin."""
