@@ -41,6 +41,18 @@ def read_text(name: str) -> str:
     return decoded(label, read_bytes(name, label)).removeprefix(BOM)
 
 
+def read_notes(name: str | None) -> str | None:
+    """The text of a file as `read_text` has it, but that an empty one, or no name at all (''), is an empty text.
+
+    None stays None: nothing was said.
+    """
+    if not name:
+        return name
+    label = "standard input" if name == "-" else name
+    raw = read_bytes(name, label).removeprefix(BOM.encode())
+    return decoded(label, raw) if raw.strip() else ""
+
+
 def decoded(label: str, raw: bytes) -> str:
     """The text of a file, with its byte order mark if it has one.
 

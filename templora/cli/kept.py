@@ -144,11 +144,14 @@ class Kept:
         run.notes.append(note)
 
     @contextlib.contextmanager
-    def open(self, run: Run, engine: Any, config: TempLoraConfig) -> Iterator[SavedSession]:
-        """The session, as it was left. Of one that was begun here nothing stays if it comes to nothing."""
-        saved = self._opened(run, engine, config)
+    def open(self, run: Run, engine: Any, config: TempLoraConfig, notes: str | None = None) -> Iterator[SavedSession]:
+        """The session, as it was left, but for the notes, where others are given. Of one that was begun here nothing
+        stays if it comes to nothing."""
+        saved = self._opened(run, engine, config, notes or "")
         try:
             with saved:
+                if notes is not None and self.begun:
+                    self._change(run, saved, notes)
                 if self._options["adapter"] is not None:
                     saved.load_adapter(self._options["adapter"])
                 yield saved
@@ -156,7 +159,16 @@ class Kept:
             if not self.begun and _is_empty(saved.history):
                 self.store.discard(self.name)
 
-    def _opened(self, run: Run, engine: Any, config: TempLoraConfig) -> SavedSession:
+    def _change(self, run: Run, saved: SavedSession, notes: str) -> None:
+        """Has these notes stand in the session's windows; says so if others did."""
+        before = saved.notes
+        saved.set_notes(notes)
+        if saved.notes != before:
+            tokens = saved.history.notes["tokens"]
+            run.notes.append(f"the session's notes were changed: {tokens:,} tokens" if tokens else "its notes are gone")
+            run.console.chunk(run.notes[-1])
+
+    def _opened(self, run: Run, engine: Any, config: TempLoraConfig, notes: str) -> SavedSession:
         options = self._options
         if not self.begun:
             if self.there:
@@ -165,7 +177,7 @@ class Kept:
             where = find(options["model"])
             if isinstance(where, Path):  # to be found from any folder
                 source["model"] = os.path.abspath(where)
-            return self.store.create(self.name, engine, config, source=source, keep=options["keep"])
+            return self.store.create(self.name, engine, config, source=source, keep=options["keep"], notes=notes)
         if self._draft:
             self._take_up(run, engine.tokenizer)
         run.console.chunk(f"going on with session {self.name} …")
@@ -176,7 +188,7 @@ class Kept:
 
         began = time.perf_counter()
         saved = self.store.open(self.name, engine, keep=options["keep"], progress=progress)
-        run.notes += saved.notes
+        run.notes += saved.remarks
         run.texts[-1].goes_on(saved.session, time.perf_counter() - began)
         for event in saved.late:
             run.texts[-1].add(event)
@@ -213,6 +225,6 @@ class Kept:
 def _is_empty(history: History) -> bool:
     """Whether nothing was given to a session, written or translated yet."""
     return all(
-        record.kind in ("begin", "adapter", "seed") or (record.kind == "mark" and "translation" in record.data)
+        record.kind in ("begin", "adapter", "seed", "notes") or (record.kind == "mark" and "translation" in record.data)
         for record in history.records
     )

@@ -137,6 +137,15 @@ sessions_option = click.option(
 )
 
 
+notes_option = click.option(
+    "--notes",
+    metavar="FILE",
+    help="a memory, or an author's note (.txt, .gz, .xz, .bz2; - = standard input): its text stands in every window, "
+    "after BOS, is read and never learnt, and takes room from the context (--window). In a session on disk it stays; "
+    "another file takes its place, an empty one ('' too) removes it",
+)
+
+
 adapter_option = click.option(
     "--adapter", metavar="DIR", help="start from this adapter, in PEFT's format or a .gguf, instead of a fresh one"
 )

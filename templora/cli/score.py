@@ -13,6 +13,7 @@ from templora.cli.options import (
     check_adapter,
     config_options,
     model_options,
+    notes_option,
     output_options,
     split_config,
 )
@@ -23,7 +24,7 @@ from templora.events import Absorbed, ChunkLearned, ChunkScored, Event
 from templora.metrics import perplexity
 from templora.reports.run_report import TextReport
 from templora.text import encode, opening_ids
-from templora.text_files import read_text
+from templora.text_files import read_notes, read_text
 
 EPILOG = """\b
 Examples:
@@ -38,6 +39,7 @@ Examples:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--tokens", type=int, help="only the first N tokens of each text")
 @adapter_option
+@notes_option
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON on standard output")
 @model_options
 @output_options
@@ -53,7 +55,8 @@ def score(**arguments: Any) -> None:
     if most is not None and most < 2:
         raise OptionError("tokens", f"must be at least 2, not {most}")
     check_adapter(options["adapter"])
-    run = Run(given, options, list(options["files"]))
+    run = Run(given, options, [*options["files"], *filter(None, [options["notes"]])])
+    notes = read_notes(options["notes"]) or ""
     contents = [(name, read_text(name)) for name in options["files"]]
     with run.console:
         engine, config = run.load()
@@ -68,7 +71,7 @@ def score(**arguments: Any) -> None:
                 text.add(event)
                 _show(event, run, text, total, config)
 
-            with engine.session(config) as session:
+            with engine.session(config, notes=notes) as session:
                 if options["adapter"] is not None:
                     session.load_adapter(options["adapter"])
                 run.follow(session.score_ids(ids), show)

@@ -100,11 +100,13 @@ def show(name: str, sessions: str | None, as_json: bool) -> None:
     document = _plain(info) | {"model": history.begin["model"], "config": history.begin["config"]}
     document["chunk_ends"] = history.chunks
     if as_json:
-        print_out(json.dumps(document | {"text": history.text}, indent=1, ensure_ascii=False) + "\n")
+        texts = {"notes_text": history.notes["notes"], "text": history.text}
+        print_out(json.dumps(document | texts, indent=1, ensure_ascii=False) + "\n")
         return
     rows = [
         ("model", info.model),
         ("tokens", f"{info.tokens:,} in {info.chunks} chunks and an open one, {info.learnt} of them learnt"),
+        ("notes", f"{info.notes:,} tokens in every window" if info.notes else "none"),
         ("to be written", f"{info.pending:,} tokens of a write that was cut short" if info.pending else "nothing"),
         ("snapshots", str(info.snapshots)),
         ("on disk", f"{info.bytes / 1e6:.1f} MB in {info.folder}"),
@@ -264,6 +266,8 @@ def _line(info: SessionInfo) -> str:
     if info.problem:
         return f"{info.name}: CANNOT BE READ: {info.problem}"
     about = [f"{info.tokens:,} tokens", f"{info.chunks} chunks", info.model, f"{info.bytes / 1e6:.1f} MB"]
+    if info.notes:
+        about.append(f"{info.notes:,} tokens of notes")
     if info.pending:
         about.append(f"{info.pending:,} tokens still to be written")
     if info.holder:

@@ -221,7 +221,7 @@ class _Job:
                         run.notes.append(note)
 
                 run.follow(itertools.chain([opening], translation.run(options["preview"])), show)
-                run.notes += [note for note in saved.notes if note not in run.notes]
+                run.notes += [note for note in saved.remarks if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
             self._leave(whole)

@@ -22,6 +22,7 @@ from templora.cli.options import (
     check_adapter,
     config_options,
     model_options,
+    notes_option,
     output_options,
     sampling_options,
     sessions_option,
@@ -36,7 +37,7 @@ from templora.metrics import repetition
 from templora.reports.run_report import TextReport
 from templora.reports.story_page import Story, Written
 from templora.text import decode
-from templora.text_files import read_text
+from templora.text_files import read_notes, read_text
 
 if TYPE_CHECKING:
     from templora.session.session import Session
@@ -69,6 +70,7 @@ the update in progress, with all text on disk and a receipt; twice, at once.
     "(--no-draft: it comes after it)  [default: whichever it is like]",
 )
 @adapter_option
+@notes_option
 @click.option("--chat", is_flag=True, help="put the prompt into the model's chat template")
 @click.option("--stop-at-end", is_flag=True, help="stop when the model ends its text; otherwise it writes on")
 @sampling_options()
@@ -106,7 +108,8 @@ def write(**arguments: Any) -> None:
         from templora.cli.kept import Kept
 
         kept = Kept(options, given)
-    run = Run(given, options, [options["prompt_file"]] if options["prompt_file"] else [])
+    run = Run(given, options, [file for file in (options["prompt_file"], options["notes"]) if file])
+    notes = read_notes(options["notes"])
     prompt = _prompt(options, needed=not (kept and kept.begun))
     if kept:
         kept.read(prompt, options["draft"])
@@ -128,13 +131,13 @@ def write(**arguments: Any) -> None:
         without: list[Written] = []
         with contextlib.ExitStack() as stack:
             if kept:
-                saved = stack.enter_context(kept.open(run, engine, config))
+                saved = stack.enter_context(kept.open(run, engine, config, notes))
                 session = saved.session
                 if options["reseed"] is not None:
                     saved.reseed(options["reseed"])
                 wanted, events = kept.stream(saved, how)
             else:
-                session = stack.enter_context(engine.session(config))
+                session = stack.enter_context(engine.session(config, notes=notes or ""))
                 if options["adapter"] is not None:
                     session.load_adapter(options["adapter"])
                 wanted, events = options["tokens"], session.stream(prompt, **how)
@@ -173,7 +176,7 @@ def write(**arguments: Any) -> None:
 
             run.follow(events, show)
             if kept:
-                run.notes += [note for note in saved.notes if note not in run.notes]
+                run.notes += [note for note in saved.remarks if note not in run.notes]
             if out:
                 out.close()
         if kept and kept.name in kept.store:

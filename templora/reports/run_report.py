@@ -142,9 +142,10 @@ def build_report(engine: Engine, texts: Sequence[TextReport], tokens: int, total
     meters = [t.session.meter.since(t.before) for t in texts if t.session is not None]
     seconds: dict[str, float] = {p: sum(m.seconds[p] for m in meters) for p in PHASES}
     flops: dict[str, float] = {p: sum(m.flops[p] for m in meters) for p in PHASES}
-    model = engine.model
+    model, notes = engine.model, sessions[0].loop.text.notes if sessions else None
     return {
         "tokens": tokens,
+        **({"notes": {"text": notes.text, "tokens": len(notes)}} if notes else {}),
         "config": sessions[0].config.to_dict() if sessions else None,
         "model": {
             "name": engine.name,

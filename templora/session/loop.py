@@ -48,12 +48,13 @@ class Loop:
         meter: where time and FLOPs are counted.
         lesson: what is learnt of a chunk; None: the chunk.
         new_step: how a new reader is to decode one token.
-        notes: makes notes of a text, or refuses it.
+        notes: `make_notes`.
 
     Attributes:
         text, unseen, readers, scorer, cycle: its parts.
         seed: of the random numbers that tokens are chosen by.
         ended: it was discarded.
+        make_notes: makes notes of a text, or refuses it.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Loop:
         self.readers = Readers(runner, slot, config, self.text, memory, meter, new_step)
         self.scorer = Scorer(config, self.text, self.readers, learner, meter, shares=lesson is None)
         self.cycle = ChunkCycle(config, self.text, self.readers, self.scorer, learner, slot, meter, lesson)
-        self._model, self._notes = runner.model, notes
+        self._model, self.make_notes = runner.model, notes
 
     def run(self, source: Source) -> Plan[None]:
         """Wherever tokens come from: some of them, and, when the chunk is full, what is learnt of it."""
@@ -110,10 +111,13 @@ class Loop:
         return previewer.preview(tokens, self.text.seen(tokens), start, version, *how)
 
     def set_notes(self, text: object) -> None:
-        """Has these stand in every window from here on; learning under way is finished first, with those there were."""
-        notes = self._notes(text)
+        """Has these stand in every window from here on; what is full or under way is learnt first, with those there
+        were."""
+        notes = self.make_notes(text)
         self.enter()
         if notes != self.text.notes:
+            if not self.text.room:  # somebody stopped listening right before it was learnt
+                self.cycle.close()
             self.cycle.settle()
             with deferred():
                 self._begin_anew(notes)
@@ -226,7 +230,7 @@ class Loop:
             TextError: it cannot.
         """
         self.enter()
-        notes = notes_of(snapshot, self._notes)
+        notes = notes_of(snapshot, self.make_notes)
         check(snapshot, self._like(len(tokens), notes))
         self._begin_anew(notes)
         self.restore(tokens, snapshot)

@@ -110,7 +110,7 @@ class Readers:
             held = drafter.context(self._text.seen(), seen.middle, self.served)
             if held is not None:
                 return held
-        self.prepare(self.adapted, chunk.first_target, chunk.middle)
+        self.prepare(self.adapted, seen.first_target - len(self._text.notes), chunk.middle)
         return cache
 
     def remember(self, chunk: Chunk, meter: Meter) -> None:

@@ -10,6 +10,7 @@
     close            the open chunk is learnt though it is not full
     adapter          the adapter was replaced by the one in this file
     seed             random numbers begin anew
+    notes            these stand in every window from here on, in place of those before
     learned, scored  what became of a chunk: the fields of the event
     snapshot         all of the session but its tokens is in this file
     rewind           of what came before, only the first tokens count
@@ -28,11 +29,11 @@ from typing import Any
 from templora.arguments import SEEDS
 from templora.config import TempLoraConfig
 from templora.errors import TemploraError
-from templora.store.log import Record
+from templora.store.log import New, Record
 from templora.store.places import is_file
 
 _OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
-_OF_BEGINNING = ("begin", "adapter", "seed")
+_OF_BEGINNING = ("begin", "adapter", "seed", "notes")
 # What the data of each kind must have.
 _FIELDS: dict[str, dict[str, type]] = {
     "begin": {"model": dict, "config": dict, "opening": list},
@@ -44,6 +45,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "close": {},
     "adapter": {"file": str, "sha256": str},
     "seed": {"seed": int},
+    "notes": {"notes": str, "tokens": int},
     "learned": {"index": int, "end": int, "committed": bool, "version": int},
     "scored": {"end": int},
     "snapshot": {"file": str, "sha256": str, "tokens": int, "until": int},
@@ -51,7 +53,8 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 _JOINED = 512  # most tokens written one a record that are in one piece
 _LOADED = ("model", "dtype", "weights")  # how its model was loaded; older logs say less
-_VERBS = ("given", "write", "close", "adapter", "seed")
+_VERBS = ("given", "write", "close", "adapter", "seed", "notes")
+_NO_NOTES = {"notes": "", "tokens": 0}
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Act:
     """Something that was asked of the session.
 
     Args:
-        kind: given, write, close, adapter or seed.
+        kind: given, write, close, adapter, seed or notes.
         seq: of the record that began it.
         start: position of its first token.
         data: of that record.
@@ -171,8 +174,16 @@ class History:
 
     @property
     def given_last(self) -> list[Act]:
-        """What was given right before the last act."""
-        return list(takewhile(lambda act: act.kind == "given", reversed(self.acts[:-1])))[::-1]
+        """What was given right before the last act; a write that goes on under other notes is still that act."""
+        before = self.acts[:-1]
+        while len(before) > 1 and before[-1].kind == "notes" and before[-1].seq == before[-2].ended:
+            del before[-2:]
+        return list(takewhile(lambda act: act.kind == "given", reversed(before)))[::-1]
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """The notes that stand now: their text (`notes`), and how many `tokens` that is."""
+        return next((act.data for act in reversed(self.acts) if act.kind == "notes"), _NO_NOTES)
 
     @property
     def chunk_texts(self) -> list[str]:
@@ -194,6 +205,13 @@ class History:
     def first(self, chunks: int) -> list[Record]:
         """The records of the first chunks alone, up to the moment when the last of them was learnt."""
         return self.records[: self._index(self.position(chunks))]
+
+    def back(self, chunks: int) -> list[New]:
+        """The records that take it back to the first chunks. Notes are the author's, not the text's: those that stand
+        now stand then too."""
+        stood = next((r.data for r in reversed(self.first(chunks)) if r.kind == "notes"), _NO_NOTES)
+        rewind: New = ("rewind", (), {"to": self.position(chunks)})
+        return [rewind] if stood == self.notes else [rewind, ("notes", (), self.notes)]
 
     def position(self, chunks: int) -> int:
         """Where the first `chunks` chunks end."""

@@ -41,10 +41,11 @@ def account(history: History) -> dict[str, Any]:
     spans = text.predicted
     inside = [piece for start, end, piece in pieces if end > start and any(a <= start and end <= b for a, b in spans)]
     text.measure("".join(inside))
-    begin = history.begin
+    begin, notes = history.begin, history.notes
     return {
         "command": "sessions export",
         "tokens": len(own),
+        **({"notes": {"text": notes["notes"], "tokens": notes["tokens"]}} if notes["tokens"] else {}),
         "prompt_tokens": len(history.tokens) - len(own),
         "config": begin["config"],
         "model": {"name": begin["model"]["name"], "sha256": begin["model"]["fingerprint"]},

@@ -21,6 +21,7 @@ from templora.arguments import SEEDS, Writing, plain, whole, yes
 from templora.errors import ModelError, OptionError, SessionClosed, StoreError, TextError
 from templora.events import END, Absorbed, ChunkLearned, ChunkScored, Event, Finished, TokenEvent
 from templora.metrics import Likelihood
+from templora.runtime.signals import deferred
 from templora.sampling import SamplingParams
 from templora.store.history import Act, History
 from templora.store.log import FORMAT, Log, New, Record
@@ -30,6 +31,7 @@ from templora.text import text_pieces
 if TYPE_CHECKING:  # what is in the store is listed without torch
     from templora.decoding.preview import Preview
     from templora.engine.engine import Engine
+    from templora.session.notes import Notes
     from templora.session.session import Session
 
 Progress = Callable[[int, int], None]  # tokens done, of how many
@@ -48,7 +50,7 @@ class SavedSession:
 
     Attributes:
         log, history: of the session.
-        notes: what the user should know about how it was opened.
+        remarks: what the user should know about how it was opened.
         late: what became of chunks then, of which the process before could not say it any more.
     """
 
@@ -66,7 +68,7 @@ class SavedSession:
         from templora.config import TempLoraConfig
 
         self.name, self.folder = name, folder
-        self.notes = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
+        self.remarks = [f"{log.path}: {problem}; it was left out" for problem in history.dropped]
         self.log, self._engine, keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
         self.history = history
         begin = history.begin
@@ -87,7 +89,7 @@ class SavedSession:
             self._snapshots.sweep()
             self._go_on(progress)
             if log.format < FORMAT:
-                self.notes.append(
+                self.remarks.append(
                     f"{log.path}: an older version began it, which drew random numbers in another way: its text stays; "
                     "what it writes from here on may differ from what that one would have written"
                 )
@@ -114,6 +116,11 @@ class SavedSession:
     @property
     def tokens(self) -> list[int]:
         return self.session.tokens
+
+    @property
+    def notes(self) -> str:
+        """As `Session.notes`."""
+        return self.session.notes
 
     @property
     def open_tokens(self) -> int:
@@ -250,6 +257,19 @@ class SavedSession:
         seed = whole("seed", seed, *SEEDS)
         self._ask([("seed", (), {"seed": seed})], durable=True)
         self.session.reseed(seed)
+
+    def set_notes(self, notes: str) -> None:
+        """As `Session.set_notes`. A write that was cut short is still to be gone on with, by `resume`, with these."""
+        self._alive()
+        found = self.session.loop.make_notes(notes)  # before it is in the log
+        self._catch_up()
+        if found == self.session.loop.text.notes:
+            return
+        act = self.history.pending
+        rest: list[New] = [("write", (), {**act.data, "max_new_tokens": act.left})] if act and act.left > 0 else []
+        with deferred():
+            self._ask([noted(found), *rest], durable=True)
+            self.session.set_notes(notes)
 
     def snapshot(self) -> None:
         """Makes a snapshot now, so that going on from here takes no time."""
@@ -409,9 +429,9 @@ class SavedSession:
             self._note(self._records([(self.session.tokens[known:], True)]))
 
     def _differs(self, chunk: int) -> None:
-        if not any("not learnt as before" in note for note in self.notes):
+        if not any("not learnt as before" in said for said in self.remarks):
             why = "another machine, number of threads or version of torch"
-            self.notes.append(f"chunk {chunk} was not learnt as before ({why}?): what follows may differ")
+            self.remarks.append(f"chunk {chunk} was not learnt as before ({why}?): what follows may differ")
 
     def _close_chunk(self) -> Iterator[Event]:
         learned = self.session.close_chunk()
@@ -447,7 +467,8 @@ class SavedSession:
         session, known = self.session, act.ids[max(0, at - act.start) :]
         problem = self._refused(act)
         if problem:
-            self.notes.append(f"{self.log.path}: record {act.seq} cannot be done again: {problem}; its text is read")
+            instead = "it is left out" if act.kind == "notes" else "its text is read"
+            self.remarks.append(f"{self.log.path}: record {act.seq} cannot be done again: {problem}; {instead}")
             act.ended, act.reason = act.seq, "left"
             yield from session.absorb_ids(known)
         elif act.kind == "given":
@@ -456,6 +477,8 @@ class SavedSession:
             yield from self._close_chunk()
         elif act.kind == "seed":
             session.reseed(act.data["seed"])
+        elif act.kind == "notes":
+            session.set_notes(act.data["notes"])
         elif act.kind == "adapter":
             try:
                 session.use_adapter(self._snapshots.read(act.data).tensors.get("weights"))
@@ -465,11 +488,13 @@ class SavedSession:
             yield from self._write_again(act, known)
 
     def _refused(self, act: Act) -> str:
-        """Why a write of an older version cannot be asked for; empty if it can."""
+        """Why a write of an older version cannot be asked for, or notes cannot stand; empty if they can."""
         try:
+            if act.kind == "notes":
+                self.session.loop.make_notes(act.data["notes"])
             if act.kind == "write":
                 self._check_sampling(SamplingParams.stored(act.data["sampling"]), act.data["stop_at_end"])
-        except (OptionError, TypeError) as error:
+        except (OptionError, TextError, TypeError) as error:
             return str(error)
         return ""
 
@@ -509,19 +534,24 @@ class SavedSession:
         except FileNotFoundError:
             return False
         except (StoreError, TextError, OSError) as error:
-            self.notes.append(f"{error}; an older snapshot is gone on from")
+            self.remarks.append(f"{error}; an older snapshot is gone on from")
             return False
         try:
             self.session.restore(self.history.tokens[: record.data["tokens"]], held)
         except TextError as error:
             path = self._snapshots.files / record.data["file"]
-            self.notes.append(f"{path}: {error}; an older snapshot is gone on from")
+            self.remarks.append(f"{path}: {error}; an older snapshot is gone on from")
             return False
         if "seed" not in held.meta:  # of an older version
             seeds = [act.data["seed"] for act in self.history.acts if act.kind == "seed" and act.seq < record.seq]
             if seeds:
                 self.session.reseed(seeds[-1])
         return True
+
+
+def noted(notes: Notes) -> New:
+    """The record of notes that stand from there on."""
+    return "notes", (), {"notes": notes.text, "tokens": len(notes)}
 
 
 def _mark(data: Mapping[str, Any]) -> list[New]:

@@ -51,7 +51,7 @@ from templora.store.places import (
     taken,
 )
 from templora.store.report import account
-from templora.store.saved import Progress, SavedSession
+from templora.store.saved import Progress, SavedSession, noted
 from templora.store.snapshots import MAX_KEPT
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class SessionInfo:
         model: name of its model.
         tokens, chunks: of the text.
         learnt: chunks that changed the adapter.
+        notes: tokens of the notes that stand in its windows.
         pending: tokens that a write which was cut short has still to write.
         snapshots: how many are kept.
         bytes: on disk; what forks share counts for each.
@@ -85,6 +86,7 @@ class SessionInfo:
     tokens: int = 0
     chunks: int = 0
     learnt: int = 0
+    notes: int = 0
     pending: int = 0
     snapshots: int = 0
     bytes: int = 0
@@ -195,6 +197,7 @@ class SessionStore:
         *,
         source: Mapping[str, Any] | None = None,
         keep: int = 3,
+        notes: str = "",
     ) -> SavedSession:
         """Begins a text.
 
@@ -204,14 +207,16 @@ class SessionStore:
             config: as for `Engine.session`.
             source: how the model was loaded, for who opens the session next.
             keep: most snapshots to keep.
+            notes: as for `Session.set_notes`.
         """
         self._free(name)
         keep = whole("keep", keep, 1, MAX_KEPT)
-        with engine.session(config) as session:  # finds out whether it can be one
-            opening, settings = list(session.tokens), session.config
+        with engine.session(config, notes=notes) as session:  # finds out whether it can be one
+            opening, settings, stand = list(session.tokens), session.config, session.loop.text.notes
         model = {"name": engine.name, **engine.identity(), **(source or {})}
         begin = {"model": model, "config": settings.to_dict(), "opening": opening, "versions": engine.versions()}
-        self._make(name, lambda folder: _write(folder, [("begin", (), begin)]))
+        first: list[New] = [("begin", (), begin), *([noted(stand)] if stand else [])]
+        self._make(name, lambda folder: _write(folder, first))
         return self.open(name, engine, keep=keep)
 
     def open(self, name: str, engine: Engine, *, keep: int = 3, progress: Progress = lambda *_: None) -> SavedSession:
@@ -247,7 +252,7 @@ class SessionStore:
         if chunks is not None:
             records = history.first(_known(history, name, chunks))
             # a write under way ends there
-            records.append(Record(records[-1].seq + 1, "rewind", (), {"to": history.position(chunks)}))
+            records += [Record(seq, *new) for seq, new in enumerate(history.back(chunks), records[-1].seq + 1)]
 
         def fill(made: Path) -> None:
             kept: list[New] = []
@@ -281,9 +286,8 @@ class SessionStore:
         with _hold(folder):
             log, history = _opened(folder)
             with log:
-                position = history.position(_known(history, name, chunks))
-                (record,) = log.extend([("rewind", (), {"to": position})], durable=True)
-                history.add(record)
+                for record in log.extend(history.back(_known(history, name, chunks)), durable=True):
+                    history.add(record)
         return self._told(name, history)
 
     def discard(self, name: str, *, keep_text: str | os.PathLike[str] | None = None) -> Discarded:
@@ -412,6 +416,7 @@ class SessionStore:
             tokens=len(history.tokens),
             chunks=len(history.chunks),
             learnt=sum(r.data["committed"] for r in history.records if r.kind == "learned"),
+            notes=history.notes["tokens"],
             pending=pending.left if pending else 0,
             snapshots=sum((folder / FILES / r.data["file"]).exists() for r in history.snapshots),
             **self._seen(name),

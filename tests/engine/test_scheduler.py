@@ -328,7 +328,7 @@ def test_sessions_on_disk_in_many_threads(tmp_path: Any) -> None:
         done: list[int] = []
         with store.open(name, engine, progress=lambda now, of, done=done: done.append(of)) as saved:  # type: ignore[misc]
             assert max(done, default=0) <= 130 - 32  # from a snapshot, wherever the last one that came in time is
-            assert saved.notes == []
+            assert saved.remarks == []
 
 
 def test_two_threads_of_one_session() -> None:

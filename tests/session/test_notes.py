@@ -12,9 +12,19 @@ from adapted import GREEDY, adapted_logits, logits, with_random_adapter
 from conftest import TEXT, small
 from transformers import DynamicCache
 
-from templora import ChunkLearned, ChunkScored, OptionError, SamplingParams, Session, TempLoraConfig, TextError
+from templora import (
+    ChunkLearned,
+    ChunkScored,
+    OptionError,
+    SamplingParams,
+    Session,
+    TextError,
+    TokenEvent,
+)
+from templora.decoding.cuda_graph import CudaGraphStep
 from templora.engine.engine import Engine
 from templora.learning.optimizer import Step
+from templora.learning.probe import Probe
 from templora.methods.attention_sinks import AttentionSinks
 from templora.methods.base import Method
 from templora.methods.dynamic_evaluation import DynamicEvaluation
@@ -56,7 +66,6 @@ def test_both_readers_score_as_the_plain_model_after_bos_notes_and_window(family
                 ):
                     assert found == pytest.approx(nll(scores, window, event.targets), rel=1e-5)
                 list(mirror.absorb_ids(session.tokens[event.start : event.end]))
-        assert event is not None
         assert session.version == mirror.version == 6
         assert session.text == text[:200]
         assert session.tokens == [*[BOS] * bos, *text[:200].encode()]
@@ -361,14 +370,48 @@ def test_learning_goes_on_from_the_pass_that_scored(engine: Engine) -> None:
     assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5)
 
 
-def test_bf16_and_the_compiled_step_count_entries_not_tokens() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        tokens = []
-        for compiled in (True, False):
-            engine = tiny_engine(dtype=dtype, bos=True)
-            engine._compiled = compiled
-            with engine.session(TempLoraConfig(**small().to_dict()), notes=NOTES) as session:
-                events = list(session.stream(TEXT[:60], max_new_tokens=60, sampling=GREEDY))
-                assert [e for e in events if isinstance(e, ChunkLearned)]
-                tokens.append(session.tokens)
-        assert dtype == torch.bfloat16 or tokens[0] == tokens[1]
+def test_steps_read_the_cache_by_entry_whatever_stands_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, as a graph is recorded, and through the modules."""
+    tokens = []
+    for kind in ("compiled", "graph", "modules"):
+        engine = tiny_engine(bos=True)
+        if kind != "compiled":
+            step = CudaGraphStep(engine.model, record=lambda step: step) if kind == "graph" else None
+            monkeypatch.setattr(engine, "new_step", lambda step=step: step)
+        with engine.session(small(), notes=NOTES) as session:
+            events = list(session.stream(TEXT[:60], max_new_tokens=60, sampling=GREEDY))
+            session.set_notes(OTHER)
+            session.write(max_new_tokens=10, sampling=GREEDY)
+            assert [e for e in events if isinstance(e, ChunkLearned)]
+            tokens.append(session.tokens)
+    assert tokens[0] == tokens[1] == tokens[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"context_gradients": True}, {"learning": "parallel"}])
+def test_what_an_update_is_tried_on_is_the_text_alone(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[list[int]] = []
+    real = Probe.read
+    monkeypatch.setattr(
+        Probe, "read", lambda self, recent, *how: tried.append(list(recent)) or real(self, recent, *how)
+    )
+    with tiny_engine().session(small(probe_tokens=48, **options), notes="~" * 44 + "\n") as session:
+        session.absorb(TEXT)
+        session.loop.cycle.settle()
+        assert [len(recent) for recent in tried] == [0, 0, 32, 32, 48, 48]
+        assert tried[-1] == session.tokens[16:64]
+
+
+@pytest.mark.parametrize("learning", ["cascaded", "parallel"])
+def test_a_chunk_that_is_full_is_learnt_with_the_notes_there_were(learning: str) -> None:
+    """A stream may be left right before its chunk is learnt, and go on under other notes."""
+    found = []
+    for left in (True, False):
+        with tiny_engine().session(small(learning=learning), notes=NOTES) as session:
+            events = session.stream(TEXT[:40], max_new_tokens=100, sampling=HOT)
+            event = next(e for e in events if len(session.tokens) == 64 and (left or not session.open_tokens))
+            assert isinstance(event, TokenEvent) is left
+            session.set_notes(OTHER)
+            assert session.version == 2
+            events.close()
+            found.append((session.adapter_weights().tolist(), session.write(max_new_tokens=40, sampling=HOT)))
+    assert found[0] == found[1]

@@ -273,7 +273,7 @@ def test_a_session_on_disk_goes_on_without_a_snapshot_that_is_not_its_own(tmp_pa
         with store.open("novel", tiny_engine()) as saved:
             assert saved.tokens == tokens
             assert torch.equal(saved.session.adapter_weights(), weights)
-            assert str(path) in saved.notes[0]
+            assert str(path) in saved.remarks[0]
 
 
 def test_a_snapshot_stays_what_it_was(tmp_path: Path) -> None:

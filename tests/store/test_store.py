@@ -84,7 +84,7 @@ def test_an_undisturbed_session_is_any_other(store: SessionStore, options: dict[
         assert saved.tokens == tokens
         assert (saved.session.adapter_weights() == weights).all()
         assert saved.text == text == tiny_engine().tokenizer.decode(tokens, skip_special_tokens=True)
-        assert not saved.notes
+        assert not saved.remarks
 
 
 class Killed(BaseException):
@@ -125,7 +125,7 @@ def test_what_was_killed_goes_on_to_the_same_tokens(
                 tell(saved, **how)
                 assert saved.tokens == tokens
                 assert (saved.session.adapter_weights() == weights).all()
-                assert not saved.notes
+                assert not saved.remarks
                 break
         except Killed:
             pass
@@ -177,7 +177,7 @@ def test_a_log_of_an_older_version_goes_on_the_same(store: SessionStore) -> None
         assert saved.pending == 79
         list(saved.resume())
         assert saved.tokens == expected
-        assert not saved.notes
+        assert not saved.remarks
 
 
 def test_the_end_of_a_text_is_drawn_again(store: SessionStore) -> None:
@@ -264,7 +264,7 @@ def test_forks_share_their_files(store: SessionStore) -> None:
     assert store.discard("novel").gone
     with store.open("other", tiny_engine()) as saved:
         assert saved.tokens == tokens
-        assert not saved.notes
+        assert not saved.remarks
 
 
 def test_an_adapter_that_was_loaded_stays(store: SessionStore, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_what_was_asked_right_after_a_snapshot_is_in_a_fork(store: SessionStore,
     found = []
     for name in ("novel", "other", "third"):
         with store.open(name, tiny_engine()) as saved:
-            assert not saved.notes
+            assert not saved.remarks
             saved.write(max_new_tokens=40, sampling=HOT)
             found.append((saved.tokens, saved.session.adapter_weights().tolist(), saved.history.chunks))
     assert found[0] == found[1] == found[2]
@@ -540,7 +540,7 @@ def test_what_is_left_and_gone_on_with_in_one_process_is_the_same(store: Session
     with store.open("novel", tiny_engine()) as saved:
         assert saved.tokens == tokens
         assert (saved.session.adapter_weights() == weights).all()
-        assert not saved.notes
+        assert not saved.remarks
 
 
 def test_a_caller_who_is_interrupted_and_goes_on_has_what_the_log_has(

@@ -45,7 +45,7 @@ def check(store: SessionStore, engine: Engine, text: str) -> list[str]:
     assert not store.show("novel").problem
     with store.open("novel", engine) as saved:
         assert saved.text == text
-        notes = saved.notes
+        notes = saved.remarks
         json.dumps(store.report("novel"))
     for name in ("fork", "rewound"):
         with contextlib.suppress(StoreError):
@@ -307,4 +307,4 @@ def test_whatever_it_is_called_with_the_same_text_opens(
             saved.close()
             text, tokens = saved.text, list(saved.tokens)
     with store.open("novel", engine) as saved:
-        assert (saved.text, saved.tokens, saved.notes) == (text, tokens, [])
+        assert (saved.text, saved.tokens, saved.remarks) == (text, tokens, [])

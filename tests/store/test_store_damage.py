@@ -73,7 +73,7 @@ def check(store: SessionStore, damaged: Path, tokens: list[int]) -> bool:
     try:
         with store.open("novel", tiny_engine()) as saved:
             assert saved.tokens == tokens
-            assert all(str(damaged) in note for note in saved.notes)
+            assert all(str(damaged) in note for note in saved.remarks)
     except StoreError as error:
         problem = str(error)
     assert listed["novel"].problem == problem
@@ -113,7 +113,7 @@ def test_every_file_swapped_for_another_of_its_kind(store: SessionStore, sound: 
         if file.name == "log.sqlite":  # a whole session in itself, whose snapshots are not there
             with store.open("novel", tiny_engine()) as saved:
                 assert saved.tokens == SessionStore(sound).history("other").tokens
-                assert saved.notes
+                assert saved.remarks
         else:
             assert check(store, file, tokens)
         shutil.rmtree(store.folder / "novel")
@@ -203,10 +203,10 @@ def test_a_session_of_an_older_version_goes_on_and_says_so(
     assert store.history("old").text == text
     with store.open("old", tiny_engine()) as saved:
         assert saved.text == text
-        assert "an older version began it" in " ".join(saved.notes)
+        assert "an older version began it" in " ".join(saved.remarks)
         assert saved.write(max_new_tokens=20) == wanted
     with store.open("old", tiny_engine()) as saved:
-        assert saved.notes == []
+        assert saved.remarks == []
         assert saved.text == text + wanted
 
 
