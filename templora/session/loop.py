@@ -125,7 +125,6 @@ class Loop:
     def _begin_anew(self, notes: Notes) -> None:
         """Takes these notes; what was read with others is forgotten."""
         self.text.notes = notes
-        self.scorer.drop()
         self.readers.begin_anew()
 
     def _close_if_full(self) -> Plan[None]:

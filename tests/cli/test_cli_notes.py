@@ -16,7 +16,9 @@ from evaluations import tiny_folder
 from templora.cli.score import score as score_command
 from templora.cli.sessions import sessions
 from templora.cli.write import write as write_command
+from templora.config import TempLoraConfig
 from templora.errors import OptionError, TextError
+from templora.loading import load
 from templora.store.store import SessionStore
 
 SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learning-rate", "0.01"]
@@ -163,12 +165,19 @@ def test_a_session_keeps_them_until_others_are_given(
     assert len(store.history("novel").records) == length
 
 
+def test_what_failed_before_there_was_a_text_is_begun_anew(
+    write: Command, store: SessionStore, notes: Path, model: Path
+) -> None:
+    with load(str(model)) as engine:
+        store.create("novel", engine, TempLoraConfig(chunk_size=16, window=64, rank=4), notes="Mara is dead.").close()
+    done = write("--session", "novel", "--prompt", TEXT, "--tokens", 5, "--notes", notes)
+    assert done.exit_code == 0, done.exception
+    assert store.history("novel").notes["notes"] == NOTES
+
+
 def test_a_write_that_was_cut_short_goes_on_with_the_new_ones(
     write: Command, store: SessionStore, notes: Path, model: Path
 ) -> None:
-    from templora.config import TempLoraConfig
-    from templora.loading import load
-
     def cut() -> None:
         with load(str(model)) as engine:
             config = TempLoraConfig(chunk_size=32, window=96, rank=4, learning_rate=0.01)

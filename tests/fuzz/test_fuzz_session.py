@@ -39,6 +39,7 @@ RECORDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("learned", (), {"index": 0, "start": 0, "end": 32, "committed": True, "version": 1}),
     ("snapshot", (), {"file": "00000001.safetensors", "sha256": "0", "tokens": 32, "until": 3}),
     ("seed", (), {"seed": 4}),
+    ("notes", (), {"notes": "Mara is dead.", "tokens": 15}),
     ("mark", (), {"text": "x"}),
     ("rewind", (), {"to": 32}),
 ]

@@ -21,6 +21,7 @@ RECORDS = st.one_of(
     st.just(("mark", [], {"text": "a note of one's own"})),
     st.just(("close", [], {})),
     st.just(("seed", [], {"seed": 3})),
+    st.sampled_from(["", "a", "b"]).map(lambda text: ("notes", [], {"notes": text, "tokens": len(text)})),
     st.just(("adapter", [], {"file": "adapter-00000001.safetensors", "sha256": "0"})),
     st.just(("learned", [], {"index": 0, "end": 4, "committed": True, "version": 1})),
     st.just(("snapshot", [], {"file": "00000001.safetensors", "sha256": "0", "tokens": 4, "until": 3})),

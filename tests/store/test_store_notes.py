@@ -199,6 +199,16 @@ def test_going_back_twice_and_to_the_same_notes_adds_no_records(novel: SessionSt
     assert novel.report("novel")["notes"] == {"text": THIRD, "tokens": len(THIRD) + 2}
 
 
+def test_the_beginning_stays_whole(store: SessionStore) -> None:
+    with store.create("novel", tiny_engine(), config(), notes=NOTES) as saved:
+        saved.reseed(5)
+        saved.absorb(TEXT)
+    assert [r.kind for r in store.history("novel").first(0)] == ["begin", "notes", "seed"]
+    store.rewind("novel", 0)
+    with store.open("novel", tiny_engine()) as saved:
+        assert (saved.notes, saved.session.loop.seed) == (NOTES, 5)
+
+
 def test_notes_are_no_part_of_the_text(novel: SessionStore) -> None:
     history = novel.history("novel")
     assert history.text.startswith(TEXT[:140] + "So")
