@@ -1,11 +1,16 @@
-"""Numbers about text: how well it was predicted, and how much it repeats itself. No model, no tensors."""
+"""Numbers about text: how well it was predicted, how much it repeats itself, and how sure one can be of what is made of
+them. No model, no tensors."""
 
 from __future__ import annotations
 
 import math
+import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
 
 
 def perplexity(nll: float, units: int) -> float | None:
@@ -75,3 +80,20 @@ def repetition(ids: Sequence[int], text: str) -> dict[str, float]:
         "repeated_4grams": repeated(ids, 4),
         "compression_ratio": compression_ratio(text),
     }
+
+
+def middle(values: Iterable[float]) -> tuple[float, float]:
+    """Between what the middle 95 % of them lie, rounded outwards; of at least one value."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return ordered[math.floor(0.025 * last)], ordered[math.ceil(0.975 * last)]
+
+
+def bootstrap(
+    statistic: Callable[[list[_Item]], float], items: Sequence[_Item], draws: int, seed: int
+) -> tuple[float, float] | None:
+    """The 95 % interval of a statistic, by draws of as many items with replacement; None for fewer than two items."""
+    if len(items) < 2:
+        return None
+    draw = random.Random(seed)
+    return middle(statistic(draw.choices(items, k=len(items))) for _ in range(draws))

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
-from templora.metrics import Likelihood, compression_ratio, distinct, perplexity, repeated, repetition
+from templora.metrics import (
+    Likelihood,
+    bootstrap,
+    compression_ratio,
+    distinct,
+    middle,
+    perplexity,
+    repeated,
+    repetition,
+)
 
 
 def test_a_toy_text_by_hand() -> None:
@@ -47,3 +57,18 @@ def test_a_loop_compresses_better_than_prose() -> None:
         "repeated_4grams",
         "compression_ratio",
     }
+
+
+def test_the_middle_is_rounded_outwards() -> None:
+    assert middle(range(1000, -1, -1)) == (25, 975)
+    assert middle(range(1000)) == (24, 975)
+    assert middle([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert middle([7.0]) == (7.0, 7.0)
+
+
+def test_a_bootstrap_draws_whole_items() -> None:
+    """Written out: of 400 draws nine lie below it and nine above; the same seed, the same draws."""
+    items, draw = [1.0, 5.0, 6.0, 20.0], random.Random(3)
+    drawn = sorted(sum(draw.choices(items, k=4)) / 4 for _ in range(400))
+    assert bootstrap(lambda some: sum(some) / len(some), items, 400, 3) == (drawn[9], drawn[390])
+    assert bootstrap(sum, [1.0], 400, 3) is None

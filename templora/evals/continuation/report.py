@@ -7,7 +7,6 @@ the same books and seeds are drawn for both.
 from __future__ import annotations
 
 import json
-import math
 import random
 import statistics
 from collections import defaultdict
@@ -18,13 +17,13 @@ from typing import Any
 
 from templora.errors import TextError
 from templora.evals.continuation.study import SCHEMA, SETTINGS, read_sample
+from templora.metrics import middle
 from templora.reports.run_report import write_json
 from templora.runtime.files import told
 from templora.sampling import SamplingParams
 
 _RESAMPLES = 2000
 _SEED = 20240121
-_TAIL = 0.025
 _REFERENCES = ("base", "other")  # what the others are compared with
 _SHOWN = ("temperature", "min_p", "repetition_penalty")  # of the sampling, whatever they are
 
@@ -128,13 +127,9 @@ def interval(statistic: Callable[[_Tree], float | None], tree: _Tree) -> tuple[f
     found = []
     for _ in range(_RESAMPLES):
         drawn = [draw.choices(of, k=len(of)) for of in draw.choices(books, k=len(books))]
-        value = statistic({str(i): of for i, of in enumerate(drawn)})
-        if value is not None:
-            found.append(value)
-    if not found:
-        return None
-    found.sort()
-    return found[math.floor(_TAIL * (len(found) - 1))], found[math.ceil((1 - _TAIL) * (len(found) - 1))]
+        found.append(statistic({str(i): of for i, of in enumerate(drawn)}))
+    known = [value for value in found if value is not None]
+    return middle(known) if known else None
 
 
 def difference(tree: _Tree) -> float | None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from templora.metrics import Likelihood
+from templora.metrics import Likelihood, bootstrap
 
 _RESAMPLES = 10_000
 _SEED = 20240121
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,7 @@ def interval(pairs: Sequence[Pair]) -> tuple[float, float] | None:
 
     Both settings of a text stay together, so differences between texts do not widen it.
     """
-    if len(pairs) < 2:
-        return None
-    rng = random.Random(_SEED)
-    found = sorted(change(rng.choices(pairs, k=len(pairs))) or 0.0 for _ in range(_RESAMPLES))
-    tail = (1 - _LEVEL) / 2
-    return found[math.floor(tail * (_RESAMPLES - 1))], found[math.ceil((1 - tail) * (_RESAMPLES - 1))]
+    return bootstrap(lambda drawn: change(drawn) or 0.0, pairs, _RESAMPLES, _SEED)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ score by itself.
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from templora.errors import OptionError
+from templora.metrics import bootstrap
 from templora.translation.quality import wording
-from templora.translation.quality.similarity import SAMPLES, SEED, interval
+from templora.translation.quality.similarity import SAMPLES, SEED
 from templora.translation.quality.wording import GAP, Gram, tokens
 
 # Renderings: at most so many words, or characters. The ratio is far beyond the usual 10.83 (p = 0.001), for thousands
@@ -360,13 +360,12 @@ def compare(
     first, second = consistency(sources, baseline, terms), consistency(sources, system, terms)
     # Which terms can be measured is a matter of the source alone.
     pairs = [(b.commonest - a.commonest, a.segments) for a, b in zip(first.terms, second.terms, strict=True)]
-    rng = random.Random(SEED)
-    draws = (_difference(rng.choices(pairs, k=len(pairs))) for _ in range(SAMPLES))
+    interval = bootstrap(_difference, pairs, SAMPLES, SEED)
     return {
         "baseline": first.as_dict(),
         "system": second.as_dict(),
         "difference": _difference(pairs) if pairs else None,
-        "interval": interval(draws) if len(pairs) > 1 else None,
+        "interval": list(interval) if interval else None,
     }
 
 

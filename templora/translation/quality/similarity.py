@@ -7,13 +7,13 @@ signature beside each score says how, so that others can compute the same.
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from templora.errors import ModelError, OptionError
+from templora.metrics import middle
 
 # The scores, on a scale of 100, and what papers call them:
 #     bleu: n-grams of words shared (Papineni et al. 2002); higher is better.
@@ -114,17 +114,10 @@ def _figures(baseline: Sequence[float], system: Sequence[float]) -> dict[str, An
         "baseline": baseline[0],
         "system": system[0],
         "difference": difference,
-        "interval": interval(differences),
+        "interval": list(middle(differences)),
         "change_percent": changes[0] if baseline[0] else None,
-        "change_interval": interval(changes[1:]) if whole else None,
+        "change_interval": list(middle(changes[1:])) if whole else None,
     }
-
-
-def interval(values: Iterable[float]) -> list[float]:
-    """The middle 95 % of them, rounded outwards."""
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return [ordered[math.floor(0.025 * last)], ordered[math.ceil(0.975 * last)]]
 
 
 def _metrics(target_code: str) -> dict[str, Any]:
