@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from templora.errors import TextError
+from templora.runtime.files import told
 
 # Bytes of a text. A compressed one may hold 200 times its size, and a small one always 64 MiB: prose shrinks to a
 # fifth, the most repetitive of real texts to a fiftieth. What is beyond was made to fill the memory.
@@ -77,7 +78,7 @@ def read_bytes(name: str, label: str) -> bytes:
         TextError: it cannot be read, is damaged, or holds more than is read; compressed files and files on a disk are
             refused for their size before they are in memory.
     """
-    try:
+    with told(TextError, f"{label}: cannot be read", ValueError):  # of a name with a zero byte
         if name == "-":
             return _read(sys.stdin.buffer, MAX_BYTES, label) if sys.stdin else b""
         opener = _OPENERS.get(Path(name).suffix.lower())
@@ -86,8 +87,6 @@ def read_bytes(name: str, label: str) -> bytes:
             if stat.S_ISREG(about.st_mode) and about.st_size > MAX_BYTES:
                 raise _too_large(label, MAX_BYTES)
             raw = _read(file, MAX_BYTES, label)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise TextError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return raw if opener is None else _unpacked(raw, opener, label)
 
 

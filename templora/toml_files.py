@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from templora.errors import OptionError, nearest
+from templora.runtime.files import told
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,10 +39,8 @@ def read_toml(option: str, name: str, builtin: dict[str, str]) -> dict[str, Any]
     """
     if name not in builtin and not name.endswith(".toml"):
         raise OptionError(option, f"there is no {option} {name!r}; {nearest(name, builtin)} (or give a .toml)")
-    try:
+    with told(partial(OptionError, option), f"{name} cannot be read", ValueError):  # of a zero byte, or no UTF-8
         text = builtin[name] if name in builtin else _text(name)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, or no UTF-8
-        raise OptionError(option, f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
         if _LONG_KEY.search(text):
             raise ValueError("a key of more than 40 parts")

@@ -41,7 +41,7 @@ def check_outputs(outputs: dict[str, str | None], inputs: list[str]) -> dict[str
 
 
 def _check_writable(option: str, path: Path) -> None:
-    try:
+    with told(partial(OptionError, option), f"{path} cannot be written", ValueError):
         if _is_device(path):  # opening a pipe just to look would end it for its reader
             return
         existed = path.exists()
@@ -51,8 +51,6 @@ def _check_writable(option: str, path: Path) -> None:
             path.resolve().unlink()  # what a link leads to, not the link
         if option != "out" and not os.access(path.resolve().parent, os.W_OK):
             raise PermissionError(0, "its folder takes no new files, and reports are put in place by renaming")
-    except (OSError, ValueError) as error:
-        raise OptionError(option, f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _is_device(path: Path) -> bool:

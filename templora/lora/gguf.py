@@ -20,7 +20,7 @@ from templora.errors import ModelError
 from templora.gguf.header import GgufHeader, Stored
 from templora.lora.peft import Found
 from templora.lora.slot import Layout
-from templora.runtime.files import written_whole
+from templora.runtime.files import told, written_whole
 
 # transformers' name of each family whose names in llama.cpp are known here, and llama.cpp's; `llama` has its own order.
 _FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3"}
@@ -45,33 +45,30 @@ def save_gguf_adapter(
     import gguf
 
     names = _Names(path, layout, base)
-    try:
-        with written_whole(path) as beside:
-            writer = gguf.GGUFWriter(beside, names.family)
-            try:
-                writer.add_type("adapter")
-                writer.add_string("adapter.type", "lora")
-                writer.add_float32("adapter.lora.alpha", alpha)
-                matrices: list[np.ndarray[Any, Any]] = []
-                views = layout.views(weights.detach().float().cpu())
-                for target, (a, b) in zip(layout.targets, views, strict=True):
-                    name, heads = names.of[target.name], names.heads.get(target.kind)
-                    b = interleaved(b, heads) if heads else b
-                    for letter, matrix in (("a", a), ("b", b)):
-                        matrices.append((matrix.half() if half else matrix).contiguous().numpy())
-                        writer.add_tensor(f"{name}.weight.lora_{letter}", matrices[-1])
-                writer.write_header_to_file()
-                writer.write_kv_data_to_file()
-                writer.write_ti_data_to_file()
-                (file,) = writer.fout or [beside.open("wb")]
-                writer.write_padding(file, file.tell())
-                for numbers in matrices:  # the writer's own way is numpy's tofile, which a full disk does not disturb
-                    file.write(numbers.data)
-                    writer.write_padding(file, numbers.nbytes)
-            finally:
-                writer.close()
-    except OSError as error:
-        raise ModelError(f"{path}: the adapter cannot be written: {error.strerror}") from error
+    with told(ModelError, f"{path}: the adapter cannot be written"), written_whole(path) as beside:
+        writer = gguf.GGUFWriter(beside, names.family)
+        try:
+            writer.add_type("adapter")
+            writer.add_string("adapter.type", "lora")
+            writer.add_float32("adapter.lora.alpha", alpha)
+            matrices: list[np.ndarray[Any, Any]] = []
+            views = layout.views(weights.detach().float().cpu())
+            for target, (a, b) in zip(layout.targets, views, strict=True):
+                name, heads = names.of[target.name], names.heads.get(target.kind)
+                b = interleaved(b, heads) if heads else b
+                for letter, matrix in (("a", a), ("b", b)):
+                    matrices.append((matrix.half() if half else matrix).contiguous().numpy())
+                    writer.add_tensor(f"{name}.weight.lora_{letter}", matrices[-1])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            (file,) = writer.fout or [beside.open("wb")]
+            writer.write_padding(file, file.tell())
+            for numbers in matrices:  # the writer's own way is numpy's tofile, which a full disk does not disturb
+                file.write(numbers.data)
+                writer.write_padding(file, numbers.nbytes)
+        finally:
+            writer.close()
 
 
 def load_gguf_adapter(path: Path, layout: Layout, alpha: float, fresh: torch.Tensor, base: Any) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from templora.errors import ModelError
 from templora.lora.slot import Layout
-from templora.runtime.files import written_whole
+from templora.runtime.files import said, told, written_whole
 
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -121,14 +121,12 @@ def save_adapter(folder: Path, layout: Layout, weights: torch.Tensor, alpha: flo
         "bias": "none",
         "inference_mode": True,
     }
-    try:
+    with told(ModelError, f"{folder}: the adapter cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
         # Both are whole before either takes its place.
         with written_whole(folder / _CONFIG) as settings, written_whole(folder / _WEIGHTS) as file:
             file.write_bytes(save(tensors, metadata={"format": "pt"}))
             settings.write_text(json.dumps(config, indent=1) + "\n")
-    except OSError as error:
-        raise ModelError(f"{folder}: the adapter cannot be written: {error.strerror}") from error
 
 
 def load_adapter(folder: Path, layout: Layout, alpha: float, fresh: torch.Tensor) -> torch.Tensor:
@@ -164,19 +162,17 @@ def read_adapter(folder: Path, layout: Layout) -> Found:
 def _settings(folder: Path) -> tuple[int, float]:
     """Rank and scale of a plain LoRA."""
     path = folder / _CONFIG
-    try:
+    with told(ModelError, f"{folder}: no PEFT adapter can be read here"):
         if not path.is_file():
             raise ModelError(f"{folder}: no PEFT adapter can be read here: there is no {_CONFIG}")
         with path.open("rb") as file:
             text = file.read(_MAX_CONFIG + 1)
-        if len(text) > _MAX_CONFIG:
-            raise ModelError(f"{path}: no adapter has a config of more than {_MAX_CONFIG:,} bytes")
+    if len(text) > _MAX_CONFIG:
+        raise ModelError(f"{path}: no adapter has a config of more than {_MAX_CONFIG:,} bytes")
+    try:
         config = json.loads(text)
-    except OSError as error:
-        raise ModelError(f"{folder}: no PEFT adapter can be read here: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: no PEFT adapter can be read here: {_CONFIG} is no JSON: {said}") from error
+        raise ModelError(f"{folder}: no PEFT adapter can be read here: {_CONFIG} is no JSON: {said(error)}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder}: no PEFT adapter can be read here: {_CONFIG} holds no settings")
     if config.get("peft_type") != "LORA":
@@ -222,17 +218,14 @@ def _tensors(folder: Path, layout: Layout) -> dict[str, torch.Tensor]:
                 "with safe_serialization=True"
             )
         raise ModelError(f"{folder}: no PEFT adapter can be read here: there is no {_WEIGHTS}")
+    with told(ModelError, f"{folder}: no PEFT adapter can be read here"), path.open("rb") as file:
+        # Twice what it can be in fp64, and names. Read, not mapped: a file cut meanwhile is an error then.
+        most = 16 * layout.weights + 2**24
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ModelError(f"{folder}: larger than any adapter for this session's layers and rank {layout.rank}")
     try:
-        with path.open("rb") as file:
-            # Twice what it can be in fp64, and names. Read, not mapped: a file cut meanwhile is an error then.
-            most = 16 * layout.weights + 2**24
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise ModelError(f"{folder}: larger than any adapter for this session's layers and rank {layout.rank}")
         found: dict[str, torch.Tensor] = load(data)
         return found
-    except OSError as error:
-        raise ModelError(f"{folder}: no PEFT adapter can be read here: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: no PEFT adapter can be read here: {said}") from error
+        raise ModelError(f"{folder}: no PEFT adapter can be read here: {said(error)}") from error

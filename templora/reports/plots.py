@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from templora.errors import TextError
+from templora.runtime.files import told
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +32,8 @@ def blank(width: float, height: float) -> Figure:
 
 def save(figure: Any, path: Path) -> None:
     """Writes it as PNG. Raises `TextError` if that cannot be written."""
-    try:
+    with told(TextError, f"{path}: the plot cannot be written"):
         figure.savefig(path, format="png", metadata={"Software": "templora"})
-    except OSError as error:
-        raise TextError(f"{path}: the plot cannot be written: {error.strerror}") from error
 
 
 def plot_report(report: dict[str, Any], path: Path, title: str) -> None:

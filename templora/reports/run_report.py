@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from templora.errors import TextError
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.metrics import Likelihood
-from templora.runtime.files import written_whole
+from templora.runtime.files import told, written_whole
 from templora.text import decode
 
 if TYPE_CHECKING:
@@ -224,11 +224,9 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     """
     # File names that are not UTF-8 become JSON escapes.
     raw = (to_json(document) + "\n").encode("utf-8", "backslashreplace")
-    try:
+    with told(TextError, f"{path}: the report cannot be written"):
         if path.exists() and not path.is_file():
             path.write_bytes(raw)  # a device is written to, never replaced
             return
         with written_whole(path) as beside:
             beside.write_bytes(raw)
-    except OSError as error:
-        raise TextError(f"{path}: the report cannot be written: {error.strerror}") from error

@@ -16,7 +16,7 @@ from templora.errors import TextError
 from templora.metrics import compression_ratio
 from templora.reports.names import Book, words
 from templora.reports.plots import draw_report
-from templora.runtime.files import written_whole
+from templora.runtime.files import told, written_whole
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #24211d; --soft: #6b655c; --line: #e0d9cc; --paper: #faf6ee; --card: #fffdf8;
@@ -102,11 +102,8 @@ def write_page(story: Story, report: Mapping[str, Any], path: Path) -> None:
     Raises:
         TextError: it cannot be written.
     """
-    try:
-        with written_whole(path) as beside:
-            beside.write_text(page(story, report), encoding="utf-8", errors="xmlcharrefreplace")
-    except OSError as error:
-        raise TextError(f"{path}: the page cannot be written: {error.strerror}") from error
+    with told(TextError, f"{path}: the page cannot be written"), written_whole(path) as beside:
+        beside.write_text(page(story, report), encoding="utf-8", errors="xmlcharrefreplace")
 
 
 def page(story: Story, report: Mapping[str, Any]) -> str:

@@ -12,12 +12,17 @@ from pathlib import Path
 
 
 @contextmanager
-def told(kind: Callable[[str], Exception], what: object) -> Iterator[None]:
-    """Turns what the system refuses into an error of ours: `what` was tried, or the file, and why it could not be."""
+def told(kind: Callable[[str], Exception], what: object, *also: type[Exception]) -> Iterator[None]:
+    """Turns what the system refuses into an error of ours: `what` was tried, or the file, and why it could not be.
+
+    Args:
+        also: what else is turned into one, such as the ValueError of a name with a zero byte.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except OSError as error:
-        raise kind(f"{what}: {error.strerror or error}") from error
+    except kinds as error:
+        raise kind(f"{what}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def said(error: Exception) -> str:

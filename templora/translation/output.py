@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from templora.errors import OptionError, TextError
-from templora.runtime.files import written_whole
+from templora.runtime.files import told, written_whole
 from templora.translation.documents import Document
 from templora.translation.languages import Language
 
@@ -34,6 +34,7 @@ class Output:
     def __init__(self, document: Document, to: Language, path: Path | None, *, begun: bool) -> None:
         self.note = ""
         self._document, self._to, self._path = document, to, path
+        self._writing = partial(told, TextError, f"{path}: the translation cannot be written")
         self.moved = 0
         self._opening = document.opening
         if path is not None and path.is_file() and path.stat().st_size and not begun:
@@ -83,10 +84,3 @@ class Output:
         raw = self._document.render(targets, self._to)
         with self._writing(), written_whole(self._path) as beside:
             beside.write_bytes(raw)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise TextError(f"{self._path}: the translation cannot be written: {error.strerror}") from error

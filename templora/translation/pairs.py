@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import langcodes
 
 from templora.errors import OptionError, TextError
-from templora.runtime.files import written_whole
+from templora.runtime.files import told, written_whole
 from templora.text_files import read_text
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
@@ -87,11 +87,8 @@ def write_pairs(name: str, sources: Sequence[str], targets: Sequence[str]) -> No
         json.dumps({"segment": i, "source": source, "target": target}, ensure_ascii=False) + "\n"
         for i, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
     ]
-    try:
-        with written_whole(Path(name)) as beside:
-            beside.write_text("".join(lines), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise TextError(f"{name}: cannot be written: {error.strerror}") from error
+    with told(TextError, f"{name}: cannot be written"), written_whole(Path(name)) as beside:
+        beside.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def read_corrections(path: str, sources: Sequence[str]) -> dict[int, str]:

@@ -24,6 +24,7 @@ from typing import IO, Any
 from templora.errors import TextError
 from templora.evals.measuring.cell import Cell
 from templora.evals.reporting import results
+from templora.runtime.files import told
 from templora.runtime.subprocesses import command
 
 # Times a worker is started for one cell.
@@ -293,10 +294,8 @@ def _alone(folder: Path) -> Any:
     """Inside, no other evaluation runs in this folder."""
     import fcntl
 
-    try:
+    with told(TextError, f"{folder}: cannot be written"):
         file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise TextError(f"{folder}: cannot be written: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

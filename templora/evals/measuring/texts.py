@@ -7,11 +7,12 @@ import importlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from templora.errors import OptionError, TextError, nearest
+from templora.runtime.files import said, told
 from templora.text_files import read_text
 
 ENDINGS = (".txt", ".txt.gz", ".txt.xz", ".txt.bz2")
@@ -81,13 +82,11 @@ def visible_files(source: str, endings: tuple[str, ...]) -> list[Path]:
         OptionError: it cannot be read.
     """
     path = Path(source)
-    try:
+    with told(partial(OptionError, "books"), f"{source} cannot be read", ValueError):
         if path.is_file():
             return [path]
         files = [p for p in path.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith(".")]
         return sorted(p for p in files if p.is_file())
-    except (OSError, ValueError) as error:
-        raise OptionError("books", f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def chosen(what: str, names: Sequence[str], known: Mapping[str, object]) -> list[str]:
@@ -116,6 +115,5 @@ def _from_hub(name: str, names: Sequence[str]) -> list[Text]:
             title = str(row.get("short_book_title") or i)
             found[f"{title} ({i})" if title in found else title] = str(row["text"])
     except Exception as error:  # whatever comes up between here and the hub
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TextError(f"{HUB}{name}: no texts could be had: {said}") from error
+        raise TextError(f"{HUB}{name}: no texts could be had: {said(error)}") from error
     return [Text(title, found[title]) for title in chosen("text", names, found)]

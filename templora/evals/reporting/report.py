@@ -14,6 +14,7 @@ from templora.evals.reporting.page import Section, Table, markdown, page
 from templora.evals.reporting.results import ResultError
 from templora.evals.reporting.tables import percent
 from templora.reports.plots import save
+from templora.runtime.files import told
 
 
 def sections(results: Sequence[dict[str, Any]], comet: str | None = None) -> list[Section]:
@@ -179,9 +180,7 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path, title: str, co
             save(figure, written[-1])
     for name, text in (("report.md", markdown(title, found)), ("report.html", page(title, found))):
         path = folder / name
-        try:
+        with told(TextError, f"{path}: the report cannot be written"):
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise TextError(f"{path}: the report cannot be written: {error.strerror}") from error
         written.append(path)
     return written

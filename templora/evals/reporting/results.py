@@ -15,6 +15,7 @@ from templora.config import TempLoraConfig
 from templora.errors import TemploraError, TextError
 from templora.evals.measuring.cell import Cell
 from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.runtime.files import told
 
 if TYPE_CHECKING:
     from templora.evals.measuring.run import Run
@@ -115,10 +116,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ResultError: says what is wrong with it.
     """
-    try:
+    with told(ResultError, f"{path}: cannot be read", ValueError):
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(result, dict) or "schema" not in result or "cell" not in result:
         raise ResultError(f"{path}: not a result of an evaluation")
     if result["schema"] != SCHEMA:
@@ -184,10 +183,8 @@ def claim(folder: Path, common: dict[str, Any]) -> None:
         TextError: it cannot be made.
     """
     path = folder / PLAN
-    try:
+    with told(TextError, f"{folder}: cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TextError(f"{folder}: cannot be made: {error.strerror}") from error
     held: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         held = json.loads(path.read_text(encoding="utf-8"))
