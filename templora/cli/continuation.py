@@ -20,14 +20,12 @@ from templora.cli.options import (
 )
 from templora.cli.streams import print_out
 from templora.errors import OptionError
+from templora.evals.continuation.plan import SETTINGS, Sample, StudyPlan
 
-EPILOG = """\b
+_SETTINGS = "\n".join(f"  {name:<9} {setting.help}" for name, setting in SETTINGS.items())
+EPILOG = f"""\b
 Settings:
-  author    how the book really goes on
-  base      the model alone, with the same window; base-2x, base-4x: with one twice, four times as long
-  own       the adapter of this book, which goes on learning what it writes
-  own-kept  the adapter of this book, as it is when writing begins
-  other     the adapter of another book (the next one), which goes on learning
+{_SETTINGS}
 
 \b
 Examples:
@@ -36,21 +34,21 @@ Examples:
   templora eval continuation --books novels/ --texts emma --settings base,own --write 20000 --seeds 1 --out results/long
 
 Each text is one JSON file in --out; `continuation.md` and `continuation.json` there are the tables, with 95 % intervals
-over books and seeds. Stop it with Ctrl-C, or kill it, at any moment: the same command goes on where it was. With the
-embedded model on two cores a text of 1,000 tokens takes about 15 seconds, and reading 20,000 about a minute a book.
+over books and seeds; for `other`, each book gets the adapter of the next one. Stop it with Ctrl-C, or kill it, at any
+moment: the same command goes on where it was. With the embedded model, on two cores with instructions for bf16, a text
+of 1,000 tokens takes about 15 seconds, and reading 20,000 about a minute a book.
 """
-
-
-_USUAL = ("author", "base", "base-2x", "base-4x", "own", "other")
 
 
 @click.command("continuation", epilog=EPILOG)
 @click.option("--books", required=True, metavar="DIR", help="folder of .txt files, .gz and so on too; a file; hub:NAME")
 @click.option("--texts", metavar="A,B,...", help="which of them, by file name without ending; all if left out")
 @click.option("--absorb", default="20000", show_default=True, metavar="N,...", help="tokens that are read first")
-@click.option("--write", default=1000, show_default=True, type=int, help="tokens that are written")
-@click.option("--seeds", default=5, show_default=True, type=int, help="texts in each setting")
-@click.option("--settings", default=",".join(_USUAL), show_default=True, metavar="A,B,...", help="see below")
+@click.option("--write", default=StudyPlan.written, show_default=True, type=int, help="tokens that are written")
+@click.option("--seeds", default=StudyPlan.seeds, show_default=True, type=int, help="texts in each setting")
+@click.option(
+    "--settings", default=",".join(StudyPlan.settings), show_default=True, metavar="A,B,...", help="see below"
+)
 @click.option(
     "--judge",
     default="self",
@@ -74,7 +72,7 @@ def continuation(**arguments: Any) -> None:
     sampling = take_sampling(options)
     from templora.evals.continuation.judge import judge
     from templora.evals.continuation.report import write_tables
-    from templora.evals.continuation.study import Sample, Study, StudyPlan
+    from templora.evals.continuation.study import Study
     from templora.evals.measuring.run import Stopped
     from templora.evals.measuring.texts import find_texts
     from templora.loading import check, load

@@ -11,8 +11,9 @@ from templora.config import TempLoraConfig
 from templora.errors import OptionError, TextError
 from templora.evals.continuation import study as study_module
 from templora.evals.continuation.judge import judge
+from templora.evals.continuation.plan import Sample, StudyPlan
 from templora.evals.continuation.report import difference, interval, mean, ratio, write_tables
-from templora.evals.continuation.study import Sample, Study, StudyPlan
+from templora.evals.continuation.study import Study
 from templora.evals.measuring.run import Stopped
 from templora.evals.measuring.texts import Text
 from templora.testing import tiny_engine

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from templora.errors import TextError
-from templora.evals.continuation.study import SCHEMA, SETTINGS, read_sample
+from templora.evals.continuation.plan import SETTINGS
+from templora.evals.continuation.study import SCHEMA, read_sample
 from templora.metrics import middle
 from templora.reports.run_report import write_json
 from templora.runtime.files import told

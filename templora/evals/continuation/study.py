@@ -8,27 +8,24 @@ What takes long is a session on disk (`templora.store`), so whoever is stopped o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from templora.config import TempLoraConfig
-from templora.errors import OptionError, TextError, nearest
+from templora.errors import OptionError, TextError
 from templora.evals.continuation.figures import figures
+from templora.evals.continuation.plan import SETTINGS, Sample, StudyPlan, slug
 from templora.evals.continuation.voice import Voices
 from templora.evals.measuring.run import Stopped
 from templora.evals.measuring.texts import Text
 from templora.events import Absorbed, Event, TokenEvent
 from templora.reports.names import Book, words
 from templora.reports.run_report import describe_device, source_commit, write_json
-from templora.sampling import SamplingParams
 from templora.store.store import SessionStore
 from templora.text import decode, encode
 
@@ -41,103 +38,6 @@ _MEASURED = 2  # grows when what is measured of a text changes: texts that are t
 SLICE = 1000  # tokens of a long text that are measured together
 _LATER = 100_000  # tokens of a book's later chapters that its voice is taken from
 _MIN_LATER = 3  # texts as long as the written one that there must be of them
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a book is gone on with.
-
-    Args:
-        help: what it is, in words.
-        windows: how many windows long the window is.
-        adapter: what the adapter has learnt: `own`, this book; `other`, the next one; nothing if empty.
-        learns: whether it goes on to learn what it writes.
-    """
-
-    help: str
-    windows: int = 1
-    adapter: str = ""
-    learns: bool = False
-
-
-SETTINGS = {
-    "author": Setting("how the book really goes on"),
-    "base": Setting("the model alone, with the same window"),
-    "base-2x": Setting("the model alone, with a window twice as long", windows=2),
-    "base-4x": Setting("the model alone, with a window four times as long", windows=4),
-    "own": Setting("the adapter of this book, which goes on learning", adapter="own", learns=True),
-    "own-kept": Setting("the adapter of this book, as it is when writing begins", adapter="own"),
-    "other": Setting("the adapter of another book, which goes on learning", adapter="other", learns=True),
-}
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """What is to be measured.
-
-    Args:
-        books: which.
-        config: of every session that learns; others have its window.
-        absorbed: tokens of each book that are read, for each of these lengths.
-        written: tokens that are written.
-        seeds: how many texts are written in each setting, by the seeds from 1 on.
-        settings: names of them, in `SETTINGS`.
-        sampling: how tokens are chosen.
-    """
-
-    books: Sequence[Text]
-    config: TempLoraConfig
-    absorbed: Sequence[int] = (20_000,)
-    written: int = 1000
-    seeds: int = 5
-    settings: Sequence[str] = ("author", "base", "base-2x", "base-4x", "own", "other")
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-
-    def __post_init__(self) -> None:
-        for name in self.settings:
-            if name not in SETTINGS:
-                raise OptionError("settings", f"unknown setting {name!r}; {nearest(name, SETTINGS)}")
-        for option, values in (("absorb", self.absorbed), ("write", [self.written]), ("seeds", [self.seeds])):
-            if not values or min(values) < 1:
-                raise OptionError(option, f"must be at least 1, not {min(values, default=None)}")
-        if min(self.absorbed) < self.config.window:
-            least = f"must be at least the window, {self.config.window} tokens, not {min(self.absorbed)}"
-            raise OptionError("absorb", f"{least}: of less than that nothing has left it")
-        if "other" in self.settings and len({book.sha256 for book in self.books}) < 2:
-            raise OptionError("settings", "other is the adapter of another book, and there is only one")
-
-    @property
-    def samples(self) -> list[Sample]:
-        """All that are to be written, those of one seed together."""
-        return [
-            Sample(book.name, absorbed, setting, seed)
-            for seed in range(1, self.seeds + 1)
-            for absorbed in sorted(self.absorbed)
-            for book in self.books
-            for setting in self.settings
-            if setting != "author" or seed == 1
-        ]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One text that is written."""
-
-    book: str
-    absorbed: int
-    setting: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """What its file is called, and its session."""
-        return f"{_slug(self.book)}--{self.absorbed}--{self.setting}--{self.seed}"
-
-
-def _slug(name: str) -> str:
-    """A name as files and sessions may have it, different for different names."""
-    plain = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:40].strip("-")
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")
 
 
 class _Shelf:
@@ -366,7 +266,7 @@ class Study:
 
     def _read(self, name: str, absorbed: int) -> str:
         """The session on disk that has read and learnt so much of a book."""
-        session = f"{_slug(name)}--{absorbed}--read"
+        session = f"{slug(name)}--{absorbed}--read"
         sample = Sample(name, absorbed, "own", 0)
         if session not in self._store:
             shorter = max((many for many in self.plan.absorbed if many < absorbed), default=None)
@@ -386,7 +286,7 @@ class Study:
 
     def _adapter(self, name: str, sample: Sample) -> Path:
         """The folder of the adapter that has learnt so much of a book."""
-        folder = self._unfinished / "adapters" / f"{_slug(name)}--{sample.absorbed}"
+        folder = self._unfinished / "adapters" / f"{slug(name)}--{sample.absorbed}"
         if not folder.exists():
             with self._store.open(self._read(name, sample.absorbed), self.engine) as saved:
                 folder.parent.mkdir(parents=True, exist_ok=True)
