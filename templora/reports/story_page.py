@@ -4,7 +4,6 @@ of what had left the window, and what it took. It needs no other file, no script
 from __future__ import annotations
 
 import html
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,46 +13,31 @@ from typing import Any
 
 from templora.errors import TextError
 from templora.metrics import compression_ratio
+from templora.reports.html_page import framed, svg
 from templora.reports.names import Book, words
 from templora.reports.plots import draw_report
 from templora.runtime.files import told, written_whole
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #24211d; --soft: #6b655c; --line: #e0d9cc; --paper: #faf6ee; --card: #fffdf8;
-  --carried: #b4380b; --carried-back: #fde3d3; --near: #4b6b57; --made: #7a4bb0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e3d9; --soft: #a39c90; --line: #3a3630; --paper: #191714;
-  --card: #211f1b; --carried: #ff9a66; --carried-back: #4a2413; --near: #9cc3a8; --made: #c4a1ee; }
-  .curve svg { filter: invert(.88) hue-rotate(180deg); } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 17px/1.6 Georgia, "Iowan Old Style", "Noto Serif", serif; }
-main { max-width: 78rem; margin: 0 auto; padding: 3rem 1.5rem 4rem; }
-h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .75rem; }
-h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; }
-p { max-width: 46rem; } .lead { font-size: 1.2rem; } .soft { color: var(--soft); font-size: .92rem; }
-.big { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.75rem 0; }
-.big div { flex: 1 1 11rem; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: .9rem 1.1rem; }
+:root { --carried: #fde3d3; --near: #4b6b57; --made: #7a4bb0; }
+@media (prefers-color-scheme: dark) { :root { --carried: #4a2413; --near: #9cc3a8; --made: #c4a1ee; } }
+main { max-width: 78rem; } h2 { font-size: 1.25rem; margin: 3rem 0 .75rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1.1rem; }
+.big { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.75rem 0; } .big .card { flex: 1 1 11rem; }
 .big b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .big span { color: var(--soft); font: .85rem/1.35 system-ui, sans-serif; }
-.curve { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .5rem; }
-.curve svg { width: 100%; height: auto; display: block; }
 .beside { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; }
 @media (max-width: 56rem) { .beside { grid-template-columns: 1fr; } }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.4rem 1.4rem; }
 article h3 { margin: 0 0 .75rem; font: 600 .95rem/1.4 system-ui, sans-serif; color: var(--soft); }
-article p { max-width: none; margin: 0 0 .9rem; hyphens: auto; }
+article p { max-width: none; margin: 0 0 .9rem; }
 mark { color: inherit; background: none; }
-mark.carried { background: var(--carried-back); color: var(--carried); font-weight: 600; border-radius: 3px;
+mark.carried { background: var(--carried); color: var(--accent); font-weight: 600; border-radius: 3px;
   padding: 0 .15em; }
 mark.near { border-bottom: 2px solid var(--near); } mark.made { border-bottom: 2px dotted var(--made); }
 .key { font: .85rem/1.6 system-ui, sans-serif; color: var(--soft); margin: .25rem 0 1rem; max-width: none; }
 .before { border-left: 3px solid var(--line); padding-left: 1.1rem; color: var(--soft); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font: .9rem/1.45 system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1.25rem .35rem 0; text-align: left; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } code { font-size: .85em; overflow-wrap: anywhere; }
+th, td { padding: .35rem 1.25rem .35rem 0; text-align: left; vertical-align: top; }
+code { font-size: .85em; overflow-wrap: anywhere; }
 """
 _BEFORE = 700  # characters of what was read last that are shown
 
@@ -117,10 +101,10 @@ def page(story: Story, report: Mapping[str, Any]) -> str:
         "<h2>While it read</h2>",
         '<p class="soft">How well each next chunk was predicted before anything was learnt from it: lower is better. '
         "All lines are the same model with the same window; the grey one is without the adapter.</p>",
-        f'<div class="curve">{_curve(report)}</div>',
+        f'<div class="card">{_curve(report)}</div>',
         "<h2>How it goes on</h2>",
         '<p class="soft">The same place, seed, sampling and window. It had just read:</p>',
-        f'<div class="before">{_paragraphs(_end(story.window))}</div>',
+        f'<div class="before" lang="">{_split(html.escape(_end(story.window)))}</div>',
         '<p class="key"><mark class="carried">A name</mark> that had left the window: only the adapter can know it '
         'of this story · <mark class="near">a name</mark> that still stood there · <mark class="made">a name</mark> '
         "of which the story says nothing</p>",
@@ -132,12 +116,7 @@ def page(story: Story, report: Mapping[str, Any]) -> str:
         "<h2>What it took</h2>",
         _cost(report, story),
     ]
-    return (
-        '<!doctype html>\n<html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-        f'initial-scale=1"><title>{html.escape(story.title)}</title><style>{_STYLE}</style></head><body><main>'
-        + "".join(body)
-        + "</main></body></html>\n"
-    )
+    return framed(story.title, _STYLE, "".join(body))
 
 
 class _Found:
@@ -238,27 +217,18 @@ def _figures(report: Mapping[str, Any], adapted: _Found, base: _Found) -> str:
             "how far the texts can be compressed, with and without; far above 2.3 is a loop",
         ),
     ]
-    return (
-        '<div class="big">'
-        + "".join(f"<div><b>{b}</b><span>{html.escape(s)}</span></div>" for b, s in cards)
-        + "</div>"
-    )
+    shown = "".join(f'<div class="card"><b>{b}</b><span>{html.escape(s)}</span></div>' for b, s in cards)
+    return f'<div class="big">{shown}</div>'
 
 
 def _curve(report: Mapping[str, Any]) -> str:
-    from matplotlib import rc_context
-
     end = report["prompt_tokens"] if report.get("prompt") else math.inf
     read = {**report, **(report.get("prompt") or {}), "chunks": [c for c in report["chunks"] if c["start"] < end]}
-    figure = draw_report(read, "", time=False)
-    out = io.StringIO()
-    with rc_context({"svg.hashsalt": "templora"}):  # the same picture, the same bytes
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "templora"})
-    return "<svg" + out.getvalue().partition("<svg")[2]
+    return svg(draw_report(read, "", time=False))
 
 
 def _article(written: Written, found: _Found) -> str:
-    return f"<article><h3>{html.escape(written.title)}</h3>{found.marked()}</article>"
+    return f'<article class="card"><h3>{html.escape(written.title)}</h3><div lang="">{found.marked()}</div></article>'
 
 
 def _end(text: str) -> str:
@@ -266,11 +236,8 @@ def _end(text: str) -> str:
     return text if len(text) <= _BEFORE else "… " + text[-_BEFORE:].partition(" ")[2]
 
 
-def _paragraphs(text: str) -> str:
-    return _split(html.escape(text))
-
-
 def _split(escaped: str) -> str:
+    """Paragraphs of a text whose characters are escaped."""
     parts = [part.strip().replace("\n", "<br>") for part in escaped.split("\n\n")]
     return "".join(f"<p>{part}</p>" for part in parts if part)
 

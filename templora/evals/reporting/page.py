@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from templora.reports.html_page import framed, svg
 
 # Cells of more characters than this are sentences, and wrap.
 _LONG = 40
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #fffdf9; --card: #fff;
-  --accent: #c2410c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e3dd; --soft: #9aa4ae; --line: #33383e; --paper: #16181b;
-  --card: #1d2024; --accent: #fb923c; } figure svg { filter: invert(.9) hue-rotate(180deg); } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 Georgia, "Iowan Old Style", "Noto Serif", serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; }
+main { max-width: 62rem; }
 h2 { margin: 3.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { margin: 2rem 0 .25rem; font-size: 1.05rem; }
-p { max-width: 44rem; } .lead { font-size: 1.15rem; } .note { color: var(--soft); font-size: .9rem; margin: .25rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1rem 0 0; font-family: system-ui, sans-serif;
   font-size: .9rem; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font: .88rem/1.4 system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+.scroll { background: var(--card); border: 1px solid var(--line); border-radius: 8px; } table { width: 100%; }
+th, td { padding: .45rem .75rem; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 13rem; }
 td.text:not(:first-child) { white-space: normal; text-align: left; color: var(--soft); }
 tr:last-child td { border-bottom: 0; } tr.strong td { font-weight: 700; } td.good { color: var(--accent); }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 1rem 0 0; flex: 1 1 20rem; max-width: 50rem; }
-figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-size: .85rem; text-align: center; }
+figcaption { color: var(--soft); font-size: .85rem; text-align: center; }
 """
 
 
@@ -88,19 +78,15 @@ def page(title: str, sections: Sequence[Section]) -> str:
     """The page of a report; everything in it is escaped, the plots apart, which are ours."""
     links = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>{html.escape(title)}</h1><nav>{links}</nav>{body}</main>"
-        "</body></html>\n"
-    )
+    return framed(title, _STYLE, f"<h1>{html.escape(title)}</h1><nav>{links}</nav>{body}")
 
 
 def _section(index: int, section: Section) -> str:
     lead = "lead" if index == 0 else "text"
     said = f'<p class="{lead}">{html.escape(section.text)}</p>' if section.text else ""
-    plots = ((alt, _svg(figure)) for _, alt, figure in section.plots)
-    figures = "".join(f"<figure>{svg}<figcaption>{html.escape(alt)}</figcaption></figure>" for alt, svg in plots)
+    figures = "".join(
+        f"<figure>{svg(figure)}<figcaption>{html.escape(alt)}</figcaption></figure>" for _, alt, figure in section.plots
+    )
     shown = f'<div class="plots">{figures}</div>' if figures else ""
     tables = "".join(map(_table, section.tables))
     return f'<section id="s{index}"><h2>{html.escape(section.title)}</h2>{said}{shown}{tables}</section>'
@@ -112,7 +98,7 @@ def _table(table: Table) -> str:
         f"<tr{' class=strong' if i in table.strong else ''}>{''.join(map(_cell, row))}</tr>"
         for i, row in enumerate(table.rows)
     )
-    said = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    said = f'<p class="soft">{html.escape(table.note)}</p>' if table.note else ""
     return (
         f'<h3>{html.escape(table.title)}</h3>{said}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -122,14 +108,3 @@ def _table(table: Table) -> str:
 def _cell(text: str) -> str:
     kind = " class=text" if len(text) > _LONG else " class=good" if text.startswith("−") else ""
     return f"<td{kind}>{html.escape(text)}</td>"
-
-
-def _svg(figure: Any) -> str:
-    """The figure as an <svg> element."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "templora", "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
