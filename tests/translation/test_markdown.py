@@ -433,6 +433,18 @@ def test_a_link_whose_text_was_its_label_keeps_its_destination() -> None:
     assert done.startswith("Siehe [The Lamp], [the *Key*][], [x][R].")
 
 
+@pytest.mark.parametrize("tag", ["abbr", "ARTICLE", "a-b", "b", "bdo", "i", "ins", "s", "span"])
+def test_a_tag_that_begins_like_a_link_is_none(tag: str) -> None:
+    """What is no link may be around one."""
+    done = translated(f"The <{tag} id=x>HTML</{tag}> and [the site](u)", "Das <1>HTML und <2>die Seite</2></1>")
+    assert done == f"Das <{tag} id=x>HTML und [die Seite](u)</{tag}>"
+
+
+def test_a_link_is_in_no_other() -> None:
+    done = translated("The <A\nhref=v>HTML</A> and [the site](u) are", "Das <1>HTML und <2>die Seite</2></1> sind")
+    assert done == "Das <A\nhref=v>HTML und die Seite</A> [sind](u)"
+
+
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [

@@ -310,7 +310,7 @@ class Reader:
         layer = Layer(*edges, first[0][1], tuple(first), tuple(last), text, short)
         raw, read = self._slices(start, end)
         whole = Layer((raw, ""), (read, ""), "", tuple(events(tokens)))
-        link = tokens[0].type == "link_open" or read_open[:2].lower() == "<a"
+        link = tokens[0].type == "link_open" or _nesting(tokens[0])[0] == "a"
         mark = InlineMark(*edges[0], wraps=True, link=link, layers=(layer,))
         return Around(mark, inner, InlineMark(raw, link=link, layers=(whole,)))
 
