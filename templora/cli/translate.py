@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from templora.cli.streams import check_stdout, lost, print_out
 from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
+from templora.runtime.files import sha256, told
 from templora.translation.documents import open_document
 from templora.translation.glossary import Glossary
 from templora.translation.languages import Language, detect, language
@@ -138,6 +139,8 @@ class _Job:
             raise OptionError("out", f"a {Path(name).suffix} needs a file: give --out FILE")
         if not options["out"]:
             check_stdout()
+        if options["glossary"] == "-":
+            raise OptionError("glossary", "must be a file, which --resume looks into again, not standard input")
         self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
@@ -367,10 +370,8 @@ def _own_name(document: str, to: Language, sources: list[str]) -> str:
 
 
 def _digest(option: str, file: str) -> str:
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise OptionError(option, f"{file} cannot be read: {error.strerror}") from error
+    with told(partial(OptionError, option), f"{file} cannot be read"):
+        return sha256(Path(file))[:12]
 
 
 def _numbers(found: list[int]) -> str:
