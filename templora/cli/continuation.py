@@ -82,7 +82,7 @@ def continuation(**arguments: Any) -> None:
     if options["judge"] not in ("self", "none"):
         check(options["judge"], "auto", "auto", options["threads"])
     texts = find_texts(options["books"], names_in("texts", options["texts"]) if options["texts"] else ())
-    absorbed, settings = _counts("absorb", options["absorb"]), names_in("settings", options["settings"])
+    absorbed, settings = _counts(options["absorb"]), names_in("settings", options["settings"])
     how = {"absorbed": absorbed, "written": options["write"], "seeds": options["seeds"], "settings": settings}
     planned = recipe(options["recipe"], None, **given)
     StudyPlan(texts, planned, sampling=sampling, **how)  # says what is wrong before a model is loaded
@@ -130,8 +130,8 @@ def continuation(**arguments: Any) -> None:
         console.line("".join(f"wrote {path}\n" for path in paths).rstrip())
 
 
-def _counts(option: str, value: str) -> list[int]:
+def _counts(absorb: str) -> list[int]:
     try:
-        return [int(name.replace("_", "")) for name in names_in(option, value)]
+        return [int(name.replace("_", "")) for name in names_in("absorb", absorb)]
     except ValueError:
-        raise OptionError(option, f"must be numbers of tokens, as in 2048,20000, not {value!r}") from None
+        raise OptionError("absorb", f"must be numbers of tokens, as in 2048,20000, not {absorb!r}") from None

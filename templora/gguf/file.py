@@ -1,8 +1,8 @@
 """GGUF files: their 4 and 8 bit blocks taken as they are, or unpacked.
 
-For Llama (Mistral too), Qwen 2 and 3 and Gemma 3 everything is read here, once: what its keys mean (`gguf_config`), its
-tokenizer (`gguf_tokenizer`) and its tensors. Other families go through transformers' reader, which unpacks everything.
-Either way a tensor that nothing takes is refused.
+For Llama (Mistral too), Qwen 2 and 3 and Gemma 3 everything is read here, once: what its keys mean (`config`), its
+`tokenizer` and its tensors. Other families go through transformers' reader, which unpacks everything. Either way a
+tensor that nothing takes is refused.
 
     in the file        held in int4                                              unpacked
     Q4_1, Q8_0         the same blocks                                           exactly

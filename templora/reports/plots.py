@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ADAPTED = "#c2410c"
-_CURVES = (("base", "base", "#8a8f98"), ("adapted", "adapted", _ADAPTED), ("mixed", "mixture", "#7c2d12"))
-_PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", "#c2410c"), ("cache", "#a16207"))
+BASE, ADAPTED = "#8a8f98", "#c2410c"
+_CURVES = (("base", "base", BASE), ("adapted", "adapted", ADAPTED), ("mixed", "mixture", "#7c2d12"))
+_PHASES = (("decode", "#2563eb"), ("score", "#0d9488"), ("learn", ADAPTED), ("cache", "#a16207"))
 
 
 def blank(width: float, height: float) -> Figure:
@@ -73,7 +73,7 @@ def _draw_curve(report: Mapping[str, Any], curve: Axes, title: str) -> None:
         rows = [c | {"targets": 1} for c in report["chunks"] if c.get("loss") is not None]
         where = [c["start"] + c["tokens"] / 2 for c in rows]
         values = [math.exp(min(700.0, c["loss"])) for c in rows]
-        curve.plot(where, values, ".-", color=_ADAPTED, label="adapted: each chunk when it was learnt")
+        curve.plot(where, values, ".-", color=ADAPTED, label="adapted: each chunk when it was learnt")
     curve.set(xlabel="position in the text (tokens)", ylabel="perplexity", title=title)
     rejected = [c["start"] for c in report["chunks"] if c.get("reason")]
     if rejected:

@@ -1,4 +1,4 @@
-"""`RunReport`: folds a run's events into the figures that reports, plots and receipts show."""
+"""`TextReport`: a run's events, folded into the figures that reports, plots and receipts show."""
 
 from __future__ import annotations
 

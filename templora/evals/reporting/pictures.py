@@ -9,9 +9,8 @@ from typing import Any
 
 from templora.evals.reporting.groups import Group, method_label
 from templora.evals.reporting.statistics import figures
-from templora.reports.plots import blank
+from templora.reports.plots import ADAPTED, BASE, blank
 
-_BASE, _OURS = "#8a8f98", "#c2410c"
 _TEXTS = ("#2563eb", "#0d9488", "#a16207", "#7c3aed", "#be185d", "#4d7c0f", "#0369a1", "#b45309")
 
 
@@ -25,8 +24,8 @@ def gain_by_position(group: Group) -> Any:
         axes.plot(where, values, color=colour, alpha=0.7, linewidth=1.2, label=text)
     if len(texts) > 1:
         where, values = _running(group, texts)
-        axes.plot(where, values, color=_OURS, linewidth=2.5, label="all")
-    axes.axhline(0, color=_BASE, linewidth=1)
+        axes.plot(where, values, color=ADAPTED, linewidth=2.5, label="all")
+    axes.axhline(0, color=BASE, linewidth=1)
     axes.set(xlabel="tokens read", ylabel="change of perplexity so far (%)")
     axes.grid(alpha=0.2)
     axes.legend(fontsize="small", ncols=2)
@@ -55,9 +54,9 @@ def compatibility(pairs: Sequence[tuple[Group, Group]]) -> Any:
     axes = figure.subplots()
     for row, (_, ours) in enumerate(reversed(pairs)):
         a, b = (figures(chunks).perplexity or math.nan for chunks in ours.compared)
-        axes.plot([a, b], [row, row], color=_BASE, linewidth=2, zorder=1)
-        axes.scatter([a], [row], color=_BASE, s=50, zorder=2, label="without" if row == 0 else None)
-        axes.scatter([b], [row], color=_OURS, s=50, zorder=2, label="with the adapter" if row == 0 else None)
+        axes.plot([a, b], [row, row], color=BASE, linewidth=2, zorder=1)
+        axes.scatter([a], [row], color=BASE, s=50, zorder=2, label="without" if row == 0 else None)
+        axes.scatter([b], [row], color=ADAPTED, s=50, zorder=2, label="with the adapter" if row == 0 else None)
     axes.set_yticks(range(len(pairs)), [method_label(b.cell) for b, _ in reversed(pairs)])
     axes.set(xlabel="perplexity")
     axes.grid(alpha=0.2, axis="x")
@@ -70,7 +69,7 @@ def efficiency(main: Group, others: Sequence[Group]) -> Any:
     figure = blank(9, 3.8)
     left, right = figure.subplots(1, 2, sharey=True)
     for g in [g for g in (*others, main) if g.tokens]:
-        colour, name = (_OURS, "with the adapter") if g is main else (_BASE, None)
+        colour, name = (ADAPTED, "with the adapter") if g is main else (BASE, None)
         value = figures(g.chunks).perplexity
         compute = g.total("flops", "all") / 1e9 / g.tokens
         memory = g.most("peak_memory_bytes") / 1e9
@@ -94,11 +93,11 @@ def sweep(option: str, points: Sequence[tuple[str, Group]]) -> Any:
     labels = [label.replace(", ", "\n").replace("_proj", "") for label, _ in points]
     values = [100 * (g.change or 0.0) for _, g in points]
     where = range(len(labels))
-    axes.plot(where, values, "o-", color=_OURS)
+    axes.plot(where, values, "o-", color=ADAPTED)
     bounds = [g.interval for _, g in points]
     if all(bounds):
         axes.fill_between(where, [100 * b[0] for b in bounds if b], [100 * b[1] for b in bounds if b],
-                          color=_OURS, alpha=0.12)  # fmt: skip
+                          color=ADAPTED, alpha=0.12)  # fmt: skip
     axes.set_xticks(where, labels, fontsize="small")
     axes.set(xlabel=option, ylabel="change of perplexity (%)")
     axes.grid(alpha=0.2)

@@ -103,7 +103,10 @@ class Package:
             try:
                 yield path, self.parsed(path)
             except TextError as error:
-                self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
+                self._leave(error)
+
+    def _leave(self, error: TextError) -> None:
+        self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
 
     def _references(self, path: str, name: str, attribute: str) -> dict[str, str]:
         """Members that a file of META-INF names, with the media types that it says they have."""
@@ -127,7 +130,7 @@ class Package:
                 if self.archive.read(MIMETYPE).strip() != KIND:
                     self.problems.append(f"{MIMETYPE}: not {KIND.decode()}; left as it is")
             except TextError as error:
-                self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
+                self._leave(error)
 
     def _package(self) -> tuple[str, Page]:
         """The first package that can be read; one that the container does not name if there is no other."""
