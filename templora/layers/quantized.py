@@ -26,7 +26,7 @@ from templora.runtime.scratch import scratch_memory
 
 BLOCK = 32
 Bits = Literal[4, 8]
-# Weights unpacked at once. Bounds the scratch memory, also for a head of 262,144 rows, and stays in a CPU's cache.
+# Weights unpacked or widened at once. Bounds the scratch memory, also for a head of 262,144 rows; 8 MB stay in a cache.
 _PIECE = 1 << 22
 # Fewer weights than this, such as a token's embedding, are not worth a second thread.
 _FEW = 1 << 15
@@ -100,6 +100,12 @@ def unpack(
     return into.to(dtype)
 
 
+def pieces(rows: int, columns: int) -> Iterator[slice]:
+    """The rows of a matrix, as many at once as may be unpacked or widened."""
+    step = max(1, _PIECE // columns)
+    return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
+
+
 class QuantLinear(Packed):
     """y = W x + b with a quantised W. Gradients go to x alone.
 
@@ -130,10 +136,8 @@ class QuantLinear(Packed):
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """(rows, their weights [rows, in]) one piece after the other, in scratch memory that the next overwrites."""
-        rows = max(1, _PIECE // self.in_features)
-        for first in range(0, self.out_features, rows):
-            part = slice(first, min(first + rows, self.out_features))
-            out = scratch_memory((part.stop - first) * self.in_features, dtype).view(-1, self.in_features)
+        for part in pieces(self.out_features, self.in_features):
+            out = scratch_memory((part.stop - part.start) * self.in_features, dtype).view(-1, self.in_features)
             minimum = None if self.minimum is None else self.minimum[part]
             yield part, unpack(self.codes[part], self.scale[part], minimum, dtype, out)
 

@@ -13,14 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from templora.layers.quantized import QuantLinear
+from templora.layers.quantized import QuantLinear, pieces
 from templora.runtime.scratch import scratch_memory
 
 # Fewer rows than this gain nothing.
 _MIN_ROWS = 8
-# Weights widened at once: 16 MB, which a large vocabulary's head does not fit. As many as `quantized` unpacks at
-# once, or the gradients of a quantised layer and of its unpacked weights would be summed from other pieces.
-_PIECE = 1 << 22
 _FLAGS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
 
 
@@ -104,13 +101,14 @@ class _Product(torch.autograd.Function):
 
 
 def _pieces(layer: nn.Linear | QuantLinear) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(rows, their weights [rows, in] in fp32) one piece after the other, in memory that the next overwrites."""
-    for part, held in layer.pieces(torch.bfloat16) if isinstance(layer, QuantLinear) else _split(layer.weight):
+    """(rows, their weights [rows, in] in fp32) one piece after the other, in memory that the next overwrites.
+
+    A quantised layer's are those of its unpacked weights, or gradients would be summed from other pieces.
+    """
+    if isinstance(layer, QuantLinear):
+        found = layer.pieces(torch.bfloat16)
+    else:
+        weight = layer.weight
+        found = ((part, weight[part]) for part in pieces(*weight.shape))
+    for part, held in found:
         yield part, scratch_memory(held.numel(), torch.float32).view_as(held).copy_(held)
-
-
-def _split(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    rows = max(1, _PIECE // weight.shape[1])
-    for first in range(0, weight.shape[0], rows):
-        part = slice(first, min(first + rows, weight.shape[0]))
-        yield part, weight[part]

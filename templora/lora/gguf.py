@@ -75,16 +75,7 @@ def load_gguf_adapter(path: Path, layout: Layout, alpha: float, fresh: torch.Ten
     """The fp32 weights [layout.weights] of a LoRA for llama.cpp; what it leaves out is `fresh`.
 
     Raises:
-        ModelError: unreadable, no plain LoRA of this family, or as `Found.fitted`.
-    """
-    return read_gguf_adapter(path, layout, base).fitted(layout, alpha, fresh)
-
-
-def read_gguf_adapter(path: Path, layout: Layout, base: Any) -> Found:
-    """A LoRA for llama.cpp.
-
-    Raises:
-        ModelError: unreadable, no plain LoRA, or for another family than `base`.
+        ModelError: unreadable, no plain LoRA, for another family than `base`, or as `Found.fitted`.
     """
     names, header = _Names(path, layout, base), GgufHeader(path)
     if (header.text("general.type"), header.text("adapter.type")) != ("adapter", "lora"):
@@ -116,7 +107,7 @@ def read_gguf_adapter(path: Path, layout: Layout, base: Any) -> Found:
         pairs[target.name] = _numbers(a), halved(rows, heads) if heads else rows
     if left:
         raise ModelError(f"{path}: holds {min(left)[:200]}, for which the session has no adapter")
-    return Found(path, rank, scaled / rank if scaled else 1.0, pairs)
+    return Found(path, rank, scaled / rank if scaled else 1.0, pairs).fitted(layout, alpha, fresh)
 
 
 class _Names:

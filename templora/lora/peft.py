@@ -133,16 +133,7 @@ def load_adapter(folder: Path, layout: Layout, alpha: float, fresh: torch.Tensor
     """The fp32 weights [layout.weights] of a PEFT adapter; targets it leaves out are `fresh`.
 
     Raises:
-        ModelError: unreadable, not a plain LoRA, or as `Found.fitted`.
-    """
-    return read_adapter(folder, layout).fitted(layout, alpha, fresh)
-
-
-def read_adapter(folder: Path, layout: Layout) -> Found:
-    """A PEFT adapter.
-
-    Raises:
-        ModelError: unreadable, not a plain LoRA, or larger than one for `layout` can be.
+        ModelError: unreadable, not a plain LoRA, larger than one for `layout` can be, or as `Found.fitted`.
     """
     rank, scale = _settings(folder)
     pairs = {}
@@ -156,7 +147,7 @@ def read_adapter(folder: Path, layout: Layout) -> Found:
         if len(both) < 2:
             raise ModelError(f"{folder}: the adapter is incomplete: {layer[:200]} has one matrix of two")
         pairs[layer] = both["A.weight"], both["B.weight"]
-    return Found(folder, rank, scale, pairs)
+    return Found(folder, rank, scale, pairs).fitted(layout, alpha, fresh)
 
 
 def _settings(folder: Path) -> tuple[int, float]:

@@ -116,11 +116,7 @@ class CausalModel:
     def rewrites_itself(self) -> bool:
         """Whether passes change what later passes compute, so that two must not run at the same time: rotary
         embeddings that switch their frequencies when a text grows long."""
-        kinds: list[str] = []
-        for module in self.module.modules():
-            kind = getattr(module, "rope_type", None)  # one, or one for each kind of layer
-            kinds += kind.values() if isinstance(kind, dict) else [str(kind)]
-        return any("dynamic" in kind or kind == "longrope" for kind in kinds)
+        return any(map(moving_names, self.module.modules()))
 
     @torch.no_grad()
     def check(self) -> None:

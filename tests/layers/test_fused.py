@@ -177,7 +177,7 @@ def other_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("slow_bf16")
 def test_a_widened_product_is_the_product(rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces too, and so is its gradient; as near to fp32's as bf16's own."""
-    monkeypatch.setattr(upcast, "_PIECE", 7 * 16)
+    monkeypatch.setattr(quantized, "_PIECE", 7 * 16)
     layer = nn.Linear(16, 24, bias=bias).bfloat16().requires_grad_(False)
     x, gradient = numbers(2, rows, 16).requires_grad_(), numbers(2, rows, 24, seed=1)
     exact = layer.float()(x.detach().float())
@@ -199,8 +199,7 @@ def test_a_quantised_layer_is_widened_like_its_unpacked_weights(
     bits: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, in pieces of as many rows, forward and back; within the passes alone."""
-    for module in (upcast, quantized):
-        monkeypatch.setattr(module, "_PIECE", 7 * 64)
+    monkeypatch.setattr(quantized, "_PIECE", 7 * 64)
     plain = nn.Linear(64, 24, bias=bias).bfloat16().requires_grad_(False)
     codes = quantized.quantize_rows(plain.weight) if bits == 8 else quantized.quantize_blocks(plain.weight)
     packed = quantized.QuantLinear(*codes, *([None] * (3 - len(codes))), plain.bias)
