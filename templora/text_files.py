@@ -103,15 +103,14 @@ def _read(file: BinaryIO | io.BufferedIOBase, most: int, label: str) -> bytes:
 def _unpacked(packed: bytes, opener: Callable[[io.BytesIO], io.BufferedIOBase], label: str) -> bytes:
     """What compressed bytes hold. They are measured before they are kept."""
     most = min(MAX_BYTES, max(_ALWAYS, _MAX_TIMES * len(packed)))
-    try:
+    harm = (ValueError, lzma.LZMAError, zlib.error, EOFError, MemoryError)
+    with told(TextError, f"{label}: the compressed data are damaged", *harm):
         size, file = 0, opener(io.BytesIO(packed))
         while piece := file.read(_PIECE):
             size += len(piece)
             if size > most:
                 raise _too_large(label, most, f", from {len(packed):,} bytes")
         return _read(opener(io.BytesIO(packed)), most, label)
-    except (OSError, ValueError, lzma.LZMAError, zlib.error, EOFError, MemoryError) as error:
-        raise TextError(f"{label}: the compressed data are damaged: {error}") from error
 
 
 def _too_large(label: str, most: int, packed: str = "") -> TextError:

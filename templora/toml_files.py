@@ -41,13 +41,12 @@ def read_toml(option: str, name: str, builtin: dict[str, str]) -> dict[str, Any]
         raise OptionError(option, f"there is no {option} {name!r}; {nearest(name, builtin)} (or give a .toml)")
     with told(partial(OptionError, option), f"{name} cannot be read", ValueError):  # of a zero byte, or no UTF-8
         text = builtin[name] if name in builtin else _text(name)
-    try:
+    # Of numbers of thousands of digits; lists in lists.
+    with told(partial(OptionError, option), f"{name}: not TOML", ValueError, RecursionError):
         if _LONG_KEY.search(text):
             raise ValueError("a key of more than 40 parts")
         values: dict[str, Any] = tomllib.loads(text)
         _check(values)
-    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits; lists in lists
-        raise OptionError(option, f"{name}: not TOML: {error}") from error
     return values
 
 

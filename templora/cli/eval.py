@@ -74,9 +74,7 @@ class _Eval(click.Command):
 @click.command("eval", cls=_Eval, epilog=EPILOG)
 @click.argument("plan", required=False, metavar="[PLAN]")
 @click.option(
-    "--books",
-    metavar="DIR",
-    help="folder of .txt files, .gz and so on too; a file; hub:NAME; or aligned pairs",
+    "--books", metavar="DIR", help="folder of .txt files, .gz and so on too; a file; hub:NAME; or aligned pairs"
 )
 @click.option("--texts", metavar="A,B,...", help="which of them, by file name without ending; all if left out")
 @click.option("--pairs", metavar="N|all", help="translation: first pairs of each document  [default: the plan's]")

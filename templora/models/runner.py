@@ -52,14 +52,7 @@ class Runner:
     model: CausalModel
 
     def read(
-        self,
-        ids: list[int],
-        cache: Any,
-        position: int,
-        route: Route | None,
-        meter: Meter,
-        *,
-        logits: int = 0,
+        self, ids: list[int], cache: Any, position: int, route: Route | None, meter: Meter, *, logits: int = 0
     ) -> torch.Tensor:
         """Final hidden states [len(ids), hidden size]; gradients are recorded if the caller has them recorded.
 

@@ -16,7 +16,7 @@ def told(kind: Callable[[str], Exception], what: object, *also: type[Exception])
     """Turns what the system refuses into an error of ours: `what` was tried, or the file, and why it could not be.
 
     Args:
-        also: what else is turned into one, such as the ValueError of a name with a zero byte.
+        also: what else is turned into one, as the ValueError of a name with a zero byte.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:

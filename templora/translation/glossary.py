@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from templora.errors import TextError
+from templora.runtime.files import told
 from templora.text_files import read_text
 from templora.translation.inline.characters import UNSPACED
 from templora.translation.inline.marks import TAG
@@ -122,10 +123,8 @@ def _free(character: str) -> bool:
 
 
 def _columns(where: str, line: str, commas: bool) -> list[str]:
-    try:
+    with told(TextError, f"{where}: no CSV", csv.Error):
         columns = next(csv.reader([line], strict=True)) if commas else line.split("\t")
-    except csv.Error as error:
-        raise TextError(f"{where}: no CSV: {error}") from error
     if len(columns) != 2:
         kind = "comma" if commas else "tab"
         raise TextError(f"{where}: a term, a {kind} and its translation; not {line.strip()[:60]!r}")

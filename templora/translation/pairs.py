@@ -136,10 +136,8 @@ def _json_lines(name: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parsed(where: str, text: str) -> Any:
-    try:
+    with told(TextError, f"{where}: not JSON", ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TextError(f"{where}: not JSON: {error}") from error
 
 
 def _pair(where: str, values: Any, languages: _Languages, document: str) -> Pair:

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from templora.errors import ModelError, OptionError, nearest
+from templora.runtime.files import told
 from templora.text import Framed, filled, ours
 from templora.thoughts import closed, without_thoughts
 from templora.toml_files import read_toml
@@ -143,10 +144,8 @@ def _of_chat(name: str, values: Mapping[str, str], tokenizer: Any) -> Template:
         {"role": role, "content": content}
         for role, content in (("user", _FIRST), ("assistant", _ANSWER), ("user", _SECOND))
     ]
-    try:
+    with told(ModelError, "the model's chat template cannot be used for a conversation", Exception):
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_AT_ONCE))
-    except Exception as error:  # whatever a template raises
-        raise ModelError(f"the model's chat template cannot be used for a conversation: {error}") from error
     pieces = re.split(f"{_FIRST}|{_ANSWER}|{_SECOND}", text)
     if len(pieces) != 4:
         raise ModelError(_NO_TURNS)

@@ -102,12 +102,10 @@ def read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         TextError: there is none, or it cannot be read.
     """
-    try:
+    with told(TextError, f"{folder}: no study can be read here", ValueError, LookupError, TypeError):
         study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         if study["schema"] != SCHEMA:
             raise ValueError("it is of another version of templora")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise TextError(f"{folder}: no study can be read here: {error}") from error
     samples = [sample for path in sorted(folder.glob("*--*--*--*.json")) if "slices" in (sample := read_sample(path))]
     if not samples:
         raise TextError(f"{folder}: nothing is written yet")

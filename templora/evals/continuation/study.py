@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from templora.evals.measuring.texts import Text
 from templora.events import Absorbed, Event, TokenEvent
 from templora.reports.names import Book, words
 from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.runtime.files import told
 from templora.store.store import SessionStore
 from templora.text import decode, encode
 
@@ -145,13 +146,12 @@ class Study:
         }
         wanted = json.loads(json.dumps(wanted))
         if path.exists():
-            try:
+            of_another_kind = (ValueError, LookupError, TypeError, AttributeError)
+            with told(partial(OptionError, "out"), f"{path} cannot be read", *of_another_kind):
                 known = json.loads(path.read_text(encoding="utf-8"))
                 books = {**known["books"], **wanted["books"]}
                 different = [name for name in wanted if name != "books" and known[name] != wanted[name]]
                 different += [name for name, sha256 in known["books"].items() if books[name] != sha256]
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                raise OptionError("out", f"{path} cannot be read: {error}") from error
             if different:
                 raise OptionError("out", f"{self.folder} holds a study of another {different[0]}; choose a new folder")
             wanted["books"] = books

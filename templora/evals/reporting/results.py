@@ -30,13 +30,7 @@ class ResultError(TemploraError):
 
 
 def of_run(
-    cell: Cell,
-    run: Run,
-    *,
-    text_tokens: int,
-    kv_bytes: int,
-    adapter_weights: int,
-    notes: Sequence[str],
+    cell: Cell, run: Run, *, text_tokens: int, kv_bytes: int, adapter_weights: int, notes: Sequence[str]
 ) -> dict[str, Any]:
     """The document of a cell that was measured, once its session is discarded.
 
@@ -126,7 +120,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: a result of {other} version (schema {result['schema']}, here {SCHEMA}); delete it and measure it "
             "again"
         )
-    try:
+    with told(ResultError, f"{path}: damaged, or edited", KeyError, TypeError, ValueError, AttributeError):
         said = TempLoraConfig.before() | result["cell"]["config"]
         unsaid = sorted(f.name for f in fields(TempLoraConfig) if f.name not in said)
         if unsaid:  # their defaults may have been others
@@ -136,8 +130,6 @@ def read(path: Path) -> dict[str, Any]:
             _check_sums(result)
         elif result["status"] != NOT_APPLICABLE:
             raise ValueError(f"unknown status {result['status']!r}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultError(f"{path}: damaged, or edited: {error}") from error
     if path.name != f"{cell.key}.json":
         raise ResultError(f"{path}: holds the result of {cell.key}")
     return result

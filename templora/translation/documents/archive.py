@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from templora.errors import TextError
+from templora.runtime.files import told
 from templora.translation.documents.xhtml import MAX_LENGTH
 
 MIMETYPE, KIND = "mimetype", b"application/epub+zip"
@@ -111,10 +112,8 @@ class Archive:
             raise TextError(f"{self._label}: {name}: encrypted; it cannot be read")
         most = min(MAX_LENGTH, self._left)
         start = self._starts[name]
-        try:
+        with told(TextError, f"{self._label}: {name}: damaged", *_DAMAGE):
             raw = _unpacked(info, self._raw[start : start + info.compress_size], most + 1)
-        except _DAMAGE as error:
-            raise TextError(f"{self._label}: {name}: damaged: {error}") from error
         self._left -= min(len(raw), most)
         if len(raw) > most:
             what = f"larger than {MAX_LENGTH >> 20} MiB; no text is"
