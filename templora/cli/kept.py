@@ -22,7 +22,7 @@ from templora.store.edited import edited, reading
 from templora.store.history import History
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
-from templora.text import decode
+from templora.text import decode, opening_ids
 
 _LOADING = ("model", "dtype", "weights")
 
@@ -147,6 +147,10 @@ class Kept:
     def open(self, run: Run, engine: Any, config: TempLoraConfig, notes: str | None = None) -> Iterator[SavedSession]:
         """The session, as it was left, but for the notes, where others are given. Of one that was begun here nothing
         stays if it comes to nothing."""
+        if notes is None and self.there and not self.begun:  # what failed before there was a text had some
+            notes = self.store.history(self.name).notes["notes"]
+        if notes:  # refused before anything is taken back, or thrown away
+            _check_notes(engine, config, notes)
         saved = self._opened(run, engine, config, notes or "")
         try:
             with saved:
@@ -220,6 +224,14 @@ class Kept:
         given = [token for act in saved.history.given_last for token in act.ids]
         asked = saved.session.encode(prompt, chat=bool(self._options["chat"]))
         return given[-len(asked) :] == asked
+
+
+def _check_notes(engine: Any, config: TempLoraConfig, notes: str) -> None:
+    """Raises OptionError, or TextError, if a session cannot have these."""
+    from templora.methods.base import Method
+    from templora.session.notes import Notes
+
+    Notes.of(notes, engine.encode, Method(), config, len(opening_ids(engine.tokenizer)))
 
 
 def _is_empty(history: History) -> bool:
