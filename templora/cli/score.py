@@ -56,6 +56,8 @@ def score(**arguments: Any) -> None:
         raise OptionError("tokens", f"must be at least 2, not {most}")
     check_adapter(options["adapter"])
     run = Run(given, options, [*options["files"], *filter(None, [options["notes"]])])
+    if options["notes"] == "-" in options["files"]:
+        raise OptionError("notes", "standard input is a text already: give one of them as a file")
     notes = read_notes(options["notes"]) or ""
     contents = [(name, read_text(name)) for name in options["files"]]
     with run.console:

@@ -141,6 +141,8 @@ class _Job:
             check_stdout()
         if options["glossary"] == "-":
             raise OptionError("glossary", "must be a file, which --resume looks into again, not standard input")
+        if options["corrections"] == "-" == name:
+            raise OptionError("corrections", "standard input is the document already: give one of them as a file")
         self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None

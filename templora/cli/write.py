@@ -109,8 +109,11 @@ def write(**arguments: Any) -> None:
 
         kept = Kept(options, given)
     run = Run(given, options, [file for file in (options["prompt_file"], options["notes"]) if file])
+    needed = not (kept and kept.begun)
+    if options["notes"] == "-" and (options["prompt_file"] or "-" * (options["prompt"] is None and needed)) == "-":
+        raise OptionError("notes", "standard input is the prompt already: give one of them as a file")
     notes = read_notes(options["notes"])
-    prompt = _prompt(options, needed=not (kept and kept.begun))
+    prompt = _prompt(options, needed)
     if kept:
         kept.read(prompt, options["draft"])
     with run.console:
@@ -201,7 +204,7 @@ def write(**arguments: Any) -> None:
             ids = session.tokens[: len(session.tokens) - len(written)]
             decoding = session.meter.seconds["decode"] - without[0].seconds
             adapted = Written("with the adapter", spoken, decoding)
-            run.page = _story(engine.tokenizer, ids, config.window, adapted, without[0])
+            run.page = _story(session, ids, adapted, without[0])
         run.finish(engine, len(written), extra)
 
 
@@ -223,9 +226,12 @@ def _without(run: Run, session: Session, how: Mapping[str, Any], into: list[Writ
     yield from ()
 
 
-def _story(tokenizer: Any, read: Sequence[int], window: int, adapted: Written, without: Written) -> Story:
-    """What the page is of: the tokens that were read, and the two texts."""
-    whole, near = (decode(tokenizer, ids) for ids in (read, read[-window:]))
+def _story(session: Session, read: Sequence[int], adapted: Written, without: Written) -> Story:
+    """What the page is of: the tokens that were read, and the two texts. What is in the notes never left the window."""
+    notes = session.loop.text.notes
+    room = session.config.window - len(notes)
+    before = f"{notes.text}\n\n" if notes else ""
+    whole, near = (before + decode(session.engine.tokenizer, ids) for ids in (read, read[-room:]))
     return Story("How the story goes on", whole, near, adapted, without)
 
 

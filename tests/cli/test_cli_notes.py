@@ -197,3 +197,47 @@ def test_a_write_that_was_cut_short_goes_on_with_the_new_ones(
         assert len(history.tokens) == len(TEXT) + 60
         assert history.text.count(TEXT) == 1
         store.discard("novel")
+
+
+def test_notes_that_are_refused_take_nothing_of_a_draft_back(write: Command, store: SessionStore, notes: Path) -> None:
+    assert write("--session", "novel", "--prompt", TEXT * 2, "--tokens", 20).exit_code == 0
+    before = store.history("novel").text
+    notes.write_text("x" * 99)
+    draft = before[:150] + "Something else, and what comes after that."
+    for given in (["--draft"], []):
+        done = write("--session", "novel", "--prompt", draft, *given, "--notes", notes, sizes=False)
+        assert isinstance(done.exception, OptionError), done.exception
+        assert store.history("novel").text == before
+
+
+def test_notes_of_a_session_without_a_text_stay(write: Command, store: SessionStore, notes: Path, model: Path) -> None:
+    with load(str(model)) as engine:
+        store.create("novel", engine, TempLoraConfig(chunk_size=16, window=64, rank=4), notes=NOTES).close()
+    notes.write_text("x" * 99)
+    done = write("--session", "novel", "--prompt", TEXT, "--tokens", 5, "--notes", notes)
+    assert isinstance(done.exception, OptionError)
+    assert store.history("novel").notes["notes"] == NOTES
+    assert write("--session", "novel", "--prompt", TEXT, "--tokens", 5).exit_code == 0
+    assert store.history("novel").notes["notes"] == NOTES
+    store.rewind("novel", 0)
+    assert write("--session", "novel", "--prompt", TEXT, "--tokens", 5, "--notes", "", sizes=False).exit_code == 0
+    assert store.history("novel").notes["notes"] == ""
+
+
+def test_standard_input_is_read_once(write: Command, score: Command, store: SessionStore) -> None:
+    for run, given in ((write, []), (write, ["--prompt-file", "-"]), (write, ["--session", "novel"]), (score, ["-"])):
+        done = run("--notes", "-", *given)
+        assert isinstance(done.exception, OptionError)
+        assert "standard input is" in str(done.exception)
+    assert store.names() == []
+
+
+def test_what_stands_in_the_notes_never_left_the_window_of_a_page(
+    write: Command, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[Any] = []
+    monkeypatch.setattr("templora.cli.run.write_page", lambda story, *_: pages.append(story))
+    done = write("--prompt", TEXT, "--tokens", 5, "--notes", notes, "--page", tmp_path / "page.html")
+    assert done.exit_code == 0, done.exception
+    assert pages[0].read == f"{NOTES}\n\n{TEXT}"
+    assert pages[0].window == f"{NOTES}\n\n{TEXT[-(96 - len(NOTES) - 2) :]}"
