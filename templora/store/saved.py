@@ -415,6 +415,8 @@ class SavedSession:
         """Log and session say the same again, where the caller of a verb was interrupted between the two."""
         self._catch_up_log()
         here, known = len(self.session.tokens), len(self.history.tokens)
+        if here < known:  # it is read here, and by no one who still listens to that verb
+            self._verbs += 1
         for act in self.history.acts if here < known else ():
             if act.end > here:
                 for event in self.session.absorb_ids(act.ids[max(0, here - act.start) :], learn=act.learn):

@@ -365,6 +365,32 @@ def test_a_missing_adapter_is_named(store: SessionStore, tmp_path: Path) -> None
     store.open("before", tiny_engine()).close()
 
 
+@pytest.mark.parametrize("asked", ["preview", "set_notes", "mark", "open_tokens", "snapshot"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_is_asked_amid_reading_has_the_rest_read_once(store: SessionStore, asked: str, writes: bool) -> None:
+    what: dict[str, Any] = {
+        "preview": lambda saved: saved.preview(max_new_tokens=2),
+        "set_notes": lambda saved: saved.set_notes(""),
+        "mark": lambda saved: saved.mark({"a": 1}),
+        "open_tokens": lambda saved: saved.open_tokens,
+        "snapshot": lambda saved: saved.snapshot(),
+    }
+    found = []
+    for name, amid in (("novel", True), ("other", False)):
+        with store.create(name, tiny_engine(), config()) as saved:
+            events = saved.stream(TEXT, max_new_tokens=20) if writes else saved.absorb_events(TEXT)
+            next(events)
+            if amid:
+                assert len(saved.session.tokens) < len(TEXT)
+                what[asked](saved)
+                with pytest.raises(StoreError, match="asked for something else"):
+                    next(events)
+            list(saved.resume() if writes and amid else events)
+            assert saved.history.tokens == saved.tokens
+            found.append((list(saved.tokens), saved.session.adapter_weights().tolist()))
+    assert found[0] == found[1]
+
+
 def test_a_write_that_is_left_can_be_resumed_or_not(store: SessionStore) -> None:
     with store.create("novel", tiny_engine(), config()) as saved:
         expected = saved.write(TEXT, max_new_tokens=100, sampling=HOT)
