@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from templora.config import TempLoraConfig, field_type
 from templora.errors import OptionError
 from templora.models.builtin import DEFAULT_MODEL
 from templora.recipes import RECIPES
+from templora.runtime.files import told
 from templora.sampling import SamplingParams
 
 Command = Callable[..., Any]
@@ -153,9 +155,13 @@ adapter_option = click.option(
 
 def check_adapter(folder: str | None) -> None:
     """Finds out early whether there may be one."""
-    if folder is None or (folder.endswith(".gguf") and Path(folder).is_file()):
+    if folder is None:
         return
-    if not (Path(folder) / "adapter_config.json").is_file():
+    with told(partial(OptionError, "adapter"), f"{folder} cannot be read"):  # a name that is too long, say
+        if folder.endswith(".gguf") and Path(folder).is_file():
+            return
+        there = (Path(folder) / "adapter_config.json").is_file()
+    if not there:
         raise OptionError("adapter", f"there is no adapter in PEFT's format in {folder}: no adapter_config.json")
 
 

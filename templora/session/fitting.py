@@ -106,7 +106,9 @@ def _check(meta: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
             _vector(name, tensors.get(name), like.weights)
         if bool((tensors["exp_avg_sq"] < 0).any()):
             raise _Unfit("exp_avg_sq has a negative square")
-    _whole("seed", meta.get("seed", 0), SEEDS[1])
+    seed = meta.get("seed", 0)
+    if type(seed) is not int or not SEEDS[0] <= seed <= SEEDS[1]:
+        raise _Unfit("random numbers cannot begin from its seed")
     for name in ("ends", "unshown"):
         for number in _list(name, meta.get(name, (0, 0)), 2):
             _whole(name, number, like.tokens)

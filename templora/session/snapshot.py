@@ -87,7 +87,7 @@ class Snapshot:
             os.replace(beside, path)
             if durable:
                 sync_folder(path.parent)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte, or no UTF-8
             if beside:
                 Path(beside).unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error

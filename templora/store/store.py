@@ -136,6 +136,9 @@ class SessionStore:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
+        # A name with a zero byte, or no UTF-8; all else is told where it matters.
+        with told(StoreError, repr(str(self.folder)), ValueError), contextlib.suppress(OSError):
+            self.folder.lstat()
 
     def __repr__(self) -> str:
         return f"<SessionStore {self.folder}>"
@@ -330,7 +333,7 @@ class SessionStore:
 
     def check_outside(self, path: Path) -> None:
         """Raises StoreError for a file that would be among the sessions, where it is deleted with one, or harms it."""
-        with contextlib.suppress(FileNotFoundError):
+        with told(StoreError, path, ValueError), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             here = self.folder.stat()
             for above in Path(os.path.realpath(path)).parents:
                 if above.exists() and os.path.samestat(above.stat(), here):

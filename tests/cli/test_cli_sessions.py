@@ -272,6 +272,9 @@ def test_an_exported_adapter_is_a_starting_point(
     nowhere = run("--adapter", tmp_path)
     assert isinstance(nowhere.exception, OptionError)
     assert "no adapter_config.json" in str(nowhere.exception)
+    for name in ("x" * 300, "x" * 300 + ".gguf"):
+        assert isinstance((long := run("--adapter", name)).exception, OptionError)
+        assert "too long" in str(long.exception)
     wrong = run("--adapter", adapter, "--session", "third", "--rank", 8)
     assert "set rank=4" in str(wrong.exception)
     assert "third" not in store

@@ -139,6 +139,24 @@ def test_a_snapshot_can_be_gone_on_from_twice() -> None:
     assert after[0] == after[1]
 
 
+@pytest.mark.parametrize("seed", [-(2**63), -5, 2**64 - 1])
+def test_every_seed_that_is_taken_goes_on(seed: int) -> None:
+    with tiny_engine().session(config()) as session:
+        session.reseed(seed)
+        session.restore(session.tokens, session.snapshot())
+        assert session.loop.seed == seed
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800", "a\0b.gguf", "x" * 300 + ".gguf", "\ud800.gguf"])
+def test_a_name_that_nothing_can_have_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
+    with tiny_engine().session(config()) as session:
+        for verb in (session.save_adapter, session.load_adapter):
+            with pytest.raises(ModelError, match=r"the adapter cannot be written|no adapter can be read here"):
+                verb(tmp_path / name)
+        with pytest.raises(TextError, match="cannot be written"):
+            session.snapshot().save(tmp_path / name)
+
+
 def test_what_was_spent_goes_on_too() -> None:
     with tiny_engine().session(config()) as session:
         scores(session, IDS)
@@ -177,7 +195,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "bf16 values": ("adapted.values", lambda t: t.bfloat16()),
     "two texts": ("adapted", lambda t: torch.cat([t] * 2)),
     "keys nan": ("adapted.keys", lambda t: t * NAN),
-    "seed below 0": (["seed"], -1),
+    "seed too low": (["seed"], -(2**63) - 1),
+    "seed too high": (["seed"], 2**64),
     "seed a text": (["seed"], "1"),
     "ends of one number": (["ends"], [1]),
     "ends below 0": (["ends"], [3, -1]),

@@ -56,6 +56,16 @@ def check(store: SessionStore, engine: Engine, text: str) -> list[str]:
     return notes
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_folder_that_nothing_can_have_is_an_error_of_ours(name: str, tmp_path: Path, store: SessionStore) -> None:
+    with pytest.raises(StoreError, match=r"null byte|can.t encode"):
+        SessionStore(tmp_path / name)
+    store.folder.mkdir()
+    for path in (name, "x" * 300, Path("x" * 300, "y")):
+        with pytest.raises(StoreError, match=r"null byte|can.t encode|too long"):
+            store.check_outside(tmp_path / path)
+
+
 REFUSED: list[Callable[[SavedSession], Any]] = [
     lambda s: s.write("x", max_new_tokens=0),
     lambda s: s.write("x", max_new_tokens=5.0),  # type: ignore[arg-type]
