@@ -71,7 +71,7 @@ class Script:
         draw = random.Random(seed)
         self.config: TempLoraConfig = replace(small(), **draw.choice(OPTIONS))
         self._verbs = ["absorb", *(draw.choice(["absorb", "score", "write", "write", "stop"]) for _ in range(4))]
-        self._others = [draw.choice(["", "", "preview", "close", "seed", "rewind"]) for _ in self._verbs]
+        self._others = [draw.choice(["", "preview", "close", "seed", "rewind", "notes", "notes"]) for _ in self._verbs]
         self._sizes = [draw.randint(10, 45) for _ in self._verbs]
         self._seed, self._unrest = seed, unrest
         self.found: list[Any] = []
@@ -121,6 +121,8 @@ class Script:
             self.found.append(replace(closed, seconds=0.0))
         elif verb == "seed":
             session.reseed(at)
+        elif verb == "notes":
+            session.set_notes(TEXT[: (self._seed + 13 * at) % 44])
         elif verb == "rewind":
             held, tokens = session.snapshot(), list(session.tokens)
             session.write(max_new_tokens=20)
