@@ -163,7 +163,8 @@ class Sampled:
             yield from self._end_at(self._cut)
             return
         yield from self._show()
-        yield from self._before_close(last=self._last)
+        if self._unseen.taken_back == self._taken_back:
+            yield from self._before_close(last=self._last)
 
     def _draw(self, known: deque[int]) -> Plan[tuple[int, TokenLogprobs | None]]:
         """The next token, appended if it is no end; the first of those that are known, if any are."""
@@ -215,10 +216,13 @@ class Sampled:
     def pass_on(self, learned: deque[ChunkLearned | ChunkScored]) -> Iterator[Event]:
         for event in told(learned):
             yield from self._say(event)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """What was not shown, and another verb, called meanwhile, took back, is written anew."""
         if self._unseen.taken_back != self._taken_back and self._rest is None:
-            # By another verb, called meanwhile: what was not shown is written anew.
             self._held, self._taken_back = self._begin_held(), self._unseen.taken_back
-            self._reason, self._written = "length", self._shown
+            self._reason, self._written, self._last = "length", self._shown, False
 
     def _say(self, event: ChunkLearned | ChunkScored) -> Iterator[Event]:
         """An event, when everything that was written before it is shown."""
@@ -229,6 +233,7 @@ class Sampled:
                 self._loop.cycle.events.appendleft(event)
                 raise
             return
+        self._begin_anew()
         self._held.other(event)
         self._unseen.wait(len(self._text), event)
         yield from self._show()

@@ -391,6 +391,22 @@ def test_what_is_asked_amid_reading_has_the_rest_read_once(store: SessionStore, 
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("length", [31, 45])
+def test_what_another_verb_takes_back_is_written_anew(length: int) -> None:
+    """Where the last tokens are shown together, and what is scored waits for them, too."""
+    how = {"max_new_tokens": length, "sampling": SamplingParams(temperature=1.5, stop=("e",)), "score": True}
+    for seed in range(8):
+        found = []
+        for settles in (False, True):
+            with tiny_engine().session(config(learning="off")) as session:
+                session.reseed(seed)
+                for _ in session.stream(TEXT[:33], **how):  # type: ignore[arg-type]
+                    if settles:
+                        session.settle()
+                found.append(list(session.tokens))
+        assert found[0] == found[1], seed
+
+
 def test_a_write_that_is_left_can_be_resumed_or_not(store: SessionStore) -> None:
     with store.create("novel", tiny_engine(), config()) as saved:
         expected = saved.write(TEXT, max_new_tokens=100, sampling=HOT)
