@@ -142,7 +142,7 @@ def stage_parts(learner: Learner, before: AdapterState, tokens: Any, chunk: Any,
             _, position = during.enter_context(cache.as_context(first, learner._config.window))
             route = copy.route(learner._config, 0)
             hidden = learner._runner.read(list(tokens[first : end - 1]), cache, position, route, learner.meter)
-            loss = learner._model.nll_backward(hidden, list(tokens[first + 1 : end]))
+            loss = float(learner._model.nll_backward(hidden, list(tokens[first + 1 : end])).mean())
         steps.append(Step.clipped(copy.take_gradient(), learner._config.max_grad_norm))
     return staged, Update(True, "", loss, steps[-1].norm, 0.0)
 

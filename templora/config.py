@@ -121,6 +121,12 @@ class TempLoraConfig:
         True,
         "predict given texts with base and adapter together, weighted by their past: hardly ever worse than the base",
     )
+    neural_cache: int = option(
+        0,
+        "learnt tokens that are looked up: what followed where the model was in a like state gets likelier; 0 = none",
+        at_least(0),
+        before=0,
+    )
     max_repetition: float = option(
         0.5,
         "a written chunk in which more than this share of 4-grams repeat is not learnt (a given one: 0.95); 1 = off",

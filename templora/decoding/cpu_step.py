@@ -153,6 +153,12 @@ class CpuStep:
         logits = torch.from_numpy(self._logits.copy())
         return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
 
+    def state(self) -> torch.Tensor:
+        """The last hidden state [hidden size] of the token that was read last, fp32."""
+        x = torch.from_numpy(self._x)
+        weight, epsilon = torch.from_numpy(self._final_norm), self._layout.epsilon
+        return x * torch.rsqrt(x.square().mean() + epsilon) * weight
+
     def _entries(self, cache: WindowCache) -> _Entries:
         """Where a cache's keys and values lie: what the kernel writes to, so nothing of it is taken on trust.
 

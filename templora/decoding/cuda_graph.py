@@ -26,8 +26,10 @@ from templora.models.runner import through
 _VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
-def static_step(model: CausalModel, view: StaticView, inputs: torch.Tensor, route: Route | None) -> torch.Tensor:
-    """fp32 logits [V] after one token, by operations that are the same for every token.
+def static_step(
+    model: CausalModel, view: StaticView, inputs: torch.Tensor, route: Route | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(fp32 logits [V], last hidden state [H]) of one token, by operations that are the same for every token.
 
     Args:
         view: the cache; one entry of it is written.
@@ -37,7 +39,8 @@ def static_step(model: CausalModel, view: StaticView, inputs: torch.Tensor, rout
     token, position = inputs[0:1][None], inputs[1:2][None]
     with through(route):
         out = model.decoder(input_ids=token, position_ids=position, past_key_values=view, use_cache=True)
-    return model.logits(out.last_hidden_state[0])[0]
+    hidden = out.last_hidden_state[0]
+    return model.logits(hidden)[0], hidden[0]
 
 
 class CudaGraphStep:
@@ -81,9 +84,17 @@ class CudaGraphStep:
         if self._replay is None or of is None or of[0] is not cache or of[1] is not route:
             self._replay = None  # its memory goes before the next one takes its own
             view = StaticView(cache, self._inputs[2:3])
-            self._replay = self._record(lambda: static_step(self._model, view, self._inputs, route))
+            self._replay = self._record(lambda: self._step(view, route))
             self._recorded_for = (cache, route)  # holding them keeps their addresses from being given to others
         return self._replay().clone()  # samplers edit logits; the next replay overwrites them
+
+    def _step(self, view: StaticView, route: Route | None) -> torch.Tensor:
+        logits, self._state = static_step(self._model, view, self._inputs, route)
+        return logits
+
+    def state(self) -> torch.Tensor:
+        """The last hidden state [hidden size] of the token that was read last."""
+        return self._state.clone()
 
 
 def can_be_static(model: CausalModel) -> bool:

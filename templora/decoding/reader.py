@@ -19,6 +19,7 @@ from templora.config import TempLoraConfig
 from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
 from templora.lora.slot import Route, Slot
+from templora.models.neural_cache import NeuralCache
 from templora.models.runner import Row, Runner, Step
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
@@ -37,6 +38,7 @@ class Reader:
         opening: how many tokens at the start of the text stay in every window.
         meter: where FLOPs are counted.
         step: the compiled way to read one token, or None for the model's own modules. Asked when first needed.
+        neural_cache: what takes part in its predictions.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Reader:
         opening: int,
         meter: Meter,
         step: Callable[[], Step | None] = lambda: None,
+        neural_cache: NeuralCache | None = None,
     ) -> None:
         self.config = config
+        self.neural_cache = neural_cache
         self.runner, self.model, self.slot = runner, runner.model, slot
         self.meter = meter
         self._make_step = step
@@ -136,7 +140,8 @@ class Reader:
 
     def row(self, token: int) -> Row:
         """What reads `token`, the newest, after what the cache holds."""
-        return Row(token, self.cache, self.route, self.step, self.meter)
+        mix = self.neural_cache.mixed if self.neural_cache else None
+        return Row(token, self.cache, self.route, self.step, self.meter, mix)
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""
@@ -149,7 +154,7 @@ class Reader:
                 f"what comes before token {first_target} was not read: {self.cache.next_token} tokens were"
             )
         hidden = self.feed(list(tokens[first_target - 1 : -1]), logits=len(tokens) - first_target)
-        return self.model.nll(hidden, list(tokens[first_target:]))
+        return self.predicted(hidden, tokens[first_target:])
 
     @torch.no_grad()
     def nll_again(self, tokens: Sequence[int], first_target: int) -> torch.Tensor:
@@ -157,4 +162,12 @@ class Reader:
         inputs = list(tokens[first_target - 1 : -1])
         with self.cache.as_context(first_target - 1, self.config.window) as (_, position):
             hidden = self.runner.read(inputs, self.cache, position, self.route, self.meter, logits=len(inputs))
-        return self.model.nll(hidden, list(tokens[first_target:]))
+        return self.predicted(hidden, tokens[first_target:])
+
+    def predicted(
+        self, hidden: torch.Tensor, targets: Sequence[int], by_model: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """NLL [T], in nats, of `targets` after hidden states [T, H]; `by_model`: what it is under the model alone, if
+        that is known."""
+        nll = self.model.nll(hidden, list(targets)) if by_model is None else by_model
+        return self.neural_cache.nll(nll, hidden, targets) if self.neural_cache else nll

@@ -24,6 +24,7 @@ from templora.layers.checkpointing import checkpointed
 from templora.learning.optimizer import Staged, Step
 from templora.learning.probe import Probe
 from templora.lora.slot import AdapterState, Route, Slot
+from templora.models.neural_cache import NeuralCache, States
 from templora.models.runner import Runner, through
 from templora.runtime.metering import Cost, Meter
 from templora.runtime.signals import deferred
@@ -58,6 +59,7 @@ class Reading:
 
     Args:
         chunk: what was read.
+        targets: its tokens that are predicted.
         version: of the adapter it was read through.
         nll: of each of the chunk's targets, in nats, fp32 [T].
         hidden: final hidden states [T, H], with their graph.
@@ -67,6 +69,7 @@ class Reading:
     """
 
     chunk: Chunk
+    targets: Sequence[int]
     version: int
     nll: torch.Tensor
     hidden: torch.Tensor
@@ -74,12 +77,12 @@ class Reading:
     copy: _TrainingCopy
     cost: float
 
-    def backward(self) -> float:
-        """Goes the way back, once; returns the mean NLL."""
+    def backward(self) -> States:
+        """Goes the way back, once; what was read."""
         hidden, gradient = self.hidden, self.gradient
         del self.hidden, self.gradient  # with the graph, whose small pieces would lie between the next one's large ones
         torch.autograd.backward(hidden, gradient)
-        return float(self.nll.double().mean())
+        return States(hidden.detach(), self.targets, self.nll)
 
 
 class Learner:
@@ -91,6 +94,7 @@ class Learner:
         config: the optimiser's settings and the bounds an update must keep.
         meter: where FLOPs are counted.
         probe: what an update is tried on; None: nothing.
+        neural_cache: what takes in, too, what is learnt; None: nothing.
     """
 
     def __init__(
@@ -100,8 +104,10 @@ class Learner:
         config: TempLoraConfig,
         meter: Meter,
         probe: Probe | None = None,
+        neural_cache: NeuralCache | None = None,
     ) -> None:
         self._runner, self._model = runner, runner.model
+        self.neural_cache = neural_cache
         self._slot = slot
         self._config = config
         self.meter = meter
@@ -125,7 +131,7 @@ class Learner:
         with ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, copy.route(self._config, 0), during)
             nll, gradient = self._model.nll_gradient(hidden, targets)
-        return Reading(chunk, before.version, nll, hidden, gradient, copy, cost.backward)
+        return Reading(chunk, targets, before.version, nll, hidden, gradient, copy, cost.backward)
 
     def learn(
         self,
@@ -148,9 +154,16 @@ class Learner:
         staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
         with deferred():
             if staged is not None:
-                staged.commit(self._slot)
+                self.commit(staged)
             report(update)
         return update
+
+    def commit(self, staged: Staged) -> None:
+        """Makes the slot serve what is staged; done again, it changes nothing."""
+        with deferred():
+            staged.commit(self._slot)
+            if self.neural_cache and staged.read:
+                self.neural_cache.take(staged.read)
 
     def stage(
         self,
@@ -173,14 +186,16 @@ class Learner:
         for epoch in range(config.epochs):
             if epoch == 0 and reading:
                 self.meter.count(reading.cost)
-                step_loss = reading.backward()
+                read = reading.backward()
             else:
                 if epoch > 0:
                     copy.take(staged)
                 route = copy.route(config, _seed(config, before.version, epoch))
-                step_loss = self._backward(tokens, chunk, cache, route)
+                read = self._backward(tokens, chunk, cache, route)
+            step_loss = float(read.nll.double().mean())
             step = Step.clipped(copy.take_gradient(), config.max_grad_norm)
-            loss = step_loss if epoch == 0 else loss
+            if epoch == 0:
+                loss, staged.read = step_loss, read
             if not math.isfinite(step_loss):
                 return None, Update(False, f"the loss is not finite ({step_loss})", loss, step.norm, 0.0)
             if not math.isfinite(step.norm):
@@ -223,14 +238,15 @@ class Learner:
                 return replace(update, committed=False, reason=reason)
         return update
 
-    def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, route: Route) -> float:
-        """One forward and backward pass; returns the mean NLL."""
+    def _backward(self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, route: Route) -> States:
+        """One forward and backward pass; what was read."""
         # Held until the backward pass is over, which may have to go through the blocks again.
         with ExitStack() as during:
             hidden, targets, cost = self._forward(tokens, chunk, cache, route, during)
             again = replace(cost, logits=0).forward if self._config.checkpointing else 0.0
             self.meter.count(cost.backward + again)
-            return self._model.nll_backward(hidden, targets)
+            nll = self._model.nll_backward(hidden, targets)
+            return States(hidden.detach(), targets, nll)
 
     def _forward(
         self, tokens: Sequence[int], chunk: Chunk, cache: WindowCache, route: Route, during: ExitStack

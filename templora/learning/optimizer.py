@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 
 from templora.config import TempLoraConfig
 from templora.lora.slot import AdapterState, Slot
+from templora.models.neural_cache import States
 from templora.runtime.signals import Between, between, deferred
 
 # Weights worked on together: on a CPU what fits its cache, on a GPU what is worth starting a kernel for.
@@ -54,12 +55,14 @@ class Staged:
         steps: in order.
         config: the optimiser's settings.
         between: called between two blocks.
+        read: the chunk as it was read for the first of them.
     """
 
     state: AdapterState
     steps: Sequence[Step]
     config: TempLoraConfig
     between: Between = between
+    read: States | None = None
     _committed: bool = False
 
     @property

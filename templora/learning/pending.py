@@ -101,7 +101,7 @@ class PendingUpdate:
             return None
         staged, update = job.result
         if staged is not None:
-            staged.commit(self._slot)  # interrupted after this, it is done again, which changes nothing
+            self._learner.commit(staged)  # interrupted after this, it is done again, which changes nothing
         self._job = None
         return job.chunk, update, job.seconds
 

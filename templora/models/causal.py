@@ -236,11 +236,11 @@ class CausalModel:
                     parts.append(nll.detach())
         return torch.cat(parts), torch.cat(gradients)
 
-    def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> float:
-        """Mean NLL of `targets`, with its gradient pushed back through `hidden` [T, H]."""
+    def nll_backward(self, hidden: torch.Tensor, targets: list[int]) -> torch.Tensor:
+        """NLL of each of `targets`, fp32 [T], with the gradient of its mean pushed back through `hidden` [T, H]."""
         nll, gradient = self.nll_gradient(hidden, targets)
         torch.autograd.backward(hidden, gradient)
-        return float(nll.double().mean())
+        return nll
 
     def arrangement(self, known: Collection[Any] = ()) -> Arrangement:
         """What it computes with beside its weights, `known` hooks left out."""

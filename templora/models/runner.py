@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import torch
 
@@ -18,8 +18,15 @@ from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.runtime.metering import Meter
 
-# (token, cache, route) -> fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds.
-Step: TypeAlias = Callable[[int, WindowCache, Route | None], torch.Tensor]
+
+class Step(Protocol):
+    """A compiled way to read one token."""
+
+    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
+        """fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds."""
+
+    def state(self) -> torch.Tensor:
+        """The last hidden state [hidden size] of the token that was read last."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Row:
         route: the adapter; None: the bare base.
         step: the compiled way; None: through the model's own modules.
         meter: where FLOPs are counted.
+        mix: makes what is predicted of the model's logits [vocabulary] and the state [hidden size] before them; None:
+            they stay as they are.
     """
 
     token: int
@@ -39,6 +48,7 @@ class Row:
     route: Route | None
     step: Step | None
     meter: Meter
+    mix: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,13 @@ class Runner:
         cache = row.cache
         if row.step is None or not cache.length:  # a first token has no cache to share yet
             hidden = self.read([row.token], cache, cache.next_position, row.route, row.meter, logits=1)
-            logits = self.model.logits(hidden)[0]
+            logits, state = self.model.logits(hidden)[0], hidden[0]
         else:
             row.meter.count(self.model.shape.forward(1, cache.length, 1, weights_of(row.route)))
             logits = row.step(row.token, cache, row.route)
+            state = row.step.state() if row.mix else logits
         cache.advance(1, cache.served_version)
-        return logits
+        return row.mix(logits, state) if row.mix else logits
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from templora.arguments import SEEDS
 from templora.chunks import Chunk
 from templora.errors import OptionError, TextError
 from templora.lora.slot import STATE
+from templora.models.neural_cache import EVIDENCE
 from templora.runtime.metering import PHASES
 from templora.session.mixture import EXPERTS
 from templora.session.notes import Notes
@@ -45,6 +46,8 @@ class Like:
         entries: keys and values [1, heads, 1, head size] of one entry in each layer.
         memory: whether tensors are such as the method holds.
         context: whether an update under way needs a copy of the entries before it.
+        neural_cache: tokens that one holds at most, and numbers of each one's state.
+        vocabulary: of the model.
     """
 
     tokens: int
@@ -56,6 +59,8 @@ class Like:
     entries: Sequence[tuple[torch.Tensor, torch.Tensor]]
     memory: Callable[[Mapping[str, torch.Tensor]], bool]
     context: bool
+    neural_cache: tuple[int, int]
+    vocabulary: int
 
 
 def check(snapshot: Snapshot, like: Like) -> None:
@@ -90,7 +95,9 @@ def most_bytes(like: Like, memory: Mapping[str, torch.Tensor]) -> int:
     """What no snapshot of such a session takes more than, in bytes, with `memory` of its method."""
     entry = sum(t.numel() * t.element_size() for pair in like.entries for t in pair)
     held = sum(t.numel() * t.element_size() for t in memory.values())
-    return _META_BYTES + 4 * len(STATE) * like.weights + 3 * like.window * entry + len(STATE) * held
+    most, size = like.neural_cache
+    looked_up = most * (2 * size + 8) + 8 * size
+    return _META_BYTES + 4 * len(STATE) * like.weights + 3 * like.window * entry + len(STATE) * held + looked_up
 
 
 def _check(meta: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
@@ -130,6 +137,27 @@ def _check(meta: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
     for name in ("adapted", "base"):
         _cache(name, caches.get(name), tensors, like)
     _under_way(meta.get("under_way"), caches, tensors, like, start)
+    if "neural_cache" in meta and like.neural_cache[0]:
+        _neural_cache(meta["neural_cache"], tensors, like)
+
+
+def _neural_cache(said: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
+    """What is looked up: tokens are places in memory, and shares are worked out from the table."""
+    (most, size), name = like.neural_cache, "neural_cache"
+    for row in _list(name, said, EVIDENCE[0]):
+        for nats in _list(name, row, EVIDENCE[1]):
+            _number(name, nats)
+    tokens = tensors.get(f"{name}.tokens")
+    held = 0 if tokens is None else len(tokens)
+    if not 0 < held <= min(most, like.tokens):
+        raise _Unfit(f"{name} holds nothing, or more than there is")
+    tokens = _tensor(f"{name}.tokens", tokens, torch.int64, (held,))
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < like.vocabulary:
+        raise _Unfit(f"{name} holds tokens that the model does not have")
+    _tensor(f"{name}.keys", tensors.get(f"{name}.keys"), torch.bfloat16, (held * size,))
+    scale = _tensor(f"{name}.scale", tensors.get(f"{name}.scale"), torch.float32, (2, size))
+    if not bool((scale[1] > 0).all()):
+        raise _Unfit(f"{name} has a spread that is not above 0")
 
 
 def _under_way(said: Any, caches: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], like: Like, now: int) -> None:

@@ -51,7 +51,7 @@ class Loop:
         notes: `make_notes`.
 
     Attributes:
-        text, unseen, readers, scorer, cycle: its parts.
+        text, unseen, readers, scorer, cycle, neural_cache: its parts.
         seed: of the random numbers that tokens are chosen by.
         ended: it was discarded.
         make_notes: makes notes of a text, or refuses it.
@@ -72,7 +72,8 @@ class Loop:
     ) -> None:
         self.config, self.slot, self.meter, self.seed, self.ended = config, slot, meter, config.seed, False
         self.text, self.unseen = Transcript(opening, config.chunk_size, config.context), Unseen()
-        self.readers = Readers(runner, slot, config, self.text, memory, meter, new_step)
+        self.neural_cache = learner.neural_cache
+        self.readers = Readers(runner, slot, config, self.text, memory, meter, new_step, self.neural_cache)
         self.scorer = Scorer(config, self.text, self.readers, learner, meter, shares=lesson is None)
         self.cycle = ChunkCycle(config, self.text, self.readers, self.scorer, learner, slot, meter, lesson)
         self._model, self.make_notes = runner.model, notes
@@ -186,7 +187,7 @@ class Loop:
         self.ended = True
         self.unseen.all_seen()
         self.cycle.drop()
-        del self.readers, self.scorer, self.cycle, self._model
+        del self.readers, self.scorer, self.cycle, self.neural_cache, self._model
 
     def alive(self) -> None:
         """Raises `SessionClosed` if it is not."""
@@ -200,12 +201,14 @@ class Loop:
         state, readers, cycle = self.slot.state, self.readers.state(), self.cycle.state()
         # An adapter that has learnt nothing is what the seed gives.
         own = {name: getattr(state, name) for name in STATE if state.version}
-        tensors = {**own, **readers.tensors, **cycle.tensors}
+        found, numbers = self.neural_cache.state() if self.neural_cache else ({}, {})
+        tensors = {**own, **readers.tensors, **cycle.tensors, **found}
         meta = {
             **self.text.state(),
             **self.unseen.state(),
             **readers.meta,
             **cycle.meta,
+            **numbers,
             "caches": {**readers.meta["caches"], **cycle.meta["caches"]},
             "version": state.version,
             "steps": state.steps,
@@ -252,12 +255,15 @@ class Loop:
         self.readers.load_state(tensors, meta)
         self.scorer.load_state(meta["mixture"])
         self.cycle.load_state(tensors, meta)
+        if self.neural_cache:
+            self.neural_cache.load_state(tensors, meta)
         self.seed = meta.get("seed", self.seed)  # older ones hold the state of a generator, which is of no use now
 
     @property
     def snapshot_bytes(self) -> int:
         """About as many as a snapshot holds."""
-        return len(STATE) * 4 * self.slot.layout.weights + self.readers.adapted.cache.bytes
+        looked_up = self.neural_cache.bytes if self.neural_cache else 0
+        return len(STATE) * 4 * self.slot.layout.weights + self.readers.adapted.cache.bytes + looked_up
 
     @property
     def max_snapshot_bytes(self) -> int:
@@ -277,4 +283,6 @@ class Loop:
             entries=self._model.entries,
             memory=self.readers.fits,
             context=c.learning == "parallel" and not c.context_gradients,
+            neural_cache=(c.neural_cache, self._model.head.in_features),
+            vocabulary=self._model.vocabulary,
         )

@@ -14,6 +14,7 @@ from templora.decoding.reader import Reader
 from templora.kvcache.window import WindowCache
 from templora.lora.slot import Slot
 from templora.methods.base import MethodState
+from templora.models.neural_cache import NeuralCache
 from templora.models.runner import Runner, Step
 from templora.runtime.metering import Meter
 from templora.session.snapshot import Snapshot, of_cache, to_cache
@@ -31,6 +32,7 @@ class Readers:
         memory: how what is before a chunk is kept.
         meter: where FLOPs are counted.
         new_step: how a new reader is to decode one token.
+        neural_cache: what takes part in the predictions of the adapted one.
 
     Attributes:
         adapted, base: they.
@@ -45,14 +47,17 @@ class Readers:
         memory: MethodState,
         meter: Meter,
         new_step: Callable[[], Step | None],
+        neural_cache: NeuralCache | None = None,
     ) -> None:
+        self._neural_cache = neural_cache
         self._text, self._memory, self._slot, self._config = transcript, memory, slot, config
         self._runner, self._meter, self._new_step = runner, meter, new_step
         self.adapted, self.base = self._make(slot), self._make(None)
         self._previewers: dict[bool, Previewer] = {}  # whether the base drafts -> with what
 
     def _make(self, slot: Slot | None) -> Reader:
-        reader = Reader(self._runner, slot, self._config, self._text.opening, self._meter, self._new_step)
+        cache = self._neural_cache if slot else None
+        reader = Reader(self._runner, slot, self._config, self._text.opening, self._meter, self._new_step, cache)
         reader.begin(len(self._text.notes))
         return reader
 

@@ -68,7 +68,7 @@ class Scorer:
                 readers.prepare(readers.adapted)
                 with self._meter.phase("score"):
                     reading = self._read(longer, first)
-                    by_adapted = reading.nll if reading else readers.adapted.nll(longer, first)
+                    by_adapted = self._predicted(reading) if reading else readers.adapted.nll(longer, first)
         mixed, mixture = None, Mixture(self.mixture.weights)
         if base and adapted and self._config.mixture:
             mixed = sum(mixture.nll(by_base.tolist(), by_adapted.tolist()))
@@ -92,7 +92,7 @@ class Scorer:
         with self._meter.phase("score"):
             base = _total(readers.base.nll(tokens, target))
             self._kept = reading = self._read(tokens, target)
-            adapted = _total(reading.nll if reading else readers.adapted.nll_again(tokens, target))
+            adapted = _total(self._predicted(reading) if reading else readers.adapted.nll_again(tokens, target))
         text.scored_to = end
         return ChunkScored(first, end, end - first, base, adapted, time.perf_counter() - began)
 
@@ -105,6 +105,9 @@ class Scorer:
         if chunk.masked or not (whole and self.shares and cache.served_version == self._readers.served):
             return None
         return self._learner.read(tokens, chunk, cache)
+
+    def _predicted(self, reading: Reading) -> torch.Tensor:
+        return self._readers.adapted.predicted(reading.hidden, reading.targets, reading.nll)
 
     def take(self, chunk: Chunk, version: int) -> Reading | None:
         """The kept pass, if it is of this chunk under this version of the adapter; used up."""

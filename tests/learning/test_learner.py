@@ -188,9 +188,9 @@ def test_checkpointing_goes_through_the_adapter_in_whichever_thread(monkeypatch:
         engine = tiny_engine()
         real = engine.model.nll_backward
 
-        def in_a_thread(*arguments: Any, real: Any = real) -> float:
+        def in_a_thread(*arguments: Any, real: Any = real) -> Any:
             with ThreadPoolExecutor(1) as pool:
-                return float(pool.submit(real, *arguments).result())
+                return pool.submit(real, *arguments).result()
 
         with engine.session(small(checkpointing=True)) as session:
             with_random_adapter(session)
@@ -432,7 +432,7 @@ def test_what_is_not_finite_is_rolled_back(engine: Engine, text: str, poison: st
         before = session.slot.state
         served = session.slot.serving.clone()
         if poison == "loss":
-            patch.setattr(type(engine.model), "nll_backward", lambda *_: float("nan"))
+            patch.setattr(type(engine.model), "nll_backward", lambda *_: torch.tensor([torch.nan]))
         else:
             broken = "templora.learning.learner._TrainingCopy.take_gradient"
             patch.setattr(broken, lambda self: self._gradient * float("inf"))

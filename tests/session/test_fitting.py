@@ -78,12 +78,23 @@ CHANGES: dict[str, Callable[[Tensors, Any], Any]] = {
     "weights of nan": each("weights", lambda x: x * float("nan")),
     "negative squares": each("exp_avg_sq", lambda x: -x - 1),
     "no moments": lambda t, m: t.pop("exp_avg"),
+    "what is looked up of another size": each("neural_cache.keys", lambda x: x[:-1]),
+    "what is looked up in fp32": each("neural_cache.keys", lambda x: x.float()),
+    "nothing to look up": lambda t, m: t.pop("neural_cache.tokens"),
+    "tokens that there are not": each("neural_cache.tokens", lambda x: x + 250),
+    "tokens below 0": each("neural_cache.tokens", lambda x: x - 200),
+    "more tokens than may be": lambda t, m: [
+        t.update({n: torch.cat([t[n]] * 9)}) for n in ("neural_cache.keys", "neural_cache.tokens")
+    ],
+    "no spread": each("neural_cache.scale", lambda x: x * 0),
+    "shares of text": says(neural_cache=[["a"] * 7] * 7),
+    "shares of another table": says(neural_cache=[[0.0] * 6] * 7),
 }
 
 
 @pytest.fixture(scope="module")
 def sound() -> tuple[list[int], Snapshot]:
-    with tiny_engine().session(small()) as session:
+    with tiny_engine().session(small(neural_cache=100)) as session:
         session.absorb(TEXT)
         session.write(max_new_tokens=7, sampling=GREEDY)  # so that its cache holds something
         return list(session.tokens), session.snapshot()
@@ -94,7 +105,7 @@ def test_what_is_not_of_this_session_is_refused_whole(sound: tuple[list[int], Sn
     tokens, snapshot = sound
     tensors, meta = dict(snapshot.tensors), copy.deepcopy(snapshot.meta)
     change(tensors, meta)
-    with tiny_engine().session(small()) as session:
+    with tiny_engine().session(small(neural_cache=100)) as session:
         session.absorb(TEXT[:40])
         weights = session.adapter_weights()
         with pytest.raises(TextError, match="snapshot"):

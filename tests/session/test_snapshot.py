@@ -31,8 +31,9 @@ OPTIONS = [
     {},
     {"cache_reuse": 2},
     {"dropout": 0.1, "epochs": 2},
+    {"neural_cache": 100},
     {"learning": "off"},
-    {"learning": "parallel"},
+    {"learning": "parallel", "neural_cache": 100},
     {"learning": "parallel", "context_gradients": True},
 ]
 
@@ -48,7 +49,14 @@ def scores(session: Session, ids: list[int]) -> list[tuple[float | None, float |
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "options", [{}, {"cache_reuse": 2}, {"dropout": 0.1, "epochs": 2}, {"learning": "off"}, {"learning": "parallel"}]
+    "options",
+    [
+        {"neural_cache": 100},
+        {"cache_reuse": 2},
+        {"dropout": 0.1, "epochs": 2},
+        {"learning": "off"},
+        {"learning": "parallel"},
+    ],
 )
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_going_on_gives_the_same_bits(
