@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """How likely are names that have left the window, where the book itself has them?
 
-    experiments/names.py --books DIR [--absorb 20000] [--after 4000] [--out results/names.json]
+    experiments/names.py --books DIR --texts A,B [--absorb 20000] [--after 4000] [--neural-cache 65536] [--out FILE]
 
-Each book is read and learnt; then, over its next tokens, which nobody learns, base and adapter say how likely the first
-token of each name is that stands in what was read, in no other book, and nowhere in the window. A sampler with `min_p`
-can choose it only where it is at least that share as likely as the likeliest token.
+Each book is read and learnt; then, over its next tokens, which nobody learns, base and adapter, and the adapter with a
+neural cache, say how likely the first token of each name is that stands in what was read, in no other book, and nowhere
+in the window. A sampler with `min_p` can choose it only where it is at least that share as likely as the likeliest
+token.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ def looked_for(tokenizer: Any, before: list[int], piece: list[int], wanted: set[
     return found
 
 
-def likelihoods(session: Any, base: bool, tokens: list[int], first: int) -> torch.Tensor:
+def likelihoods(session: Any, tokens: list[int], first: int) -> dict[str, torch.Tensor]:
     """fp32 log-probabilities [tokens − first, vocabulary] of tokens[first:], read and not learnt."""
-    reader = session.readers[1 if base else 0]
-    model = session.engine.model
+    adapted, base = session.readers
+    model, cache, said = session.engine.model, session.loop.neural_cache, {}
     with torch.no_grad():
-        reader.prepare(tokens[:first], session.loop.text.chunk_start, session.version)
-        hidden = reader.feed(tokens[first - 1 : -1], logits=len(tokens) - first)
-        return model.logits(hidden).float().log_softmax(-1)
+        for who, reader in (("base", base), ("adapter", adapted)):
+            reader.prepare(tokens[:first], session.loop.text.chunk_start, session.version)
+            hidden = reader.feed(tokens[first - 1 : -1], logits=len(tokens) - first)
+            said[who] = model.logits(hidden).float().log_softmax(-1)
+        if cache is not None:
+            rows = zip(said["adapter"], hidden, strict=True)
+            said["with a neural cache"] = torch.stack([cache.mixed(logits, state) for logits, state in rows])
+    return said
 
 
 def main() -> None:
@@ -57,10 +63,11 @@ def main() -> None:
     parser.add_argument("--texts", required=True)
     parser.add_argument("--absorb", type=int, default=20_000)
     parser.add_argument("--after", type=int, default=4_000)
+    parser.add_argument("--neural-cache", type=int, default=65_536)
     parser.add_argument("--out", default="results/names.json")
     arguments = parser.parse_args()
     engine = templora.load(weights="int4")
-    config, tokenizer = engine.config(), engine.tokenizer
+    config, tokenizer = engine.config(neural_cache=arguments.neural_cache), engine.tokenizer
     texts = find_texts(arguments.books, arguments.texts.split(","))
     vocabularies = {text.name: {word.text.lower() for word in words(text.content)} for text in texts}
     rows: list[dict[str, Any]] = []
@@ -78,10 +85,10 @@ def main() -> None:
                 wanted = looked_for(tokenizer, before, piece, own - near)
                 tokens = [*session.tokens, *piece]
                 first = len(session.tokens)
-                said = [likelihoods(session, base, tokens, first) for base in (False, True)] if wanted else []
+                said = likelihoods(session, tokens, first) if wanted else {}
                 for index, name in wanted:
                     row: dict[str, Any] = {"book": text.name, "name": name, "at": start + index}
-                    for who, by in zip(("adapter", "base"), said, strict=True):
+                    for who, by in said.items():
                         own_nats, most = float(by[index, piece[index]]), float(by[index].max())
                         rank = int((by[index] > own_nats).sum())
                         row[who] = {"nats": -own_nats, "of_likeliest": math.exp(own_nats - most), "rank": rank}
@@ -99,7 +106,7 @@ def main() -> None:
             "absorbed": arguments.absorb,
             "after": arguments.after,
             "names": len(rows),
-            **{who: summary([row[who] for row in rows]) for who in ("base", "adapter")},
+            **{who: summary([row[who] for row in rows]) for who in rows[0] if isinstance(rows[0][who], dict)},
             "rows": rows,
         },
     )
