@@ -116,7 +116,7 @@ class NeuralCache:
         share = float(self._shares(likeness.max()[None]))
         found = torch.zeros(self._vocabulary).index_add_(0, self._tokens, torch.softmax(_SHARPNESS * likeness, 0).cpu())
         mixed: torch.Tensor = logits.softmax(-1).mul_(1 - share).add_(found.to(logits.device), alpha=share).log_()
-        return mixed
+        return mixed.add_(logits.logsumexp(-1))  # where they were: a repetition penalty depends on what is above 0
 
     @torch.no_grad()
     def nll(self, nll: torch.Tensor, hidden: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:
