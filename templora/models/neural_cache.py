@@ -29,7 +29,7 @@ _SHARPNESS = 20.0  # what likenesses are multiplied by, before their softmax
 _BOUNDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the nearest key's likeness, between which shares are learnt apart
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)  # that are weighed against each other
 _PRIOR = 12.0  # nats that a share of 1 is behind a share of 0, before anything is known
-_ROWS = 64  # states that are looked up at once
+_ROWS = 128  # states that are looked up at once
 _LEAST_SPREAD = 1e-6
 
 
