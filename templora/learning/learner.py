@@ -94,6 +94,8 @@ class Learner:
         config: the optimiser's settings and the bounds an update must keep.
         meter: where FLOPs are counted.
         probe: what an update is tried on; None: nothing.
+
+    Attributes:
         neural_cache: what takes in, too, what is learnt; None: nothing.
     """
 
@@ -104,10 +106,9 @@ class Learner:
         config: TempLoraConfig,
         meter: Meter,
         probe: Probe | None = None,
-        neural_cache: NeuralCache | None = None,
     ) -> None:
         self._runner, self._model = runner, runner.model
-        self.neural_cache = neural_cache
+        self.neural_cache = NeuralCache.of(config, runner.model, meter)
         self._slot = slot
         self._config = config
         self.meter = meter

@@ -17,13 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from templora.layers.upcast import linear
 from templora.runtime.metering import Meter
+
+if TYPE_CHECKING:
+    from templora.config import TempLoraConfig
+    from templora.models.causal import CausalModel
 
 _SHARPNESS = 20.0  # what likenesses are multiplied by, before their softmax
 _BOUNDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the nearest key's likeness, between which shares are learnt apart
@@ -62,6 +66,11 @@ class NeuralCache:
     def __init__(self, most: int, vocabulary: int, meter: Meter) -> None:
         self._most, self._vocabulary, self._meter = most, vocabulary, meter
         self._clear()
+
+    @classmethod
+    def of(cls, config: TempLoraConfig, model: CausalModel, meter: Meter) -> NeuralCache | None:
+        """That of a session, if it has one."""
+        return cls(config.neural_cache, model.vocabulary, meter) if config.neural_cache else None
 
     def _clear(self) -> None:
         self._keys = torch.empty(0, 0, dtype=torch.bfloat16)  # [held, H], of length 1

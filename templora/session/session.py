@@ -28,7 +28,6 @@ from templora.lora import adapter_files
 from templora.lora.slot import Slot
 from templora.methods.base import Method
 from templora.metrics import Likelihood
-from templora.models.neural_cache import NeuralCache
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
 from templora.sampling import SamplingParams
@@ -70,10 +69,7 @@ class Session:
         self.engine, self._stay = engine, engine.admit(self, config, method)
         try:
             probe = engine.probe(config, opening, self.meter)
-            looked_up = NeuralCache(config.neural_cache, engine.model.vocabulary, self.meter)
-            learner = Learner(
-                engine.runner, self._stay.slot, config, self.meter, probe, looked_up if config.neural_cache else None
-            )
+            learner = Learner(engine.runner, self._stay.slot, config, self.meter, probe)
             memory = engine.begin(self._stay, config, len(opening))
             made = partial(Notes.of, encode=engine.encode, method=method, config=config, opening=len(opening))
             parts = self._stay.slot, engine.runner, learner, memory, self.meter, lesson, engine.new_step, made
