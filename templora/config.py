@@ -127,6 +127,12 @@ class TempLoraConfig:
         at_least(0),
         before=0,
     )
+    own_rate: float = option(
+        1.0,
+        "what the rate is multiplied by where the model wrote what it learns (in part: in proportion); 0 = not at all",
+        within(0, 1.0001),
+        before=1.0,
+    )
     max_repetition: float = option(
         0.5,
         "a written chunk in which more than this share of 4-grams repeat is not learnt (a given one: 0.95); 1 = off",

@@ -296,3 +296,35 @@ def test_a_stored_config_means_what_it_meant() -> None:
     assert config.as_before() == earlier
     assert TempLoraConfig.stored(TempLoraConfig().to_dict()) == TempLoraConfig()
     assert set(TempLoraConfig().as_before()) - set(earlier) == {"probe_tokens", "patience", "min_entropy"}
+
+
+@pytest.mark.parametrize("learning", ["cascaded", "parallel"])
+def test_own_text_is_learnt_at_its_own_rate(learning: str, text: str) -> None:
+    """AdamW's first step is as long as the rate: so a chunk that is all, or half, the model's own says which."""
+    sampling = SamplingParams(temperature=2.0)
+    moved: dict[tuple[float, int], float] = {}
+    for own_rate in (1.0, 0.5):
+        for given in (32, 16, 1):
+            config = small(own_rate=own_rate, learning=learning, warmup_chunks=0, min_entropy=0)
+            with tiny_engine().session(config) as session:
+                before = session.adapter_weights()
+                session.absorb(text[:given])
+                if given < 32:
+                    session.write(max_new_tokens=32 - given, sampling=sampling)
+                session.close_chunk()
+                moved[own_rate, given] = float((session.adapter_weights() - before).abs().sum())
+    halved = {given: moved[0.5, given] / moved[1.0, given] for given in (32, 16, 1)}
+    assert halved[32] == 1
+    assert halved[16] == pytest.approx(0.75, rel=0.02)
+    assert halved[1] == pytest.approx(0.5, rel=0.05)
+
+
+def test_own_text_is_not_learnt_at_a_rate_of_0(text: str) -> None:
+    with tiny_engine().session(small(own_rate=0.0)) as session:
+        session.absorb(text[:32])
+        weights = session.adapter_weights()
+        session.write(max_new_tokens=64)
+        assert session.version == 1
+        assert torch.equal(session.adapter_weights(), weights)
+        session.absorb(text[:32])
+        assert session.version == 2

@@ -94,7 +94,7 @@ def test_going_on_gives_the_same_bits(
 @pytest.mark.parametrize("learning", ["cascaded", "parallel"])
 @pytest.mark.parametrize("cache_reuse", [0, 2])
 def test_writing_goes_on_with_the_same_tokens(learning: str, cache_reuse: int) -> None:
-    settings = config(learning=learning, cache_reuse=cache_reuse, window=96)
+    settings = config(learning=learning, cache_reuse=cache_reuse, window=96, own_rate=0.5)
     with tiny_engine().session(settings) as session:
         session.write("once", max_new_tokens=200)
         expected = session.tokens
