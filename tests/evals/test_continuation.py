@@ -120,6 +120,15 @@ def test_a_judge_that_sees_no_more_is_refused(tmp_path: Path) -> None:
         judge(study, tiny_engine(), window=64)
 
 
+def test_a_study_from_before_there_was_an_option_goes_on(tmp_path: Path) -> None:
+    Study(plan(settings=("author",), seeds=1), tiny_engine(), tmp_path).run()
+    path = tmp_path / "study.json"
+    older = json.loads(path.read_text())
+    del older["config"]["neural_cache"], older["config"]["own_rate"]
+    path.write_text(json.dumps(older))
+    Study(plan(settings=("author",), seeds=1), tiny_engine(), tmp_path).run()
+
+
 def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     study = Study(plan(books=[*BOOKS, Text("short", "Too little.")]), tiny_engine(), tmp_path)
     assert "short: has 11 tokens" in study.notes[0]

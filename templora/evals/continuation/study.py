@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from templora.config import TempLoraConfig
 from templora.errors import OptionError, TextError
 from templora.evals.continuation.figures import figures
 from templora.evals.continuation.plan import SETTINGS, Sample, StudyPlan, slug
@@ -149,6 +150,8 @@ class Study:
             of_another_kind = (ValueError, LookupError, TypeError, AttributeError)
             with told(partial(OptionError, "out"), f"{path} cannot be read", *of_another_kind):
                 known = json.loads(path.read_text(encoding="utf-8"))
+                # Of an earlier version it may lack options that there are now.
+                known["config"] = TempLoraConfig.stored(known["config"]).to_dict()
                 books = {**known["books"], **wanted["books"]}
                 different = [name for name in wanted if name != "books" and known[name] != wanted[name]]
                 different += [name for name, sha256 in known["books"].items() if books[name] != sha256]
