@@ -15,6 +15,7 @@ numbers decide alone. How much the prediction trusts the cache is learnt as the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,8 @@ class NeuralCache:
         likeness = self._likeness(hidden[None])[0]
         share = float(self._shares(likeness.max()[None]))
         found = torch.zeros(self._vocabulary).index_add_(0, self._tokens, torch.softmax(_SHARPNESS * likeness, 0).cpu())
-        mixed: torch.Tensor = logits.softmax(-1).mul_(1 - share).add_(found.to(logits.device), alpha=share).log_()
+        alone, cached = logits.log_softmax(-1) + math.log1p(-share), (share * found).log().to(logits.device)
+        mixed = torch.logaddexp(alone, cached)  # a sum of likelihoods would lose the least likely tokens
         return mixed.add_(logits.logsumexp(-1))  # where they were: a repetition penalty depends on what is above 0
 
     @torch.no_grad()

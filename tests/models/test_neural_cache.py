@@ -84,6 +84,14 @@ def test_what_is_mixed_is_what_is_scored() -> None:
     assert torch.allclose(-mixed.log_softmax(0), nll, atol=1e-4)
 
 
+def test_tokens_that_are_hardly_possible_stay_so() -> None:
+    """An entropy over what is minus infinity is no number."""
+    cache = NeuralCache(1000, VOCABULARY, Meter())
+    cache.take(states(1))
+    mixed = cache.mixed(torch.linspace(-500, 500, VOCABULARY), states(2).hidden[0])
+    assert bool(mixed.isfinite().all())
+
+
 def test_what_was_not_taken_in_changes_nothing() -> None:
     cache, chunk = NeuralCache(1000, VOCABULARY, Meter()), states(1)
     assert cache.nll(chunk.nll, chunk.hidden, chunk.targets) is chunk.nll
