@@ -61,9 +61,8 @@ def test_a_folder_that_nothing_can_have_is_an_error_of_ours(name: str, tmp_path:
     with pytest.raises(StoreError, match=r"null byte|can.t encode"):
         SessionStore(tmp_path / name)
     store.folder.mkdir()
-    for path in (name, "x" * 300, Path("x" * 300, "y")):
-        with pytest.raises(StoreError, match=r"null byte|can.t encode|too long"):
-            store.check_outside(tmp_path / path)
+    with pytest.raises(StoreError, match=r"null byte|can.t encode"):
+        store.check_outside(tmp_path / name)
 
 
 REFUSED: list[Callable[[SavedSession], Any]] = [
