@@ -85,7 +85,7 @@ def test_what_is_mixed_is_what_is_scored() -> None:
 
 
 def test_tokens_that_are_hardly_possible_stay_so() -> None:
-    """An entropy over what is minus infinity is no number."""
+    """Nothing that the model can say becomes minus infinity."""
     cache = NeuralCache(1000, VOCABULARY, Meter())
     cache.take(states(1))
     mixed = cache.mixed(torch.linspace(-500, 500, VOCABULARY), states(2).hidden[0])
