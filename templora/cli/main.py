@@ -23,13 +23,15 @@ _COMMANDS = {
     "translate": "Translate a document, learning its terms on the way.",
     "sessions": "List texts that stay on disk; resume, fork, rewind, export and discard them.",
     "score": "Score texts with and without the temporary adapter.",
+    "warm-start": "Learn some texts once, for others to begin from.",
     "eval": "Evaluate methods and models on whole texts, into a folder of results.",
     "report": "Make tables, plots and a page of an evaluation's results.",
     "bench": "Measure how fast this machine runs a model, beside what it could do.",
     "models": "List the built-in models and what they cost.",
 }
 
-_FUNCTIONS = {"eval": "evaluate"}  # where a command's name is a builtin's
+# Where a command's function has another name: a builtin has it, or it is no name.
+_FUNCTIONS = {"eval": "evaluate", "warm-start": "warm_start"}
 
 
 class _Lazy(click.Group):
@@ -41,7 +43,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"templora.cli.{name}"), _FUNCTIONS.get(name, name))
+        command = getattr(importlib.import_module(f"templora.cli.{name.replace('-', '_')}"), _FUNCTIONS.get(name, name))
         assert isinstance(command, click.Command)
         return command
 

@@ -1,0 +1,121 @@
+"""`warm_start`: an adapter that has learnt other texts, for new ones to begin from.
+
+    texts ─► pieces, of each text in turn ─► one session on disk ─► its adapter, in PEFT's format
+
+Two fifths of what an adapter learns of a book is manner, which other books share. Whoever begins with that has it from
+the first token on. In turn, so that no text is the last one, which would count most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from templora.errors import OptionError, TextError
+from templora.events import ChunkLearned
+from templora.runtime.files import told
+from templora.store.store import SessionStore
+from templora.text import encode, text_pieces
+
+if TYPE_CHECKING:
+    from templora.config import TempLoraConfig
+    from templora.engine.engine import Engine
+
+_PIECE = 4  # chunks of a text that are read in one go
+
+
+class WarmStart:
+    """Texts that are learnt, one time each.
+
+    Killed or left at any moment, it goes on when it is begun again with the same model, texts and config: what there is
+    of it stays beside `out` until the adapter is there.
+
+    Args:
+        engine: the model.
+        texts: to be learnt.
+        out: a folder that is not there yet.
+        config: of the session that learns; later ones must give their adapters the same shape.
+        most: only so many of the first tokens of each text.
+
+    Attributes:
+        tokens: of all texts.
+
+    Raises:
+        OptionError: `out` is there already, or nothing is to be learnt.
+        TextError: all texts together are shorter than a chunk.
+    """
+
+    def __init__(
+        self, engine: Engine, texts: Sequence[str], out: Path, config: TempLoraConfig, most: int | None = None
+    ) -> None:
+        check_new(out)
+        self._engine, self._out, self._config = engine, out, config
+        if config.learning == "off":
+            raise OptionError("learning", "must not be off: an adapter is to learn these texts")
+        self._pieces = _in_turn(engine.tokenizer, texts, most, _PIECE * config.chunk_size)
+        self.tokens = sum(many for many, _ in self._pieces)
+        if self.tokens < config.chunk_size:
+            raise TextError(f"all texts have {self.tokens} tokens together, and a chunk has {config.chunk_size}")
+        asked = [engine.identity(), config.to_dict(), [text for _, text in self._pieces]]
+        self._name = "warm-start-" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+        self._store = SessionStore(out.with_name(out.name + ".unfinished"))
+
+    def run(self, progress: Callable[[int, int, ChunkLearned | None], None] = lambda *_: None) -> tuple[int, int]:
+        """Learns what is not learnt yet, and saves the adapter.
+
+        Args:
+            progress: told how many tokens of how many are learnt, and what became of a chunk. What it raises ends this,
+                and nothing is lost.
+
+        Returns:
+            How many chunks were learnt, and how many were not.
+        """
+        store, name = self._store, self._name
+        if name not in store:
+            store.create(name, self._engine, self._config).close()
+        many = len(store.history(name).tokens)
+        # Killed while it read, it does the rest of that when it is opened.
+        with store.open(name, self._engine, progress=lambda done, of: progress(many - of + done, many, None)) as saved:
+            if not saved.history.acts:
+                for event in saved.absorb_parts([(text, True) for _, text in self._pieces]):
+                    if isinstance(event, ChunkLearned):
+                        progress(event.end, max(event.end, self.tokens), event)
+            saved.close_chunk()
+            with told(partial(OptionError, "out"), f"{self._out} cannot be written"):
+                saved.save_adapter(self._out)
+            chunks = [record.data["committed"] for record in saved.history.records if record.kind == "learned"]
+        store.discard(name)
+        with contextlib.suppress(OSError):  # other texts may be learnt beside these
+            store.folder.rmdir()
+        return sum(chunks), len(chunks) - sum(chunks)
+
+
+def check_new(out: Path) -> None:
+    """Finds out early whether an adapter could be saved there.
+
+    Raises:
+        OptionError: it could not.
+    """
+    with told(partial(OptionError, "out"), f"{out} cannot be written", ValueError):
+        if os.path.lexists(out):
+            raise OptionError("out", f"{out} is there already; choose a new one")
+        if not os.access(out.resolve().parent, os.W_OK | os.X_OK):
+            raise OptionError("out", f"{out} cannot be written: there is no folder {out.parent} that takes new files")
+
+
+def _in_turn(tokenizer: Any, texts: Sequence[str], most: int | None, size: int) -> list[tuple[int, str]]:
+    """(tokens, text) of pieces of so many tokens, the first of each text, then the second of each, and so on."""
+    shelves = []
+    for text in texts:
+        ids = encode(tokenizer, text, special=False)[:most]
+        cuts = range(size, len(ids), size)
+        lengths = [min(size, len(ids) - begin) for begin in (0, *cuts)]
+        shelves.append(list(zip(lengths, text_pieces(tokenizer, [], ids, cuts), strict=True)))
+    return [piece for pieces in zip_longest(*shelves) for piece in pieces if piece]
