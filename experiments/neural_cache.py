@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""What a neural cache adds to adapter and mixture, on given text.
+"""What a neural cache adds to adapter and mixture, on given text, and what a warm start does.
 
-    experiments/neural_cache.py --books DIR --texts A,B [--tokens 16384] [--neural-cache 65536] [--out FILE]
+    experiments/neural_cache.py --books DIR --texts A,B [--tokens 16384] [--neural-cache 65536] [--adapter DIR]
+                                [--threads N] [--out FILE]
 
 Each book's beginning is scored once. The cache changes nothing of what is learnt, so one run says both: what the model
 predicts by itself, and with the cache. Prints changes of perplexity against the base in Markdown, over all tokens and
-over the last quarter.
+over the last quarter. Books that are in FILE already are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,14 @@ from templora.evals.measuring.texts import find_texts
 from templora.events import ChunkScored
 from templora.metrics import perplexity
 from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.runtime.files import sha256
 from templora.session.mixture import Mixture
 from templora.text import encode
 
 KINDS = ("base", "adapter", "adapter, cache", "mixture", "mixture, cache")
 
 
-def run(engine: Any, config: Any, text: Any, tokens: int) -> dict[str, Any]:
+def run(engine: Any, config: Any, text: Any, tokens: int | None, adapter: str | None = None) -> dict[str, Any]:
     """NLL of each token in all kinds, summed by chunk."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     real = Reader.predicted
@@ -44,6 +47,8 @@ def run(engine: Any, config: Any, text: Any, tokens: int) -> dict[str, Any]:
     without, together, rows = Mixture(), Mixture(), []
     began = time.process_time()
     with engine.session(config) as session, mock.patch.object(Reader, "predicted", predicted):
+        if adapter:
+            session.load_adapter(adapter)
         for event in session.score_ids(ids):
             if isinstance(event, ChunkScored):
                 (base, _), (adapter, cached) = seen
@@ -69,15 +74,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", required=True)
     parser.add_argument("--texts", required=True)
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=lambda given: None if given == "all" else int(given), default=16_384)
     parser.add_argument("--neural-cache", type=int, default=65_536)
+    parser.add_argument("--adapter")
+    parser.add_argument("--threads", default="auto")
     parser.add_argument("--out", default="results/neural-cache.json")
     arguments = parser.parse_args()
-    engine, path = templora.load(), Path(arguments.out)
+    engine, path = templora.load(threads=arguments.threads), Path(arguments.out)
     config = engine.config(neural_cache=arguments.neural_cache)
-    runs: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    start = sha256(*sorted(Path(arguments.adapter).iterdir())) if arguments.adapter else None
     for text in find_texts(arguments.books, arguments.texts.split(",")):
-        runs.append(run(engine, config, text, arguments.tokens))
+        if any(text.name == done["text"] for done in runs):
+            continue
+        runs.append(run(engine, config, text, arguments.tokens, arguments.adapter) | {"adapter": start})
         rows = runs[-1]["chunks"]
         runs[-1]["change"], runs[-1]["last_quarter"] = changes(rows), changes(rows[-len(rows) // 4 :])
         for name in ("change", "last_quarter"):
