@@ -76,6 +76,7 @@ class NeuralCache:
     def _clear(self) -> None:
         self._keys = torch.empty(0, 0, dtype=torch.bfloat16)  # [held, H], of length 1
         self._tokens = torch.empty(0, dtype=torch.long)  # [held], on the CPU
+        self._kinds = self._tokens  # each of them once
         self._scale = torch.empty(2, 0)  # mean and spread of each number of a state
         self._evidence = self._prior()
         self._last: States | None = None  # what was taken in last
@@ -115,6 +116,7 @@ class NeuralCache:
         keys = torch.cat([self._keys, keys])[-self._most :] if self.held else keys[-self._most :]
         tokens = torch.cat([self._tokens, targets])[-self._most :]
         self._keys, self._tokens, self._scale, self._evidence, self._last = keys, tokens, scale, evidence, states
+        self._kinds = tokens.unique()
 
     @torch.no_grad()
     def mixed(self, logits: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -125,9 +127,11 @@ class NeuralCache:
         likeness = self._likeness(hidden[None])[0]
         share = float(self._shares(likeness.max()[None]))
         found = torch.zeros(self._vocabulary).index_add_(0, self._tokens, torch.softmax(_SHARPNESS * likeness, 0).cpu())
-        alone, cached = logits.log_softmax(-1) + math.log1p(-share), (share * found).log().to(logits.device)
-        mixed = torch.logaddexp(alone, cached)  # a sum of likelihoods would lose the least likely tokens
-        return mixed.add_(logits.logsumexp(-1))  # where they were: a repetition penalty depends on what is above 0
+        # The model's part is shifted, and only what the cache holds has another: its sum would lose the least likely.
+        # All stay where they were on the whole: a repetition penalty depends on what is above 0.
+        kinds, mixed = self._kinds.to(logits.device), logits + math.log1p(-share)
+        cached = (share * found[self._kinds]).log().to(logits.device) + logits.logsumexp(-1)
+        return mixed.index_copy_(0, kinds, torch.logaddexp(mixed[kinds], cached))
 
     @torch.no_grad()
     def nll(self, nll: torch.Tensor, hidden: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:
@@ -178,6 +182,7 @@ class NeuralCache:
             self._evidence = torch.tensor(meta["neural_cache"], dtype=torch.float64)
             self._tokens, self._scale = tensors["neural_cache.tokens"].cpu(), tensors["neural_cache.scale"]
             self._keys = tensors["neural_cache.keys"].view(len(self._tokens), -1)
+            self._kinds = self._tokens.unique()
 
 
 EVIDENCE = (len(_BOUNDS) + 1, len(_SHARES))  # shape of the table in a snapshot
