@@ -26,7 +26,7 @@ FLOORS = [
     ["methods"],
     ["session"],
     ["engine", "store"],
-    ["loading", "testing", "translation"],
+    ["loading", "testing", "translation", "warm_start"],
     ["bench", "evals"],
     ["cli"],
 ]

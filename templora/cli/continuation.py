@@ -10,6 +10,8 @@ import click
 from templora.cli.console import Console, bar
 from templora.cli.exits import Interrupted, stop_signals
 from templora.cli.options import (
+    adapter_option,
+    check_adapter,
     config_options,
     load_arguments,
     model_options,
@@ -56,6 +58,7 @@ of 1,000 tokens takes about 15 seconds, and reading 20,000 about a minute a book
     metavar="NAME",
     help="who says how likely it finds what was written: a model, self (the same one with a longer window), or none",
 )
+@adapter_option
 @click.option("--out", required=True, metavar="DIR", help="folder for the results; goes on with what it holds")
 @click.option("--json", "as_json", is_flag=True, help="print the tables' figures as JSON")
 @click.option("--quiet", is_flag=True, help="no progress, only errors")
@@ -84,6 +87,8 @@ def continuation(**arguments: Any) -> None:
     texts = find_texts(options["books"], names_in("texts", options["texts"]) if options["texts"] else ())
     absorbed, settings = _counts(options["absorb"]), names_in("settings", options["settings"])
     how = {"absorbed": absorbed, "written": options["write"], "seeds": options["seeds"], "settings": settings}
+    check_adapter(options["adapter"])
+    how["adapter"] = Path(options["adapter"]) if options["adapter"] is not None else None
     planned = recipe(options["recipe"], None, **given)
     StudyPlan(texts, planned, sampling=sampling, **how)  # says what is wrong before a model is loaded
     folder = Path(options["out"])

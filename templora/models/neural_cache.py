@@ -116,7 +116,7 @@ class NeuralCache:
         keys = torch.cat([self._keys, keys])[-self._most :] if self.held else keys[-self._most :]
         tokens = torch.cat([self._tokens, targets])[-self._most :]
         self._keys, self._tokens, self._scale, self._evidence, self._last = keys, tokens, scale, evidence, states
-        self._kinds = tokens.unique()
+        self._kinds = torch.unique(tokens)
 
     @torch.no_grad()
     def mixed(self, logits: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
@@ -182,7 +182,7 @@ class NeuralCache:
             self._evidence = torch.tensor(meta["neural_cache"], dtype=torch.float64)
             self._tokens, self._scale = tensors["neural_cache.tokens"].cpu(), tensors["neural_cache.scale"]
             self._keys = tensors["neural_cache.keys"].view(len(self._tokens), -1)
-            self._kinds = self._tokens.unique()
+            self._kinds = torch.unique(self._tokens)
 
 
 EVIDENCE = (len(_BOUNDS) + 1, len(_SHARES))  # shape of the table in a snapshot

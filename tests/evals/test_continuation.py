@@ -220,3 +220,27 @@ def test_what_else_is_in_the_folder_stays(tmp_path: Path) -> None:
     Study(plan(settings=("own",), seeds=1), tiny_engine(), tmp_path).run()
     assert (tmp_path / "sessions" / "mine.txt").read_text() == "mine"
     assert not (tmp_path / ".unfinished").exists()
+
+
+def test_adapters_may_begin_with_what_another_one_learnt(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    with engine.session(CONFIG) as session:
+        session.absorb("A third book. " * 40)
+        session.save_adapter(tmp_path / "adapter")
+    options: dict[str, Any] = {"books": BOOKS[:1], "settings": ("base", "own"), "seeds": 1}
+    wrote = {}
+    for name, start in (("cold", None), ("warm", tmp_path / "adapter")):
+        for _ in range(2):  # goes on with what is there
+            Study(plan(**options, adapter=start), engine, tmp_path / name).run()
+        found = documents(tmp_path / name)
+        wrote[name] = {setting: found[f"one--300--{setting}--1.json"]["ids"] for setting in ("base", "own")}
+    assert wrote["cold"]["base"] == wrote["warm"]["base"]
+    assert wrote["cold"]["own"] != wrote["warm"]["own"]
+    with engine.session(CONFIG) as session:
+        session.load_adapter(tmp_path / "adapter")
+        session.absorb(BOOKS[0].content[:300])
+        session.reseed(1)
+        session.write(max_new_tokens=50)
+        assert wrote["warm"]["own"] == " ".join(map(str, session.tokens[300:]))
+    with pytest.raises(OptionError, match="adapter"):
+        Study(plan(**options), engine, tmp_path / "warm")

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from templora.config import TempLoraConfig
@@ -56,6 +57,7 @@ class StudyPlan:
         seeds: how many texts are written in each setting, by the seeds from 1 on.
         settings: names of them, in `SETTINGS`.
         sampling: how tokens are chosen.
+        adapter: what those that learn begin with, in PEFT's format or a .gguf; None: a fresh one.
     """
 
     books: Sequence[Text]
@@ -65,6 +67,7 @@ class StudyPlan:
     seeds: int = 5
     settings: Sequence[str] = ("author", "base", "base-2x", "base-4x", "own", "other")
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    adapter: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.settings:

@@ -27,7 +27,7 @@ from templora.evals.measuring.texts import Text
 from templora.events import Absorbed, Event, TokenEvent
 from templora.reports.names import Book, words
 from templora.reports.run_report import describe_device, source_commit, write_json
-from templora.runtime.files import told
+from templora.runtime.files import sha256, told
 from templora.store.store import SessionStore
 from templora.text import decode, encode
 
@@ -76,6 +76,12 @@ def read_sample(path: Path) -> dict[str, Any]:
         raise TextError(f"{path}: cannot be read ({error}); delete it, and it is written again") from error
     assert isinstance(document, dict)
     return document
+
+
+def _digest(adapter: Path) -> str:
+    """What tells an adapter on disk from others."""
+    with told(partial(OptionError, "adapter"), f"{adapter} cannot be read"):
+        return sha256(*(sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]))
 
 
 # Told of a sample what is being done with it, and how many of how many tokens are done; `begins`: of how many samples.
@@ -143,14 +149,15 @@ class Study:
             "config": plan.config.to_dict(),
             "sampling": asdict(plan.sampling),
             "written": plan.written,
+            "adapter": _digest(plan.adapter) if plan.adapter else None,
             "books": {book.name: book.sha256 for book in plan.books},
         }
         wanted = json.loads(json.dumps(wanted))
         if path.exists():
             of_another_kind = (ValueError, LookupError, TypeError, AttributeError)
             with told(partial(OptionError, "out"), f"{path} cannot be read", *of_another_kind):
-                known = json.loads(path.read_text(encoding="utf-8"))
-                # Of an earlier version it may lack options that there are now.
+                # Of an earlier version it may lack what there is now.
+                known = {"adapter": None, **json.loads(path.read_text(encoding="utf-8"))}
                 known["config"] = TempLoraConfig.stored(known["config"]).to_dict()
                 books = {**known["books"], **wanted["books"]}
                 different = [name for name in wanted if name != "books" and known[name] != wanted[name]]
@@ -280,6 +287,8 @@ class Study:
         # Killed while it read, it does the rest of that when it is opened.
         opened = self._store.open(session, self.engine, progress=lambda *at: self._watch(sample, "reading", *at))
         with opened as saved:
+            if self.plan.adapter and not saved.history.acts:
+                saved.load_adapter(self.plan.adapter)
             done = max((mark["read"] for _, mark in saved.history.marks), default=0)
             if done < absorbed:
                 text = self._books[name].part(done, absorbed)
