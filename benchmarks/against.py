@@ -51,6 +51,8 @@ def run(tree: Path, verb: str, *options: str) -> dict[str, Any]:
         ]
         if verb == "write":
             command += ["--session", "against", "--sessions", str(Path(folder) / "sessions")]
+            if "learn_written" in (tree / "templora" / "config.py").read_text():
+                command.append("--learn-written")  # earlier versions know nothing else
         began = time.perf_counter()
         done = subprocess.run(command, cwd=tree, check=True, stdout=subprocess.PIPE)  # -m takes the tree it stands in
         wall = time.perf_counter() - began

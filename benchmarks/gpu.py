@@ -71,7 +71,7 @@ def writing(engine: Engine, config: TempLoraConfig, chunks: int) -> float:
 
 def overhead(engine: Engine, config: TempLoraConfig, chunks: int, run: int) -> dict[str, float]:
     """Seconds by learning mode, each in its turn. Random models may repeat themselves: it is learnt all the same."""
-    values = config.to_dict() | {"max_repetition": 1.0}
+    values = config.to_dict() | {"max_repetition": 1.0, "learn_written": True}
     modes = sorted(LEARNING_MODES, reverse=bool(run % 2))
     return {m: writing(engine, TempLoraConfig.from_dict(values | {"learning": m}), chunks) for m in modes}
 

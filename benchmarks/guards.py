@@ -26,7 +26,7 @@ TOKENS = 2048
 
 
 def measured(engine: Engine, verb: str, text: str, options: dict[str, Any]) -> dict[str, float]:
-    with engine.session(engine.config(**options)) as session:
+    with engine.session(engine.config(learn_written=True, **options)) as session:
         began = time.perf_counter()
         if verb == "write":
             session.write(PROMPT, max_new_tokens=TOKENS)
@@ -60,7 +60,7 @@ def main() -> None:
         found
         | {
             "tokens": TOKENS,
-            "config": engine.config().to_dict(),
+            "config": engine.config(learn_written=True).to_dict(),
             "versions": engine.versions() | {"commit": source_commit()},
             "device": describe_device(engine.model.device, engine.threads),
         },

@@ -39,7 +39,7 @@ def seconds(what: Callable[[], Any]) -> float:
 def real(store: SessionStore, runs: int, tokens: int) -> dict[str, Any]:
     """Of the embedded model."""
     engine = templora.load(weights="int4")
-    config = engine.config()
+    config = engine.config(learn_written=True)
     with engine.session(config) as session:
         session.write(PROMPT, max_new_tokens=600)  # compiles what is compiled at first use
     plain, kept = [], []
@@ -80,7 +80,7 @@ def real(store: SessionStore, runs: int, tokens: int) -> dict[str, Any]:
 def long(store: SessionStore, tokens: int) -> dict[str, Any]:
     """Of a tiny model."""
     engine: Engine = tiny_engine()
-    config = engine.config(window=256, chunk_size=128, rank=4, alpha=4.0, learning_rate=1e-3)
+    config = engine.config(window=256, chunk_size=128, rank=4, alpha=4.0, learning_rate=1e-3, learn_written=True)
     chunk_seconds: list[float] = []
     memory: list[int] = []
     with store.create("long", engine, config) as saved:

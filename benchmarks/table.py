@@ -53,7 +53,7 @@ from templora.runtime.rss import peak_rss_bytes
 a = json.loads(sys.argv[1])
 engine = templora.load(a["model"], device="cpu", **a["loading"])
 sampling = templora.SamplingParams(temperature=0, repetition_penalty=1.0)
-with engine.session(engine.config(**a["config"], max_repetition=1.0)) as session:
+with engine.session(engine.config(**a["config"], max_repetition=1.0, learn_written=True)) as session:
     began = time.perf_counter()
     session.write(a["prompt"], max_new_tokens=a["tokens"], sampling=sampling)
     total = time.perf_counter() - began

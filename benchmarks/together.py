@@ -113,7 +113,7 @@ def together(engine: Engine, sessions: int, tokens: int, slice_seconds: float, d
         stack.enter_context(mock.patch.object(snapshots_module, "_SHARE", _SHARE))
         stack.enter_context(engine.shared(slice_seconds))
         for i in range(sessions):
-            config = engine.config(seed=i)
+            config = engine.config(seed=i, learn_written=True)
             made: Any = store.create(f"s{i}", engine, config) if disk else engine.session(config)
             session = stack.enter_context(made)
             # Chunks that end at different times.
@@ -200,7 +200,7 @@ def main() -> None:
         "versions": versions() | {"commit": source_commit(), "code": code_digest()},
         "model": engine.name,
         "weights": arguments.weights,
-        "config": engine.config().to_dict(),
+        "config": engine.config(learn_written=True).to_dict(),
         "sessions": arguments.sessions,
         "load_average_before": load,
         "begin_and_discard": begin_and_discard(engine, 9),

@@ -46,7 +46,7 @@ READ, WRITTEN = 2048, 512
 
 
 def run(engine: Engine, ids: Sequence[int], poison: str, guarded: bool, seed: int) -> dict[str, Any]:
-    config = engine.config(seed=seed, **({} if guarded else OFF))
+    config = engine.config(seed=seed, learn_written=True, **({} if guarded else OFF))
     config = engine.config(**config.to_dict() | {"learning_rate": engine.learning_rate(config) * POISONS[poison]})
     word = encode(engine.tokenizer, " word", special=False)
     last = READ // config.chunk_size - 1

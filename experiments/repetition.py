@@ -20,11 +20,13 @@ PROMPT = "The old lighthouse keeper climbed the stairs one last time, and told t
 RESULTS = Path(__file__).parent.parent / "results" / "repetition"
 SETTINGS: dict[str, list[str]] = {
     "without learning": ["--learning", "off"],
-    "default recipe": [],
-    "default recipe, no brake": ["--max-repetition", "1"],
+    "default recipe": ["--learn-written"],
+    "default recipe, no brake": ["--learn-written", "--max-repetition", "1"],
     "greedy, without learning": ["--learning", "off", "--temperature", "0", "--repetition-penalty", "1"],
-    "greedy, default recipe": ["--temperature", "0", "--repetition-penalty", "1"],
-    "greedy, no brake": ["--temperature", "0", "--repetition-penalty", "1", "--max-repetition", "1"],
+    "greedy, default recipe": ["--learn-written", "--temperature", "0", "--repetition-penalty", "1"],
+    "greedy, no brake": [
+        *("--learn-written", "--temperature", "0", "--repetition-penalty", "1", "--max-repetition", "1")
+    ],
 }
 FIGURES = ("distinct_1", "distinct_2", "distinct_4", "repeated_4grams", "compression_ratio")
 

@@ -127,11 +127,8 @@ class TempLoraConfig:
         at_least(0),
         before=0,
     )
-    own_rate: float = option(
-        1.0,
-        "what the rate is multiplied by where the model wrote what it learns (in part: in proportion); 0 = not at all",
-        within(0, 1.0001),
-        before=1.0,
+    learn_written: bool = option(
+        False, "learn what the model writes itself, too, and not only what it is given", before=True
     )
     max_repetition: float = option(
         0.5,

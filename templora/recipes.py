@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train_context": 3072,
         "context_gradients": True,
         "mixture": False,
+        "learn_written": True,
         "probe_tokens": 0,
         "patience": 0,
         "min_entropy": 0.0,

@@ -40,8 +40,9 @@ def text() -> str:
 
 
 def small(**options: Any) -> TempLoraConfig:
-    """A config whose chunks are as small as the models."""
+    """A config whose chunks are as small as the models, and in which written text is learnt like any other."""
     defaults: dict[str, Any] = {"rank": 4, "alpha": 8.0, "chunk_size": 32, "window": 96, "learning_rate": 5e-3}
+    defaults["learn_written"] = True
     return TempLoraConfig(**defaults | options)
 
 

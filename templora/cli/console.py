@@ -189,7 +189,8 @@ def receipt(report: dict[str, Any], notes: list[str]) -> str:
         elif config.get("learning") == "parallel":
             learnt += ": parallel learning commits a chunk at the end of the next one, and no second one filled up"
         else:
-            learnt += f": no chunk of {config.get('chunk_size', '?')} tokens filled up"
+            what = "tokens" if config.get("learn_written") or report["command"] != "write" else "given tokens"
+            learnt += f": no chunk of {config.get('chunk_size', '?')} {what} filled up"
     phases = ("decode", "score", "learn", "cache")
     times = ", ".join(f"{phase} {seconds[phase]:.1f} s" for phase in phases if seconds[phase])
     work = ", ".join(f"{phase} {flops[phase] / 1e12:.2f}" for phase in phases if flops[phase])

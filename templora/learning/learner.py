@@ -141,7 +141,6 @@ class Learner:
         cache: WindowCache,
         reading: Reading | None = None,
         report: Callable[[Update], None] = lambda _: None,
-        rate: float = 1.0,
     ) -> Update:
         """Stages an update on `chunk` of `tokens`, and commits it if it is sound.
 
@@ -151,10 +150,9 @@ class Learner:
             cache: the decoder's, holding the context; read, never written.
             reading: of this chunk under the adapter as it is, if there is one; used up.
             report: told what became of it, together with the commit: both happen, or none.
-            rate: what the learning rate is multiplied by.
         """
         before = self._slot.state
-        staged, update = self.stage(before, tokens, chunk, cache, rate, reading)
+        staged, update = self.stage(before, tokens, chunk, cache, reading=reading)
         with deferred():
             if staged is not None:
                 self.commit(staged)
@@ -174,7 +172,6 @@ class Learner:
         tokens: Sequence[int],
         chunk: Chunk,
         cache: WindowCache,
-        rate: float = 1.0,
         reading: Reading | None = None,
     ) -> tuple[Staged | None, Update]:
         """Trains on `chunk` from `before`, the slot's state, and judges what comes of it; touches nothing.
@@ -185,7 +182,7 @@ class Learner:
         config = self._config
         copy = reading.copy if reading else _TrainingCopy(self._slot)
         steps: list[Step] = []
-        staged = Staged(before, steps, config, self._slot.bank.between, rate=rate)
+        staged = Staged(before, steps, config, self._slot.bank.between)
         loss = math.nan
         for epoch in range(config.epochs):
             if epoch == 0 and reading:

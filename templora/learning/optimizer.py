@@ -56,7 +56,6 @@ class Staged:
         config: the optimiser's settings.
         between: called between two blocks.
         read: the chunk as it was read for the first of them.
-        rate: what the learning rate is multiplied by.
     """
 
     state: AdapterState
@@ -64,7 +63,6 @@ class Staged:
     config: TempLoraConfig
     between: Between = between
     read: States | None = None
-    rate: float = 1.0
     _committed: bool = False
 
     @property
@@ -126,7 +124,7 @@ class Staged:
                     amsgrad=False,
                     beta1=config.adam_beta1,
                     beta2=config.adam_beta2,
-                    lr=self.rate * config.learning_rate_at(state.steps // config.epochs),
+                    lr=config.learning_rate_at(state.steps // config.epochs),
                     weight_decay=config.weight_decay,
                     eps=config.adam_epsilon,
                     maximize=False,

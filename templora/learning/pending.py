@@ -32,7 +32,6 @@ class _Job:
     seen: Chunk
     context: WindowCache
     before: AdapterState
-    rate: float
     result: tuple[Staged | None, Update] | None = None
     seconds: float = 0.0
 
@@ -67,12 +66,7 @@ class PendingUpdate:
             raise ModelError("no update is under way")
         return self._job.context
 
-    @property
-    def rate(self) -> float:
-        """What the learning rate is multiplied by."""
-        return self._job.rate if self._job else 1.0
-
-    def start(self, tokens: Sequence[int], chunk: Chunk, seen: Chunk, context: WindowCache, rate: float) -> None:
+    def start(self, tokens: Sequence[int], chunk: Chunk, seen: Chunk, context: WindowCache) -> None:
         """`chunk` of `tokens` is to be learnt, from the adapter that serves now.
 
         Args:
@@ -80,11 +74,10 @@ class PendingUpdate:
             chunk: what to learn.
             seen: the same among `tokens`.
             context: keys and values before the chunk, which nobody may write to any more.
-            rate: what the learning rate is multiplied by.
         """
         if self._job is not None:
             raise ModelError("an update is under way already; it must be settled first")
-        self._job = _Job(tokens, chunk, seen, context, self._slot.state, rate)
+        self._job = _Job(tokens, chunk, seen, context, self._slot.state)
 
     def stage(self) -> Staged | None:
         """Trains, unless that is done; what it makes of the adapter, None where that is nothing sound.
@@ -97,7 +90,7 @@ class PendingUpdate:
         if job.result is None:
             began = time.perf_counter()
             with self._learner.meter.phase("learn"):
-                job.result = self._learner.stage(job.before, job.tokens, job.seen, job.context, job.rate)
+                job.result = self._learner.stage(job.before, job.tokens, job.seen, job.context)
             job.seconds = time.perf_counter() - began
         return job.result[0]
 

@@ -35,6 +35,9 @@ from templora.session.transcript import Transcript
 # What is learnt of a chunk: (tokens of the text so far, chunk) -> tokens, which differ within the chunk alone.
 Lesson: TypeAlias = Callable[[Sequence[int], Chunk], Sequence[int]]
 
+# Of a chunk that is masked in part at least one token in so many must be left: a step is as long for a few as for all.
+_PART = 16
+
 
 class ChunkCycle:
     """Closes the chunks of one text.
@@ -94,8 +97,7 @@ class ChunkCycle:
             self._open_next(chunk, tried=True)
 
         with self._meter.phase("learn"):
-            seen = self._text.seen_chunk(chunk)
-            self._learner.learn(self._text.seen(lesson), seen, cache, reading, report, self._rate(chunk))
+            self._learner.learn(self._text.seen(lesson), self._text.seen_chunk(chunk), cache, reading, report)
 
     def _close_later(self, chunk: Chunk, pending: PendingUpdate) -> None:
         """Commits what is learnt of the chunk before, and has this one learnt by the end of the next."""
@@ -109,16 +111,13 @@ class ChunkCycle:
                 if not self._config.context_gradients:
                     # The token before the chunk is an input of the training, as in `Learner`.
                     cache = cache.snapshot(seen.first_target - 1, self._config.learn_context - 1)
-                pending.start(self._text.seen(lesson), chunk, seen, cache, self._rate(chunk))
+                pending.start(self._text.seen(lesson), chunk, seen, cache)
             self._open_next(chunk, reason, tried=lesson is not None)
-
-    def _rate(self, chunk: Chunk) -> float:
-        """What the learning rate is multiplied by: less, the more of a chunk the model wrote itself."""
-        return 1 - (1 - self._config.own_rate) * self.written.tokens / (chunk.end - chunk.middle)
 
     def _guard(self, chunk: Chunk) -> tuple[Sequence[int] | None, str]:
         """What is to be learnt of a chunk; None if nothing is, and why, if somebody should be told."""
-        if self._config.learning == "off" or not chunk.targets or not self._rate(chunk):
+        few = self._config.chunk_size // _PART if chunk.masked else 0
+        if self._config.learning == "off" or not chunk.targets or chunk.targets < few:
             return None, ""
         tokens = self._text.tokens
         lesson = self._lesson(tokens, chunk) if self._lesson else tokens
@@ -203,7 +202,6 @@ class ChunkCycle:
         meta: dict[str, Any] = {
             "guards": guards.to_json(self.written, self._brake, self._patience),
             "under_way": chunk.to_json() if chunk else None,
-            **({"under_way_rate": self._pending.rate} if self._pending and self._pending.rate != 1 else {}),
             "caches": {},
         }
         if not self._pending or chunk is None or self._config.context_gradients:
@@ -223,5 +221,4 @@ class ChunkCycle:
                 to_cache(cache, "context", Snapshot(tensors, held))
             tokens = self._text.tokens
             lesson = self._lesson(tokens, chunk) if self._lesson else tokens
-            rate = meta.get("under_way_rate", 1.0)
-            self._pending.start(self._text.seen(lesson), chunk, self._text.seen_chunk(chunk), cache, rate)
+            self._pending.start(self._text.seen(lesson), chunk, self._text.seen_chunk(chunk), cache)

@@ -136,7 +136,7 @@ def _check(meta: Any, tensors: Mapping[str, torch.Tensor], like: Like) -> None:
     caches = _table("caches", meta.get("caches"))
     for name in ("adapted", "base"):
         _cache(name, caches.get(name), tensors, like)
-    _under_way(meta.get("under_way"), meta.get("under_way_rate", 1.0), caches, tensors, like, start)
+    _under_way(meta.get("under_way"), caches, tensors, like, start)
     if "neural_cache" in meta and like.neural_cache[0]:
         _neural_cache(meta["neural_cache"], tensors, like)
 
@@ -160,12 +160,8 @@ def _neural_cache(said: Any, tensors: Mapping[str, torch.Tensor], like: Like) ->
         raise _Unfit(f"{name} has a spread that is not above 0")
 
 
-def _under_way(
-    said: Any, rate: Any, caches: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], like: Like, now: int
-) -> None:
+def _under_way(said: Any, caches: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], like: Like, now: int) -> None:
     """An update that was being trained: of the chunk before the open one, which begins at token `now`."""
-    if not 0 <= _number("under_way_rate", rate) <= 1:
-        raise _Unfit("it learns at a rate that is none")
     if said is None:
         return
     *numbers, masked = _list("under_way", said, 5)

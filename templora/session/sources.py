@@ -182,7 +182,7 @@ class Sampled:
             text.end()
         else:
             self._loop.cycle.written.append(len(text), nats)
-            text.tokens.append(token)
+            text.give([token], learn=self._loop.config.learn_written)
         return token, logprobs
 
     def _prepare(self) -> None:

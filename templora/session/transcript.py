@@ -60,7 +60,9 @@ class Transcript:
     def give(self, piece: Sequence[int], *, learn: bool = True) -> None:
         """Appends tokens, at most as many as there is room for; without `learn` they are masked."""
         if not learn:
-            self.masked += ((len(self.tokens), len(self.tokens) + len(piece)),)
+            begin, end = len(self.tokens), len(self.tokens) + len(piece)
+            joined = self.masked and self.masked[-1][1] == begin
+            self.masked = (*self.masked[:-1], (self.masked[-1][0], end)) if joined else (*self.masked, (begin, end))
         self.tokens.extend(piece)
 
     def end(self) -> None:

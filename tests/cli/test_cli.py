@@ -38,7 +38,7 @@ from templora.cli.main import _run
 from templora.config import TempLoraConfig
 from templora.testing import byte_tokenizer, tiny_model
 
-SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4"]
+SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learn-written"]
 LONG = TEXT * 3
 SUMMARY = {"nll", "perplexity", "mean_chunk_perplexity", "word_perplexity", "bits_per_byte"}
 CHUNK = {"index", "start", "tokens", "base_nll", "adapted_nll", "committed", "seconds"}

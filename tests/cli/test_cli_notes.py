@@ -21,7 +21,7 @@ from templora.errors import OptionError, TextError
 from templora.loading import load
 from templora.store.store import SessionStore
 
-SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learning-rate", "0.01"]
+SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learning-rate", "0.01", "--learn-written"]
 NOTES = "Aldous keeps the lamp."
 Command = Callable[..., Result]
 

@@ -24,7 +24,8 @@ from templora.errors import ModelError, OptionError, StoreError
 from templora.store.log import Log
 from templora.store.store import SessionStore
 
-SMALL = ["--chunk-size", "32", "--window", "96", "--rank", "4", "--learning-rate", "0.01", "--temperature", "1.5"]
+SIZES = ["--chunk-size", "32", "--window", "96", "--rank", "4"]
+SMALL = [*SIZES, "--learning-rate", "0.01", "--temperature", "1.5", "--learn-written"]
 MANY = 3000 if LONG else 2000  # tokens that take some seconds
 PROMPT = "The keeper climbed the stairs, and the lamp was lit."
 

@@ -18,7 +18,7 @@ from templora.evals.measuring.run import Stopped
 from templora.evals.measuring.texts import Text
 from templora.testing import tiny_engine
 
-CONFIG = TempLoraConfig(window=96, chunk_size=32, rank=4, alpha=4.0, learning_rate=0.01)
+CONFIG = TempLoraConfig(window=96, chunk_size=32, rank=4, alpha=4.0, learning_rate=0.01, learn_written=True)
 ALL = ("author", "base", "base-2x", "own", "own-kept", "other")
 
 
@@ -124,7 +124,7 @@ def test_a_study_from_before_there_was_an_option_goes_on(tmp_path: Path) -> None
     Study(plan(settings=("author",), seeds=1), tiny_engine(), tmp_path).run()
     path = tmp_path / "study.json"
     older = json.loads(path.read_text())
-    del older["config"]["neural_cache"], older["config"]["own_rate"]
+    del older["config"]["neural_cache"], older["config"]["learn_written"]
     path.write_text(json.dumps(older))
     Study(plan(settings=("author",), seeds=1), tiny_engine(), tmp_path).run()
 

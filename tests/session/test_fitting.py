@@ -70,8 +70,6 @@ CHANGES: dict[str, Callable[[Tensors, Any], Any]] = {
     "mixture of nan": says(mixture=[float("nan")] * 3),
     "no meter": says(meter=[]),
     "masked beyond": says(masked=[[0, 10**9]]),
-    "a rate of text": says(under_way_rate="1"),
-    "a rate beyond 1": says(under_way_rate=2.0),
     "under way": says(under_way=[0, 0, 0, 10**9, []]),
     "no caches": says(caches=[]),
     "nothing": lambda t, m: m.clear(),

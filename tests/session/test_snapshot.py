@@ -40,7 +40,7 @@ OPTIONS = [
 
 def config(**options: object) -> TempLoraConfig:
     sizes = {"window": 64, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
-    return TempLoraConfig(**(sizes | options))
+    return TempLoraConfig(**{"learn_written": True, **sizes, **options})
 
 
 def scores(session: Session, ids: list[int]) -> list[tuple[float | None, float | None]]:
@@ -94,7 +94,7 @@ def test_going_on_gives_the_same_bits(
 @pytest.mark.parametrize("learning", ["cascaded", "parallel"])
 @pytest.mark.parametrize("cache_reuse", [0, 2])
 def test_writing_goes_on_with_the_same_tokens(learning: str, cache_reuse: int) -> None:
-    settings = config(learning=learning, cache_reuse=cache_reuse, window=96, own_rate=0.5)
+    settings = config(learning=learning, cache_reuse=cache_reuse, window=96)
     with tiny_engine().session(settings) as session:
         session.write("once", max_new_tokens=200)
         expected = session.tokens

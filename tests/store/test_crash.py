@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and 
 
 def config(**options: Any) -> TempLoraConfig:
     sizes = {"window": 64, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
-    return TempLoraConfig(**(sizes | options))
+    return TempLoraConfig(**{"learn_written": True, **sizes, **options})
 
 
 def write_all(store: SessionStore, shown: int) -> None:

@@ -42,7 +42,7 @@ EVERY = SamplingParams(
 
 def config(**options: Any) -> TempLoraConfig:
     sizes = {"window": 96, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
-    return TempLoraConfig(**(sizes | options))
+    return TempLoraConfig(**{"learn_written": True, **sizes, **options})
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ TEXT = "The keeper climbed the stairs, and the lamp was lit. "
 
 def config(**options: Any) -> TempLoraConfig:
     sizes = {"window": 96, "chunk_size": 32, "rank": 4, "alpha": 4.0, "learning_rate": 0.01}
-    return TempLoraConfig(**(sizes | options))
+    return TempLoraConfig(**{"learn_written": True, **sizes, **options})
 
 
 @pytest.fixture(scope="module")
