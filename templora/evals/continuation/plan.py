@@ -25,13 +25,11 @@ class Setting:
         help: what it is, in words.
         windows: how many windows long the window is.
         adapter: what the adapter has learnt: `own`, this book; `other`, the next one; nothing if empty.
-        learns: whether it goes on to learn what it writes.
     """
 
     help: str
     windows: int = 1
     adapter: str = ""
-    learns: bool = False
 
 
 SETTINGS = {
@@ -39,9 +37,8 @@ SETTINGS = {
     "base": Setting("the model alone, with the same window"),
     "base-2x": Setting("the model alone, with a window twice as long", windows=2),
     "base-4x": Setting("the model alone, with a window four times as long", windows=4),
-    "own": Setting("the adapter of this book, which goes on learning", adapter="own", learns=True),
-    "own-kept": Setting("the adapter of this book, as it is when writing begins", adapter="own"),
-    "other": Setting("the adapter of another book, which goes on learning", adapter="other", learns=True),
+    "own": Setting("the adapter of this book", adapter="own"),
+    "other": Setting("the adapter of another book", adapter="other"),
 }
 
 
@@ -51,7 +48,7 @@ class StudyPlan:
 
     Args:
         books: which.
-        config: of every session that learns; others have its window.
+        config: of every session with an adapter; others have its window.
         absorbed: tokens of each book that are read, for each of these lengths.
         written: tokens that are written.
         seeds: how many texts are written in each setting, by the seeds from 1 on.

@@ -254,16 +254,14 @@ class Study:
     def _begun(self, sample: Sample) -> SavedSession:
         """A session that has read what its setting says, and writes next."""
         setting, plan, book = SETTINGS[sample.setting], self.plan, self._books[sample.book]
-        if setting.adapter == "own" and setting.learns:
+        if setting.adapter == "own":
             self._store.fork(self._read(sample.book, sample.absorbed), sample.key)
             saved = self._store.open(sample.key, self.engine)
             saved.reseed(sample.seed)
             return saved
-        adapter = None
-        if setting.adapter:
-            adapter = self._adapter(self._other(sample.book) if setting.adapter == "other" else sample.book, sample)
+        adapter = self._adapter(self._other(sample.book), sample) if setting.adapter else None
         window = plan.config.window * setting.windows
-        learning = plan.config.learning if setting.learns else "off"
+        learning = plan.config.learning if setting.adapter else "off"
         config = replace(plan.config, window=window, seed=sample.seed, learning=learning)
         with contextlib.ExitStack() as stack:
             saved = stack.enter_context(self._store.create(sample.key, self.engine, config))
