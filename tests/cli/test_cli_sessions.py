@@ -25,7 +25,7 @@ from templora.store.log import Log
 from templora.store.store import SessionStore
 
 SIZES = ["--chunk-size", "32", "--window", "96", "--rank", "4"]
-SMALL = [*SIZES, "--learning-rate", "0.01", "--temperature", "1.5", "--learn-written"]
+SMALL = [*SIZES, "--learning-rate", "0.01", "--learn-written", "--temperature", "1.5"]
 MANY = 3000 if LONG else 2000  # tokens that take some seconds
 PROMPT = "The keeper climbed the stairs, and the lamp was lit."
 
