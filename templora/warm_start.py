@@ -1,9 +1,10 @@
 """`warm_start`: an adapter that has learnt other texts, for new ones to begin from.
 
-    texts ─► pieces, of each text in turn ─► one session on disk ─► its adapter, in PEFT's format
+    texts ─► pieces, of each text in turn ─► sessions on disk, the rate falling ─► an adapter, in PEFT's format
 
 Two fifths of what an adapter learns of a book is manner, which other books share. Whoever begins with that has it from
-the first token on. In turn, so that no text is the last one, which would count most.
+the first token on. In turn, so that no text is the last one, which would count most; and the last steps are small, so
+that the very last chunks do not count most either.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from templora.errors import OptionError, TextError
 from templora.events import ChunkLearned
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from templora.engine.engine import Engine
 
 _PIECE = 4  # chunks of a text that are read in one go
+# Up to which share of the pieces, and at which share of the rate. Each stage is a session of its own.
+_STAGES = (0.75, 1.0), (0.875, 0.5), (1.0, 0.2)
+
+Progress: TypeAlias = Callable[[int, int, ChunkLearned | None], None]
 
 
 class WarmStart:
@@ -67,7 +74,7 @@ class WarmStart:
         self._name = "warm-start-" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
         self._store = SessionStore(out.with_name(out.name + ".unfinished"))
 
-    def run(self, progress: Callable[[int, int, ChunkLearned | None], None] = lambda *_: None) -> tuple[int, int]:
+    def run(self, progress: Progress = lambda *_: None) -> tuple[int, int]:
         """Learns what is not learnt yet, and saves the adapter.
 
         Args:
@@ -77,24 +84,62 @@ class WarmStart:
         Returns:
             How many chunks were learnt, and how many were not.
         """
-        store, name = self._store, self._name
-        if name not in store:
-            store.create(name, self._engine, self._config).close()
-        many = len(store.history(name).tokens)
-        # Killed while it read, it does the rest of that when it is opened.
-        with store.open(name, self._engine, progress=lambda done, of: progress(many - of + done, many, None)) as saved:
-            if not saved.history.acts:
-                for event in saved.absorb_parts([(text, True) for _, text in self._pieces]):
-                    if isinstance(event, ChunkLearned):
-                        progress(event.end, max(event.end, self.tokens), event)
-            saved.close_chunk()
-            with told(partial(OptionError, "out"), f"{self._out} cannot be written"):
-                saved.save_adapter(self._out)
-            chunks = [record.data["committed"] for record in saved.history.records if record.kind == "learned"]
-        store.discard(name)
+        store, begin, before = self._store, 0, 0
+        start: Path | None = None  # what a stage begins with
+        stages: list[str] = []
+        for number, (share, rate) in enumerate(_STAGES):
+            end = round(share * len(self._pieces))
+            pieces, begin = self._pieces[begin:end], end
+            if pieces:
+                name = f"{self._name}-{number}"
+                learnt = store.folder / f"{name}-adapter"
+                if not (learnt / "adapter_config.json").exists():  # which is put there last
+                    self._stage(name, pieces, rate, start, learnt, before, progress)
+                stages, start, before = [*stages, name], learnt, before + sum(many for many, _ in pieces)
+        with store.open(stages[-1], self._engine) as saved:
+            saved.save_adapter(self._out)
+        records = [record for name in stages for record in store.history(name).records if record.kind == "learned"]
+        for name in stages:
+            store.discard(name)
+            shutil.rmtree(store.folder / f"{name}-adapter", ignore_errors=True)
         with contextlib.suppress(OSError):  # other texts may be learnt beside these
             store.folder.rmdir()
-        return sum(chunks), len(chunks) - sum(chunks)
+        committed = sum(record.data["committed"] for record in records)
+        return committed, len(records) - committed
+
+    def _stage(
+        self,
+        name: str,
+        pieces: Sequence[tuple[int, str]],
+        rate: float,
+        start: Path | None,
+        out: Path,
+        before: int,
+        progress: Progress,
+    ) -> None:
+        """Learns some pieces in a session of this name, from the adapter `start`, at a share of the rate, and saves
+        what comes of it; `before` tokens were learnt in others."""
+        store, config = self._store, self._config
+        if rate < 1:
+            full = config.learning_rate or self._engine.learning_rate(config)
+            config = replace(config, learning_rate=rate * full)
+        if name not in store:
+            store.create(name, self._engine, config).close()
+        many = len(store.history(name).tokens)
+
+        def again(done: int, of: int) -> None:
+            progress(before + many - of + done, max(before + many, self.tokens), None)
+
+        # Killed while it read, it does the rest of that when it is opened.
+        with store.open(name, self._engine, progress=again) as saved:
+            if start and not saved.history.acts:
+                saved.load_adapter(start)
+            if not any(act.kind == "given" for act in saved.history.acts):
+                for event in saved.absorb_parts([(text, True) for _, text in pieces]):
+                    if isinstance(event, ChunkLearned):
+                        progress(before + event.end, max(before + event.end, self.tokens), event)
+            saved.close_chunk()
+            saved.save_adapter(out)
 
 
 def check_new(out: Path) -> None:

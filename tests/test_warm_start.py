@@ -40,13 +40,20 @@ def pieces(most: int | None = None, size: int = 128) -> list[str]:
     return [text for _, text in module._in_turn(tiny_engine().tokenizer, TEXTS, most, size)]
 
 
-def test_it_is_what_a_session_learns_that_reads_them_in_turn(engine: Engine, tmp_path: Path) -> None:
-    found = learnt(engine, tmp_path / "adapter")
-    with engine.session(CONFIG) as session:
-        for piece in pieces():
-            session.absorb(piece)
-        session.close_chunk()
-        assert torch.equal(session.adapter_weights(), found)
+def test_it_is_what_sessions_learn_that_read_them_in_turn(engine: Engine, tmp_path: Path) -> None:
+    found, start = learnt(engine, tmp_path / "adapter"), None
+    parts = pieces()
+    assert len(parts) == 6
+    for some, rate in ((parts[:4], 1.0), (parts[4:5], 0.5), (parts[5:], 0.2)):  # round(4.5) is 4
+        with engine.session(small(learning_rate=rate * 5e-3)) as session:
+            if start is not None:
+                session.use_adapter(start)
+            for piece in some:
+                session.absorb(piece)
+            session.close_chunk()
+            start = session.adapter_weights()
+    assert start is not None
+    assert torch.equal(start, found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]  # nothing else is left
 
 
@@ -64,7 +71,7 @@ def test_texts_take_turns_and_nothing_of_them_is_lost(most: int | None) -> None:
         assert read == (text if most is None else tokenizer.decode(tokenizer.encode(text)[:most]))
 
 
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [1, 3, 13, 16])
 def test_left_at_any_chunk_it_goes_on(engine: Engine, tmp_path: Path, after: int) -> None:
     seen: list[ChunkLearned] = []
 
@@ -77,7 +84,9 @@ def test_left_at_any_chunk_it_goes_on(engine: Engine, tmp_path: Path, after: int
     with pytest.raises(KeyboardInterrupt):
         WarmStart(engine, TEXTS, out, CONFIG).run(leave)
     assert not out.exists()
-    found = learnt(engine, out)
+    chunks = WarmStart(engine, TEXTS, out, CONFIG).run()
+    assert chunks == WarmStart(engine, TEXTS, tmp_path / "whole", CONFIG).run()
+    found = weights(engine, out)
     assert torch.equal(found, learnt(engine, tmp_path / "undisturbed"))
 
 
