@@ -1,4 +1,4 @@
-"""templora: a language model that learns the text while it writes it, then forgets it.
+"""templora: a language model that learns the text as it grows, then forgets it.
 
     import templora
 

@@ -19,7 +19,7 @@ from templora.errors import OptionError, TemploraError, nearest
 from templora.runtime.garbage import leave_to_the_system
 
 _COMMANDS = {
-    "write": "Write a long text, learning it as it grows.",
+    "write": "Learn a text of any length, and write on.",
     "translate": "Translate a document, learning its terms on the way.",
     "sessions": "List texts that stay on disk; resume, fork, rewind, export and discard them.",
     "score": "Score texts with and without the temporary adapter.",
@@ -62,10 +62,10 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="templora")
 def cli() -> None:
-    """Write, score and translate text of unlimited length with a language model that learns the text as it goes.
+    """Write, score and translate text of unlimited length with a language model that learns the text as it grows.
 
-    A temporary LoRA adapter is trained on the text, chunk by chunk, while it is written or read. It holds what no
-    longer fits the window, and is thrown away at the end; the model itself never changes.
+    A temporary LoRA adapter is trained on the text, chunk by chunk, while it is read. It holds what no longer fits the
+    window, and is thrown away at the end; the model itself never changes.
     """
 
 

@@ -71,7 +71,11 @@ def warm_start(**arguments: Any) -> None:
                 raise Interrupted(stop_signals.received)
 
         stop_signals.mode = "later"  # between two chunks, each of which is on disk
-        learnt, left_out = warm.run(show)
+        try:
+            learnt, left_out = warm.run(show)
+        except Interrupted:
+            console.line("stopped; the same command goes on where it was")
+            raise
         not_learnt = f", {left_out} were not" if left_out else ""
         console.line(f"wrote {out}: {warm.tokens:,} tokens, {learnt} chunks learnt{not_learnt}")
         console.line(f"start from it with: templora write --adapter {out} ...")

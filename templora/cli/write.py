@@ -81,10 +81,11 @@ the update in progress, with all text on disk and a receipt; twice, at once.
 )
 @config_options
 def write(**arguments: Any) -> None:
-    """Write a long text, learning it as it grows.
+    """Learn a text of any length, and write on.
 
-    Every chunk of --chunk-size tokens is learnt by a temporary adapter once it is written. A prompt is learnt in the
-    same way, so it may be longer than the window. When the text is done the adapter is thrown away.
+    Every chunk of --chunk-size tokens of the prompt is learnt by a temporary adapter, so it may be far longer than the
+    window. What is written is not learnt, unless it is given back edited (--session) or --learn-written asks for it.
+    When the text is done the adapter is thrown away.
     """
     _no_arguments(click.get_current_context())
     given, options = split_config(arguments)
