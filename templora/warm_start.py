@@ -62,10 +62,8 @@ class WarmStart:
     def __init__(
         self, engine: Engine, texts: Sequence[str], out: Path, config: TempLoraConfig, most: int | None = None
     ) -> None:
-        check_new(out)
+        check(out, config)
         self._engine, self._out, self._config = engine, out, config
-        if config.learning == "off":
-            raise OptionError("learning", "must not be off: an adapter is to learn these texts")
         self._pieces = _in_turn(engine.tokenizer, texts, most, _PIECE * config.chunk_size)
         self.tokens = sum(many for many, _ in self._pieces)
         if self.tokens < config.chunk_size:
@@ -142,17 +140,20 @@ class WarmStart:
             saved.save_adapter(out)
 
 
-def check_new(out: Path) -> None:
-    """Finds out early whether an adapter could be saved there.
+def check(out: Path, config: TempLoraConfig) -> None:
+    """Finds out early whether there could be an adapter there.
 
     Raises:
-        OptionError: it could not.
+        OptionError: there could not.
     """
+    if config.learning == "off":
+        raise OptionError("learning", "must not be off: an adapter is to learn these texts")
     with told(partial(OptionError, "out"), f"{out} cannot be written", ValueError):
-        if os.path.lexists(out):
-            raise OptionError("out", f"{out} is there already; choose a new one")
-        if not os.access(out.resolve().parent, os.W_OK | os.X_OK):
-            raise OptionError("out", f"{out} cannot be written: there is no folder {out.parent} that takes new files")
+        there, writable = os.path.lexists(out), os.access(out.resolve().parent, os.W_OK | os.X_OK)
+    if there:
+        raise OptionError("out", f"{out} is there already; choose a new one")
+    if not writable:
+        raise OptionError("out", f"{out} cannot be written: there is no folder {out.parent} that takes new files")
 
 
 def _in_turn(tokenizer: Any, texts: Sequence[str], most: int | None, size: int) -> list[tuple[int, str]]:

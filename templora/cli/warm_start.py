@@ -46,11 +46,11 @@ def warm_start(**arguments: Any) -> None:
         raise OptionError("tokens", f"must be at least 1, not {options['tokens']}")
     from templora.loading import load
     from templora.recipes import recipe
-    from templora.warm_start import WarmStart, check_new
+    from templora.warm_start import WarmStart, check
 
     out = Path(options["out"])
-    check_new(out)
     planned = recipe(options["recipe"], None, **given)
+    check(out, planned)
     texts = [read_text(name) for name in options["files"]]
     with Console(options["quiet"]) as console:
         console.chunk(f"loading {options['model']} …")
