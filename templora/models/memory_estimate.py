@@ -3,16 +3,16 @@
     weights       numbers × bytes of the compute dtype; in int8 one byte, in int4 5/8 of one (20 bytes a block of 32)
                   for the linear layers, 17/16 of a byte for embedding and head
                   (a model that is quantised here is first read whole)
-    adapter       16 bytes a weight in bfloat16, see below; 14 where nothing is learnt
+    adapter       16 bytes a weight in bfloat16, see below; 6 where nothing is learnt
     cache         keys and values of the window, for the base and for the adapted model
     activations   for each token of a chunk (of window, with context_gradients) what autograd keeps: measured at
                   about _KEPT times the inputs and outputs of the adapted layers, the heap's holes included; a tenth of
                   them where nothing is kept (nothing learnt, or checkpointing)
     logits        a block of rows over the vocabulary in fp32, about three times
 
-Per adapter weight: master and two moments in fp32 (12 bytes); in compute dtype (2 each) what serves and a gradient, and
-with several epochs a gradient for each and the weights between two of them. Checked against the measured peak in
-tests/models/test_memory_estimate.py.
+Per adapter weight: master and two moments in fp32 (12 bytes; the moments come with the first step); in compute dtype
+(2 each) what serves and a gradient, and with several epochs a gradient for each and the weights between two of them.
+Checked against the measured peak in tests/models/test_memory_estimate.py.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
     learning = config.learning != "off"
     share = 1.0 if config.target_modules == ("all",) and config.layers == "all" else 0.0  # at least nothing
     copies = (1 + config.epochs + (config.epochs > 1)) if learning else 1
-    adapter = share * sizes.adapter * config.rank * (12 + copies * item)
+    adapter = share * sizes.adapter * config.rank * ((12 if learning else 4) + copies * item)
     window = min(config.window, sizes.positions)
     tokens = window if config.context_gradients else min(config.chunk_size, window)
     all_kept = learning and not config.checkpointing
