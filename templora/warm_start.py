@@ -94,8 +94,12 @@ class WarmStart:
                 if not (learnt / "adapter_config.json").exists():  # which is put there last
                     self._stage(name, pieces, rate, start, learnt, before, progress)
                 stages, start, before = [*stages, name], learnt, before + sum(many for many, _ in pieces)
-        with store.open(stages[-1], self._engine) as saved:
-            saved.save_adapter(self._out)
+        if self._out.suffix == ".gguf":
+            with store.open(stages[-1], self._engine) as saved:
+                saved.save_adapter(self._out)
+        elif start:  # that of the last stage: it is there whole, or not at all
+            with told(partial(OptionError, "out"), f"{self._out} cannot be written"):
+                start.rename(self._out)
         records = [record for name in stages for record in store.history(name).records if record.kind == "learned"]
         for name in stages:
             store.discard(name)

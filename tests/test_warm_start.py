@@ -90,6 +90,28 @@ def test_left_at_any_chunk_it_goes_on(engine: Engine, tmp_path: Path, after: int
     assert torch.equal(found, learnt(engine, tmp_path / "undisturbed"))
 
 
+def test_an_adapter_is_there_whole_or_not_at_all(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed while it is put there, or cannot put it there, finds no half of it and goes on."""
+
+    real, out = Path.rename, tmp_path / "adapter"
+
+    def refused(path: Path, to: Path) -> Path:
+        if to == out:
+            raise OSError("no room")
+        return real(path, to)
+
+    with monkeypatch.context() as during:
+        during.setattr(Path, "rename", refused)
+        with pytest.raises(OptionError, match=r"out: .*no room"):
+            WarmStart(engine, TEXTS, out, CONFIG).run()
+    assert not out.exists()
+    assert torch.equal(learnt(engine, out), learnt(engine, tmp_path / "undisturbed"))
+    file = tmp_path / "adapter.gguf"
+    assert torch.equal(learnt(engine, file), weights(engine, out))
+
+
 def test_other_texts_do_not_go_on_with_it(engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
 
