@@ -4,9 +4,9 @@
     benchmarks/long_text.py FILE... [--tokens 1000000] [--store long-text.store] [--threads 1]
                             [--out results/benchmarks/long-text.json]
 
-The files, one after another, are read and learnt as one session on disk, some chunks at a time; now and then a few tokens
-are written that are not kept. Processor time is counted, so that it may run beside other programs. Killed at any moment,
-it goes on when it is begun again: the session and the rows so far are on disk.
+The files, one after another, are read and learnt as one session on disk, some chunks at a time; now and then a few
+tokens are written that are not kept. Processor time is counted, so that it may run beside other programs. Killed at any
+moment, it goes on when it is begun again: the session and the rows so far are on disk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from flatness import memory_now
 
 import templora
@@ -31,7 +32,7 @@ from templora.text import encode, text_pieces
 NAME, CHUNKS, EVERY, WRITTEN = "long", 16, 12, 64  # chunks of a part, parts between two tries to write, tokens then
 
 
-def read_part(saved: SavedSession, number: int, text: str) -> dict[str, Any]:
+def read_part(saved: SavedSession, device: torch.device, number: int, text: str) -> dict[str, Any]:
     """Reads and learns it; what that took, and what is held after it."""
     cpu, wall = time.process_time(), time.perf_counter()
     events = saved.absorb_parts([(text, True)], mark={"part": number})
@@ -42,7 +43,7 @@ def read_part(saved: SavedSession, number: int, text: str) -> dict[str, Any]:
         "wall_seconds": time.perf_counter() - wall,
         "learnt": sum(learnt),
         "refused": len(learnt) - sum(learnt),
-        "resident_bytes": memory_now(saved.session.loop.model.device),
+        "resident_bytes": memory_now(device),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
@@ -85,7 +86,7 @@ def main() -> None:
         for number, part in enumerate(parts):
             if number < done:
                 continue
-            row = read_part(saved, number, part)
+            row = read_part(saved, engine.model.device, number, part)
             if number % EVERY == EVERY - 1:
                 began = time.process_time()
                 saved.preview(max_new_tokens=WRITTEN)
