@@ -6,7 +6,8 @@
 
 The files, one after another, are read and learnt as one session on disk, some chunks at a time; now and then a few
 tokens are written that are not kept. Processor time is counted, so that it may run beside other programs. Killed at any
-moment, it goes on when it is begun again: the session and the rows so far are on disk.
+moment, it goes on when it is begun again: the session and the rows so far are on disk. At last this old session and a
+young one go on in turn, so that whatever else the machine does changes for both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import resource
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from templora.store.store import SessionStore
 from templora.text import encode, text_pieces
 
 NAME, CHUNKS, EVERY, WRITTEN = "long", 16, 12, 64  # chunks of a part, parts between two tries to write, tokens then
+PAIRS = 9  # chunks that an old and a young session read in turn
 
 
 def read_part(saved: SavedSession, device: torch.device, number: int, text: str) -> dict[str, Any]:
@@ -46,6 +49,21 @@ def read_part(saved: SavedSession, device: torch.device, number: int, text: str)
         "resident_bytes": memory_now(device),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def in_turn(old: SavedSession, young: SavedSession, chunks: Sequence[str]) -> list[dict[str, float]]:
+    """Processor seconds of each chunk, read and learnt, and of a few tokens written."""
+    found = []
+    for number, text in enumerate(chunks):
+        row = {}
+        for name, saved in (("old", old), ("young", young)) if number % 2 else (("young", young), ("old", old)):
+            began = time.process_time()
+            saved.absorb(text)
+            read = time.process_time()
+            saved.preview(max_new_tokens=WRITTEN)
+            row |= {f"{name}_read": read - began, f"{name}_write": time.process_time() - read}
+        found.append(row)
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -74,9 +92,16 @@ def main() -> None:
     engine = templora.load(threads=a.threads)
     store, config = SessionStore(a.store), engine.config()
     size = CHUNKS * config.chunk_size
-    ids = encode(engine.tokenizer, "\n\n".join(file.read_text() for file in a.files), special=False)[: a.tokens]
+    ids = encode(engine.tokenizer, "\n\n".join(file.read_text() for file in a.files), special=False)
+    ids, after = ids[: a.tokens], ids[a.tokens :]
     parts = text_pieces(engine.tokenizer, [], ids, range(size, len(ids), size))
     document = json.loads(a.out.read_text()) if a.out.exists() else {"parts": [], "opened": []}
+    about = {
+        "files": [file.name for file in a.files],
+        "config": config.to_dict(),
+        "device": describe_device(engine.model.device, engine.threads),
+        "versions": engine.versions() | {"commit": source_commit()},
+    }
     if NAME not in store:
         store.create(NAME, engine, config).close()
     began = time.process_time()
@@ -94,15 +119,21 @@ def main() -> None:
             row["disk_bytes"] = store.show(NAME).bytes
             document["parts"].append({"part": number, **row})
             print(json.dumps(document["parts"][-1]), flush=True)
-            about = {
-                "files": [file.name for file in a.files],
-                "config": config.to_dict(),
-                "device": describe_device(engine.model.device, engine.threads),
-                "versions": engine.versions() | {"commit": source_commit()},
-                "summary": summary(document["parts"]),
-            }
-            write_json(a.out, document | about)
-    print(json.dumps(summary(document["parts"])))
+            write_json(a.out, document | about | {"summary": summary(document["parts"])})
+        # Both are as far within a chunk, so that they have as much to read before they write.
+        size += saved.open_tokens
+        cuts = range(size, size + (PAIRS + 1) * config.chunk_size, config.chunk_size)
+        begin, *pairs = text_pieces(engine.tokenizer, ids, after[: cuts[-1]], cuts[:-1])
+        with store.create("young", engine, config) as young:
+            young.absorb(begin)
+            document["in_turn"] = in_turn(saved, young, pairs)
+        store.discard("young")
+    document["summary"] = summary(document["parts"])
+    for what in ("read", "write"):
+        ratios = [row[f"old_{what}"] / row[f"young_{what}"] for row in document["in_turn"]]
+        document["summary"][f"old_by_young_{what}"] = statistics.median(ratios)
+    write_json(a.out, document | about)
+    print(json.dumps(document["summary"]))
 
 
 if __name__ == "__main__":
