@@ -1,16 +1,17 @@
-"""`CpuStep`: one token through base, adapter and head on the CPU, without Python between the layers.
+"""`CpuStep`: one token of each of some texts through base, adapters and head on the CPU, without Python between layers.
 
-transformers' modules are right for many tokens at once; for one token they spend their time on dispatch. For decoders
+transformers' modules are right for many tokens at once; for a few they spend their time on dispatch. For decoders
 built like Llama (`LlamaLayout`) the step is one compiled function that reads the same weights where they lie, in the
-format they are stored in, adds the adapter unmerged, and shares the window's cache with the modules. Adapters are read
-in place, so a commit needs nothing done here.
+format they are stored in, once for all texts; adds each text's adapter unmerged, and shares its window's cache with the
+modules. Adapters are read in place, so a commit needs nothing done here.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,30 +20,31 @@ import torch
 from torch import nn
 
 from templora.errors import ModelError
-from templora.kernels import decode, gemv, thread_team
+from templora.kernels import decode, products, thread_team, vectors
 from templora.kvcache.window import WindowCache
 from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.models.llama_layout import ACTIVATIONS, LlamaLayout, UnknownLayout
-from templora.models.runner import Runner
+from templora.models.runner import Row, Runner
 from templora.runtime.metering import Meter
 
-_FORMATS = {torch.bfloat16: gemv.BFLOAT16, torch.float32: gemv.FLOAT32}
+_FORMATS = {torch.bfloat16: vectors.BFLOAT16, torch.float32: vectors.FLOAT32}
 # Rotary tables are worked out for so many positions at once, and so many tables are kept.
 _ROTARY_ROWS, _ROTARY_TABLES = 512, 16
 # A product is cut into pieces of about so many bytes: small ones balance the work, large ones are read faster.
 _PIECE_BYTES = 1 << 18
+_PLANS = 64  # that are kept: texts come together in many ways
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where the weights of base and one adapter lie, and how the work is cut; tables as in `kernels.decode`."""
+    """Where the weights of base and adapters lie, and how the work is cut; tables as in `kernels.decode`."""
 
     segments: np.ndarray
     pieces: np.ndarray
     products: np.ndarray
     adapters: np.ndarray
-    scales: np.ndarray
+    scalings: np.ndarray
     ranks: int
 
 
@@ -67,6 +69,7 @@ class CpuStep:
     """
 
     is_apart = True  # from the model's modules, and from what is attached to them
+    most_rows = 8  # in one pass
 
     def __init__(self, model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> None:
         if model.device.type != "cpu" or model.dtype not in _FORMATS:
@@ -86,46 +89,71 @@ class CpuStep:
         self._sliding = np.array([layer.sliding for layer in layout.layers])
         self._kinds = np.array([layer.kind for layer in layout.layers])
         self._rotary: dict[int, np.ndarray] = {}
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._watched: set[int] = set()  # ids of the routes that plans are of
         self._checked: weakref.WeakKeyDictionary[WindowCache, _Entries] = weakref.WeakKeyDictionary()
         self._team = thread_team.Team(most)
         self._workers = workers
-        width = layout.heads * layout.head_size
-        self._x, self._y = np.zeros((2, layout.hidden), np.float32)
-        self._qkv = np.zeros(width + 2 * layout.groups * layout.head_size, np.float32)
-        self._att = np.zeros(width, np.float32)
-        self._gate_up, self._act = np.zeros(2 * layout.inner, np.float32), np.zeros(layout.inner, np.float32)
-        self._logits = np.zeros(model.head.out_features, np.float32)
-        widest = max(layout.hidden, layout.inner, width)
-        self._scratch_fixed = (
-            layout.hidden + widest // gemv.BLOCK + 1 + max(4 * layout.head_size, layout.hidden, layout.inner)
-        )
-        self._scratch = np.zeros((self._team.size, self._scratch_fixed), np.float32)
-        self._t = np.zeros(1, np.float32)
+        self._scales = np.array([layout.epsilon, layout.attention_scale], np.float32)
+        self._dots = int(products.DOTS and self._format == vectors.BFLOAT16)
+        self._outputs = model.head.out_features
+        self._rows = 0
+        self._t = self._scratch = np.zeros((0, 0), np.float32)
+        self._room(1, 1, 1)
+
+    def _room(self, rows: int, ranks: int, capacity: int) -> None:
+        """Makes the numbers that a pass works on, if they have no room for so much yet."""
+        a, size = self._layout, self._team.size
+        width, more = a.heads * a.head_size, rows > self._rows
+        widest = max(a.hidden, a.inner, width)
+        if more:
+            self._rows = rows
+
+            def zeros(*shape: int) -> np.ndarray:
+                return np.zeros(shape, np.float32)
+
+            self._x, self._y = zeros(rows, a.hidden), zeros(rows, a.hidden)
+            self._qkv, self._att = zeros(rows, width + 2 * a.groups * a.head_size), zeros(rows, width)
+            self._gate_up, self._act = zeros(rows, 2 * a.inner), zeros(rows, a.inner)
+            self._logits, self._normed = zeros(rows, self._outputs), zeros(size, rows, a.hidden)
+            # The most that is needed of it is what two numbers in bf16 take.
+            self._prepared = zeros(size, 3, rows * widest // 2 + 1)
+        if more or self._t.shape[1] < ranks:
+            self._t = np.zeros((self._rows, ranks), np.float32)
+        scratch = 2 * a.head_size + max(a.head_size + capacity, a.hidden, a.inner)
+        if more or self._scratch.shape[1] < scratch:
+            self._scratch = np.zeros((size, scratch), np.float32)
 
     @torch.no_grad()
-    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
-        """fp32 logits [vocabulary] after `token`, whose key and value are written behind what the cache holds.
+    def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """fp32 logits [vocabulary] after each row's token, whose key and value are written behind what the row's cache
+        holds. What comes of a row is to the bit what it would be alone.
 
-        The caller counts the entry (`cache.advance`), as after a pass through the modules.
+        The caller counts the entries (`cache.advance`), as after a pass through the modules.
+
+        Args:
+            rows: of at most `most_rows` texts.
         """
-        plan, entries = self._plan(route), self._entries(cache)
-        length, capacity = cache.length, cache.capacity
-        if not 0 <= length < capacity or cache.next_position < 0:
-            raise ModelError(f"the window's cache holds {length} of {capacity} entries: there is no room for a token")
-        self._x[:] = self._embed(torch.tensor([token]))[0].float().numpy()
-        if self._scratch.shape[1] < self._scratch_fixed + capacity:
-            self._scratch = np.zeros((self._team.size, self._scratch_fixed + capacity), np.float32)
-        if len(self._t) < plan.ranks:
-            self._t = np.zeros(plan.ranks, np.float32)
-        # Fresh for each token: a helper that is late with the last one must not meet this one's counters.
+        caches, routes = [row.cache for row in rows], [row.route for row in rows]
+        plan, entries = self._plan(routes), [self._entries(cache) for cache in caches]
+        for cache in caches:
+            if not 0 <= cache.length < cache.capacity or cache.next_position < 0:
+                raise ModelError(
+                    f"the window's cache holds {cache.length} of {cache.capacity} entries: there is no room for a token"
+                )
+        places = np.array([(cache.length, cache.capacity) for cache in caches])
+        self._room(len(rows), plan.ranks, int(places[:, 1].max()))
+        self._x[: len(rows)] = self._embed(torch.tensor([row.token for row in rows])).float().numpy()
+        # Fresh for each pass: a helper that is late with the last one must not meet this one's counters.
         sync = np.zeros((decode.PHASES * len(self._linears) + 1) * thread_team.STRIDE, np.int64)
-        self._team.held = self._kept, entries.tensors, route
+        self._team.held = self._kept, [each.tensors for each in entries], routes
         self._team.run(
             decode.decode,
             sync,
-            self._sizes(length, capacity),
-            plan.scales,
+            self._sizes(len(rows)),
+            self._scales,
+            plan.scalings,
+            places,
             plan.products,
             plan.pieces,
             plan.segments,
@@ -134,9 +162,9 @@ class CpuStep:
             self._final_norm,
             self._has_norm,
             self._head_norms,
-            entries.addresses,
-            np.where(self._sliding > 0, np.maximum(0, length + 1 - self._sliding), 0),
-            self._rotary_row(cache.next_position),
+            np.stack([each.addresses for each in entries]),
+            np.where(self._sliding > 0, np.maximum(0, places[:, :1] + 1 - self._sliding), 0),
+            np.stack([self._rotary_row(cache.next_position) for cache in caches]),
             self._kinds,
             self._x,
             self._t,
@@ -146,16 +174,18 @@ class CpuStep:
             self._gate_up,
             self._act,
             self._logits,
+            self._normed,
+            self._prepared,
             self._scratch,
             self._team.size,
             workers=self._workers(),
         )
-        logits = torch.from_numpy(self._logits.copy())
-        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+        logits = torch.from_numpy(self._logits[: len(rows)].copy())
+        return list(self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits)
 
-    def state(self) -> torch.Tensor:
-        """The last hidden state [hidden size] of the token that was read last, fp32."""
-        x = torch.from_numpy(self._x)
+    def state(self, row: int) -> torch.Tensor:
+        """The last hidden state [hidden size] of a row of the last pass, fp32."""
+        x = torch.from_numpy(self._x[row])
         weight, epsilon = torch.from_numpy(self._final_norm), self._layout.epsilon
         return x * torch.rsqrt(x.square().mean() + epsilon) * weight
 
@@ -180,10 +210,10 @@ class CpuStep:
             known = self._checked[cache] = _Entries(tensors, addresses)
         return known
 
-    def _sizes(self, length: int, capacity: int) -> np.ndarray:
+    def _sizes(self, rows: int) -> np.ndarray:
         a = self._layout
         sizes = [a.hidden, a.inner, a.heads, a.groups, a.head_size, len(a.layers), ACTIVATIONS.index(a.activation)]
-        return np.array([*sizes, self._format, length, capacity])
+        return np.array([*sizes, self._format, self._dots, rows])
 
     def _rotary_row(self, position: int) -> np.ndarray:
         """[kinds, 2 · head size] of one position."""
@@ -204,10 +234,10 @@ class CpuStep:
         shape = (bias, linear.in_features, linear.out_features)
         if hasattr(linear, "codes"):
             self._kept.extend(linear.buffers())
-            kind = gemv.INT8_BLOCKS if linear.grouped else gemv.INT8_ROWS
+            kind = vectors.INT8_BLOCKS if linear.grouped else vectors.INT8_ROWS
             if linear.bits == 4:
                 return (
-                    gemv.INT4_BLOCKS,
+                    vectors.INT4_BLOCKS,
                     linear.codes.data_ptr(),
                     linear.scale.data_ptr(),
                     linear.minimum.data_ptr(),
@@ -220,61 +250,72 @@ class CpuStep:
         self._kept.append(weight)
         return (_FORMATS[weight.dtype], weight.data_ptr(), 0, 0, *shape)
 
-    def _plan(self, route: Route | None) -> _Plan:
-        plan = self._plans.get(id(route))
+    def _plan(self, routes: Sequence[Route | None]) -> _Plan:
+        key = tuple(map(id, routes))
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[id(route)] = self._planned(route)
-            if route is not None:  # a plan holds addresses only, and goes when the adapter they are of does
-                weakref.finalize(route, self._plans.pop, id(route), None)
+            while len(self._plans) >= _PLANS:
+                del self._plans[next(iter(self._plans))]
+            plan = self._plans[key] = self._planned(routes)
+            for route in routes:  # a plan holds addresses only, and goes when an adapter that it is of does
+                if route is not None and id(route) not in self._watched:
+                    self._watched.add(id(route))
+                    weakref.finalize(route, _forget, self._plans, self._watched, id(route))
         return plan
 
-    def _planned(self, route: Route | None) -> _Plan:
+    def _planned(self, routes: Sequence[Route | None]) -> _Plan:
         a = self._layout
-        pairs = {}
-        if route is not None:
-            pairs = {self._names[t.name]: pair for t, pair in zip(route.bank.layout.targets, route.pairs, strict=True)}
+        pairs: list[dict[int, Any]] = [{} for _ in routes]
+        for of, route in zip(pairs, routes, strict=True):
+            if route is not None:
+                targets = zip(route.bank.layout.targets, route.pairs, strict=True)
+                of.update((self._names[target.name], pair) for target, pair in targets)
         segments: list[tuple[int, ...]] = []
         pieces: list[tuple[int, int, int]] = []
         products: list[tuple[int, int]] = []
-        adapters = np.zeros((len(a.layers), len(a.layers[0].linears), 3), np.int64)
-        ranks = 0
+        adapters = np.zeros((len(routes), len(a.layers), len(a.layers[0].linears), 3), np.int64)
+        ranks = [0] * len(routes)
 
         def add(product: list[tuple[tuple[int, ...], int, int]]) -> None:
-            """Adds a product: segments with the same input, each with its first output and whether that is in t."""
+            """Adds a product: segments with the same input, each with its first output and whose row it is."""
             begin, rows = len(pieces), sum(segment[-1] for segment, _, _ in product)
-            read = sum(s[-1] * s[-2] * gemv.BLOCK_BYTES[s[0]] // gemv.BLOCK for s, _, _ in product)
+            read = sum(s[-1] * s[-2] * vectors.BLOCK_BYTES[s[0]] // vectors.BLOCK for s, _, _ in product)
             step = -(-rows // (self._team.size * max(1, read // (self._team.size * _PIECE_BYTES))))
-            for segment, output, into_t in product:
+            for segment, output, row in product:
                 every = range(0, segment[-1], step)
                 pieces.extend((len(segments), first, min(segment[-1], first + step)) for first in every)
-                segments.append((*segment[:-1], output, into_t))
+                segments.append((*segment[:-2], output, row))
             products.append((begin, len(pieces)))
 
         keys = a.heads * a.head_size
         outputs = (0, keys, keys + a.groups * a.head_size, 0, 0, a.inner, 0)
         for layer, (parts, linears) in enumerate(zip(a.layers, self._linears, strict=True)):
             for group in ((0, 1, 2), (3,), (4, 5), (6,)):
-                product = [(linears[i], outputs[i], 0) for i in group]
-                for i in group:
-                    if (pair := pairs.get(id(parts.linears[i]))) is not None:
-                        (rank, columns), b = pair[0].shape, pair[1]
-                        rows = linears[i][-1]
-                        if (
-                            columns != linears[i][-2]
-                            or b.shape != (rows, rank)
-                            or not (all(t.is_contiguous() and _FORMATS.get(t.dtype) == self._format for t in pair))
-                        ):
-                            raise ModelError(
-                                f"an adapter of {tuple(b.shape)} by {rank, columns} does not fit its layer"
-                            )
-                        product.append(((self._format, pair[0].data_ptr(), 0, 0, 0, columns, rank), ranks, 1))
-                        adapters[layer, i] = b.data_ptr(), ranks, rank
-                        ranks += rank
+                product = [(linears[i], outputs[i], decode.ALL) for i in group]
+                for row, i in itertools.product(range(len(routes)), group):
+                    if (pair := pairs[row].get(id(parts.linears[i]))) is not None:
+                        self._check_pair(pair, linears[i])
+                        rank, columns = pair[0].shape
+                        product.append(((self._format, pair[0].data_ptr(), 0, 0, 0, columns, rank), ranks[row], row))
+                        adapters[row, layer, i] = pair[1].data_ptr(), ranks[row], rank
+                        ranks[row] += rank
                 add(product)
-        add([(self._head, 0, 0)])
-        scaling = route.scaling if route else 0.0
-        scales = np.array([a.epsilon, a.attention_scale, scaling], np.float32)
-        return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scales, ranks)
+        add([(self._head, 0, decode.ALL)])
+        scalings = np.array([route.scaling if route else 0.0 for route in routes], np.float32)
+        return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scalings, max(1, *ranks))
+
+    def _check_pair(self, pair: tuple[torch.Tensor, torch.Tensor], linear: tuple[int, ...]) -> None:
+        (rank, columns), b = pair[0].shape, pair[1]
+        fits = (columns, tuple(b.shape)) == (linear[-2], (linear[-1], rank))
+        if not fits or not all(t.is_contiguous() and _FORMATS.get(t.dtype) == self._format for t in pair):
+            raise ModelError(f"an adapter of {tuple(b.shape)} by {rank, columns} does not fit its layer")
+
+
+def _forget(plans: dict[tuple[int, ...], _Plan], watched: set[int], route: int) -> None:
+    """Forgets the plans of an adapter that is gone: another may come to lie where it did."""
+    watched.discard(route)
+    for key in [key for key in plans if route in key]:
+        del plans[key]
 
 
 def cpu_step(model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> CpuStep | None:
@@ -296,7 +337,7 @@ def _agrees(step: CpuStep, model: CausalModel) -> bool:
         cache.advance(len(ids) - 2, 0)
     for token in ids[-2:]:
         found, wanted = (
-            step(token, ours, None),
+            step([Row(token, ours, None, step, Meter())])[0],
             model.logits(runner.read([token], theirs, theirs.next_position, None, Meter()))[0],
         )
         for cache in (ours, theirs):

@@ -12,7 +12,7 @@ so evictions, window moves and commits need no new recording; another cache or a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,7 +20,7 @@ from templora.errors import ModelError
 from templora.kvcache.window import StaticView, WindowCache
 from templora.lora.slot import Route
 from templora.models.causal import CausalModel
-from templora.models.runner import through
+from templora.models.runner import Row, through
 
 # Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
 _VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -51,6 +51,8 @@ class CudaGraphStep:
         record: what turns a step [] -> logits [V] into a replay of it; a CUDA graph unless a test wants otherwise.
     """
 
+    most_rows = 1  # a recording is of one cache
+
     def __init__(
         self,
         model: CausalModel,
@@ -68,31 +70,29 @@ class CudaGraphStep:
         return model.device.type == "cuda" and can_be_static(model)
 
     @torch.no_grad()
-    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
-        """fp32 logits [V] of what follows `token`, which is written to the cache and not counted yet (`advance`).
-
-        Args:
-            cache: holds everything before `token`, at least one entry.
-            route: the adapter; a recording is of it.
-        """
+    def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """fp32 logits [V] of what follows the token of one row, which is written to the cache and not counted yet
+        (`advance`). The cache holds everything before it, at least one entry; a recording is of the row's adapter."""
+        (row,) = rows
+        cache, route = row.cache, row.route
         if not 0 < cache.length < cache.capacity:
             raise ModelError(
                 f"the window's cache holds {cache.length} of {cache.capacity} entries: no room for a token"
             )
-        self._inputs.copy_(torch.tensor([token, cache.next_position, cache.length]))
+        self._inputs.copy_(torch.tensor([row.token, cache.next_position, cache.length]))
         of = self._recorded_for
         if self._replay is None or of is None or of[0] is not cache or of[1] is not route:
             self._replay = None  # its memory goes before the next one takes its own
             view = StaticView(cache, self._inputs[2:3])
             self._replay = self._record(lambda: self._step(view, route))
             self._recorded_for = (cache, route)  # holding them keeps their addresses from being given to others
-        return self._replay().clone()  # samplers edit logits; the next replay overwrites them
+        return [self._replay().clone()]  # samplers edit logits; the next replay overwrites them
 
     def _step(self, view: StaticView, route: Route | None) -> torch.Tensor:
         logits, self._state = static_step(self._model, view, self._inputs, route)
         return logits
 
-    def state(self) -> torch.Tensor:
+    def state(self, row: int) -> torch.Tensor:
         """The last hidden state [hidden size] of the token that was read last."""
         return self._state.clone()
 

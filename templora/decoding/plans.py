@@ -8,7 +8,7 @@ many texts and puts together what fits one pass (`templora.engine.scheduler`).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -39,6 +39,11 @@ class Token:
         with self.reader.meter.phase("decode"):
             return self.choose(self.reader.next_logits(self.tokens))
 
+    def answer(self, logits: torch.Tensor) -> Any:
+        """Its answer, from what `next_logits` of several found."""
+        with self.reader.meter.phase("decode"):
+            return self.choose(logits)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -56,6 +61,14 @@ class Work:
 
     def meet(self) -> Any:
         return None if self.later else self.do()
+
+
+def next_logits(needs: Sequence[Token]) -> list[torch.Tensor]:
+    """fp32 logits [vocabulary] of what each waits for, in one pass if they are of one compiled step."""
+    with ExitStack() as stack:
+        for need in needs:
+            stack.enter_context(need.reader.meter.phase("decode"))
+        return needs[0].reader.runner.step([need.reader.row(need.tokens[-1]) for need in needs])
 
 
 class Unheard(BaseException):

@@ -77,6 +77,10 @@ class Reader:
         is `ready`."""
         return getattr(self.__dict__.get("step"), "is_apart", False) and bool(self.cache.length)
 
+    def joins(self, other: Reader) -> bool:
+        """Whether its next token can be read in one pass with another's, which is compiled."""
+        return self.is_compiled and self.step is other.step and self.cache is not other.cache
+
     @property
     def route(self) -> Route | None:
         """The adapter that it reads through now."""

@@ -5,9 +5,10 @@
                      ▲                                    │ whenever a slice is used up, between two layers
                      └── a decode pass of the others ◄────┘
 
-What a session writes, learns and reports does not depend on any of this (docs/architecture.md, determinism): rows are
-decoded one after another, passes of many tokens are nobody else's, and adapters change at token counts, never by the
-clock. So the order here is free, and is chosen for latency: tokens first, then short work, then learning.
+What a session writes, learns and reports does not depend on any of this (docs/architecture.md, determinism): a row has
+the same bits whatever it is decoded beside, passes of many tokens are nobody else's, and adapters change at token
+counts, never by the clock. So the order here is free, and is chosen for latency: tokens first, then short work, then
+learning.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from templora.decoding.plans import Plan, Token, Work, end_early
+from templora.decoding.plans import Plan, Token, Work, end_early, next_logits
 from templora.errors import ModelError
 from templora.events import Event
 
@@ -32,6 +34,9 @@ SLICE = 0.02
 # Which work goes first; what has waited longer than this goes before all, in seconds.
 _ORDER = {"read": 0, "other": 0, "score": 1, "learn": 2}
 _PATIENCE = 10.0
+# Seconds that a pass waits for the callers of the rows of the last one, who are about to ask for more: rows that went
+# apart once would be decoded apart for ever.
+_COMPANY = 0.001
 # Seconds that a caller who leaves waits for the end of what was begun.
 _LEAVING = 5.0
 
@@ -138,6 +143,7 @@ class Scheduler:
         self._inbox: SimpleQueue[Run | None] = SimpleQueue()
         self._later: list[Callable[[], Any]] = []
         self._working: Run | None = None  # whose work is being done
+        self._last: Sequence[Run] = ()  # the rows of the last pass
         self._nested, self._slice_end = False, 0.0
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
@@ -213,7 +219,7 @@ class Scheduler:
                 self._slice_end = self._clock() + self._slice
 
     def order_rows(self, ready: Sequence[Run]) -> Sequence[Run]:
-        """Which of the runs that wait for a token get one in this pass, and in which order; asked again after each.
+        """Which of the runs that wait for a token get one now, and in which order; asked again after each pass.
         Whoever waits longest is first."""
         return sorted(ready, key=lambda run: run.since)
 
@@ -263,6 +269,8 @@ class Scheduler:
         Within a piece of work, for rows that do not go through modules.
         """
         served: list[Run] = []
+        if len(self._last) > 1:
+            self._gather()
         while True:
             ready = [
                 run
@@ -274,12 +282,31 @@ class Scheduler:
             order = self.order_rows(ready) if ready else ()
             if not order:
                 return bool(served or ready)
-            run = order[0]
-            assert run.need is not None
-            self._meet(run, run.need.meet)
-            served.append(run)
+            rows = _one_pass(order)
+            self._pass(rows)
+            served += rows
+            self._last = rows
             self._go_on()
             self._admit()
+
+    def _pass(self, rows: Sequence[Run]) -> None:
+        """A token for each of some runs that wait for one."""
+        needs = [run.need for run in rows if isinstance(run.need, Token)]
+        try:
+            found = next_logits(needs) if len(needs) > 1 else None
+        except Exception:  # it is one row's, and the others have theirs
+            found = None
+        for i, (run, need) in enumerate(zip(rows, needs, strict=True)):
+            self._meet(run, need.meet if found is None else partial(need.answer, found[i]))
+
+    def _gather(self) -> None:
+        """Waits a little for the callers of the rows of the last pass."""
+        until = time.perf_counter() + _COMPANY
+        while any(not run.ended and run.need is None and not run.has_room for run in self._last):
+            try:
+                self._take(self._inbox.get(timeout=max(0.0, until - time.perf_counter())))
+            except Empty:
+                return
 
     def _work(self) -> bool:
         waiting = [run for run in self.runs if isinstance(run.need, Work)]
@@ -382,6 +409,19 @@ class Scheduler:
         run = self._inbox.get()
         with self._exclusive():
             self._take(run)
+
+
+def _one_pass(order: Sequence[Run]) -> list[Run]:
+    """Those that are decoded in one pass with the first."""
+    first = order[0]
+    assert isinstance(first.need, Token)
+    reader = first.need.reader
+    most = reader.step.most_rows if reader.is_compiled and reader.step else 1
+    rows = [first]
+    for run in order[1:]:
+        if len(rows) < most and isinstance(run.need, Token) and run.need.reader.joins(reader):
+            rows.append(run)
+    return rows
 
 
 def _stopped() -> ModelError:

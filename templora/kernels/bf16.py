@@ -11,6 +11,11 @@ from numba.extending import intrinsic
 
 # Sums may be taken in any order, which is what lets them be vectorised; NaN and infinity keep their meaning.
 LOOSE = {"reassoc", "contract", "nsz"}
+FAST: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": LOOSE}
+# What one kernel calls of another is compiled into it. As a function of its own it would be compiled twice, alone and
+# beside its caller, which under LOOSE are not the same sums; and which of the two is called would hang on which was
+# loaded first: the process that compiles the kernels would compute other bits than those that find them compiled.
+PART: dict[str, Any] = FAST | {"forceinline": True}
 
 _WORD, _HALF = ir.IntType(32), ir.IntType(16)
 _f = np.float32

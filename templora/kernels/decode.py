@@ -1,16 +1,20 @@
-"""One token through a Llama-like decoder and its head, as one compiled function.
+"""One token of each of several texts through a Llama-like decoder and its head, as one compiled function.
 
-    x       [hidden]        the residual stream                 t     [ranks]       A·input of every adapter in use
-    qkv     [(h + 2 g) d]   queries, keys, values               att   [h d]         what attention brings together
-    gate_up [2 inner]       the two halves of the MLP           act   [inner]       activation(gate) · up
+    x       [rows, hidden]       the residual streams        t     [rows, ranks]    A·input of every adapter in use
+    qkv     [rows, (h + 2 g) d]  queries, keys, values       att   [rows, h d]      what attention brings together
+    gate_up [rows, 2 inner]      the two halves of the MLP   act   [rows, inner]    activation(gate) · up
 
 with h query heads, g key-value heads, d numbers a head. All of it is float32; weights are widened as they are read,
-keys and values are rounded to the cache's format as they are written. The adapters' A rows are read in the phase that
-reads the weights of the same input, and B is applied where the next phase needs the result:
+keys and values are rounded to the cache's format as they are written. The base's weights are read once for all rows,
+each row's adapter and cache are its own. The adapters' A rows are read in the phase that reads the weights of the same
+input, and B is applied where the next phase needs the result:
 
-    phase 0  q, k, v, A·x         1  a head each: + B·t, rotary, cache, attention         2  o, A·att
-          3  + B·t, residual      4  (norm after attention)                               5  gate, up, A·x
-          6  + B·t, activation    7  down, A·act        8  + B·t, residual                9  (norm after the MLP)
+    phase 0  q, k, v, A·x    1  keys and values: + B·t, rotary, into the cache     2  a query head each: attention
+          3  o, A·att        4  + B·t, residual     5  (norm after attention)      6  gate, up, A·x
+          7  + B·t, activation     8  down, A·act       9  + B·t, residual        10  (norm after the MLP)
+
+Rows may be tokens of one text that follow each other: all keys are in the cache before the first query is looked up.
+What comes of a row is to the bit what it would be alone (`kernels.products`).
 """
 
 from __future__ import annotations
@@ -18,22 +22,25 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from templora.kernels.bf16 import exp, f32_to_bf16
-from templora.kernels.gemv import BFLOAT16, FAST, PART, block_sums, float_gemv, gemv, gemv_transposed
-from templora.kernels.pointers import read_float32, write_float32, write_uint16
+from templora.kernels.bf16 import FAST, PART, exp, f32_to_bf16
+from templora.kernels.pointers import address, read_float32, write_float32, write_uint16
+from templora.kernels.products import prepare, times, times_floats, times_transposed
 from templora.kernels.thread_team import claim, finish, wait
+from templora.kernels.vectors import BFLOAT16, BLOCK
 
-PHASES = 10  # a layer
+PHASES = 11  # a layer
 QKV, OUT, GATE_UP, DOWN, HEAD = range(5)  # products; the first four of each layer, then the head's
 
 # Columns of the tables that `CpuStep` fills in.
-FORMAT, CODES, SCALE, MINIMUM, BIAS, COLUMNS, OUTPUT, INTO_T = range(8)  # of a segment: rows with the same input
+FORMAT, CODES, SCALE, MINIMUM, BIAS, OUTPUT, ROW = range(7)  # of a segment: rows of weights with one input
 SEGMENT, FIRST, LAST = range(3)  # of a piece: some rows of a segment
 B_CODES, B_FIRST_T, B_RANK = range(3)  # of an adapter's B
 Q, K, V, O, GATE, UP, DOWN_B = range(7)  # noqa: E741  targets of a layer, in the order of `adapters`
-HIDDEN, INNER, HEADS, GROUPS, HEAD_SIZE, LAYERS, GELU, COMPUTE, LENGTH, CAPACITY = range(10)
-EPSILON, ATTENTION_SCALE, ADAPTER_SCALE = range(3)
+HIDDEN, INNER, HEADS, GROUPS, HEAD_SIZE, LAYERS, GELU, COMPUTE, DOTS, ROWS = range(10)
+LENGTH, CAPACITY = range(2)  # of a row's cache
+EPSILON, ATTENTION_SCALE = range(2)
 BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP = range(4)  # norms of a layer
+ALL = -1  # ROW of the base's segments; that of an adapter's A is its text's, and its output goes to `t`
 
 # Plain numbers would be types of their own to numba, which would compile what they are given to once more.
 _NONE, _ONE = np.int64(0), np.int64(1)
@@ -51,21 +58,63 @@ def _normalise(x, weight, n, epsilon, out):
 
 
 @njit(**PART)
-def _product(phase, sync, pieces, first, last, segments, x, sums, out, t):
-    """Claims pieces of a matrix product until there are none: rows of weights, and of adapters' A, times x."""
-    count = last - first
+def _product(phase, sync, pieces, first, last, segments, x, n, prepared, sizes, out, t):
+    """Claims pieces of a matrix product until there are none: rows of weights, and of adapters' A, times x [rows, n].
+
+    `prepared` [3, ...] is the worker's own memory for what `prepare` makes of x.
+    """
+    count, rows, dots = last - first, sizes[ROWS], sizes[DOTS]
+    blocks = n // BLOCK
+    pairs, lying, sums = address(prepared[0]), address(prepared[1]), address(prepared[2])
     piece = claim(sync, phase, count)
     if piece < count:
-        block_sums(x, len(x), sums)
+        prepare(x, rows * blocks, pairs, lying, sums, dots)
     while piece < count:
         s = segments[pieces[first + piece, SEGMENT]]
-        lo, hi = pieces[first + piece, FIRST], pieces[first + piece, LAST]
-        target = t if s[INTO_T] else out
-        at = s[OUTPUT] + lo
-        gemv(s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, s[COLUMNS], x, sums, target, at)
+        lo, hi, row, at = pieces[first + piece, FIRST], pieces[first + piece, LAST], s[ROW], s[OUTPUT]
+        if row == ALL:
+            y = address(out[0]) + 4 * (at + lo)
+            times(
+                s[FORMAT],
+                s[CODES],
+                s[SCALE],
+                s[MINIMUM],
+                lo,
+                hi,
+                n,
+                x,
+                pairs,
+                lying,
+                sums,
+                dots,
+                rows,
+                y,
+                np.int64(out.shape[1]),
+            )
+        else:
+            y = address(t[row]) + 4 * (at + lo)
+            own, half = x + 4 * n * row, 2 * n * row
+            times(
+                s[FORMAT],
+                s[CODES],
+                s[SCALE],
+                s[MINIMUM],
+                lo,
+                hi,
+                n,
+                own,
+                pairs + half,
+                lying + half,
+                sums + 4 * blocks * row,
+                dots,
+                _ONE,
+                y,
+                _NONE,
+            )
         if s[BIAS]:
-            for row in range(lo, hi):
-                target[s[OUTPUT] + row] += read_float32(s[BIAS], row)
+            for text in range(rows):
+                for i in range(lo, hi):
+                    out[text, at + i] += read_float32(s[BIAS], i)
         finish(sync, phase)
         piece = claim(sync, phase, count)
 
@@ -78,7 +127,7 @@ def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
         for i in range(hi - lo):
             out[i] = y[at + i]
         return
-    float_gemv(format, b[B_CODES], lo, hi, rank, t[b[B_FIRST_T] :], spare, _NONE)
+    times_floats(format, b[B_CODES], lo, hi, rank, address(t) + 4 * b[B_FIRST_T], _ONE, address(spare), _NONE)
     for i in range(hi - lo):
         out[i] = y[at + i] + scaling * spare[i]
 
@@ -104,31 +153,35 @@ def _store(address, at, x, d, format):
 
 
 @njit(**PART)
-def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_norms, rope, scratch):
-    """One query head: adapters, norm, rotary, cache, attention over entries [first, length] into its part of `att`."""
-    d, heads, groups = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS]
-    length, capacity, format = sizes[LENGTH], sizes[CAPACITY], sizes[COMPUTE]
-    scaling = scales[ADAPTER_SCALE]
-    group = head // (heads // groups)
-    q, k, v = scratch[:d], scratch[d : 2 * d], scratch[2 * d : 3 * d]
-    spare, p = scratch[3 * d : 4 * d], scratch[4 * d :]
-    _adapted(adapters[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
+def _key(group, place, qkv, t, scaling, keys, values, sizes, scales, b, head_norms, rope, scratch):
+    """One key-value head: adapters, norm, rotary, and into the cache, behind what it holds."""
+    d, heads, groups, format = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS], sizes[COMPUTE]
+    k, v, spare = scratch[:d], scratch[d : 2 * d], scratch[2 * d : 3 * d]
     at = heads * d + group * d
-    _adapted(adapters[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)
+    _adapted(b[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)
     at += groups * d
-    _adapted(adapters[V], group * d, group * d + d, qkv, at, t, scaling, format, spare, v)
+    _adapted(b[V], group * d, group * d + d, qkv, at, t, scaling, format, spare, v)
+    if head_norms.shape[0]:
+        _normalise(k, head_norms[1], d, scales[EPSILON], k)
+    _rotate(k, rope, d)
+    entry = (group * place[CAPACITY] + place[LENGTH]) * d
+    _store(keys, entry, k, d, format)
+    _store(values, entry, v, d, format)
+
+
+@njit(**PART)
+def _head(head, place, first, qkv, t, scaling, att, keys, values, sizes, scales, b, head_norms, rope, scratch):
+    """One query head: adapters, norm, rotary, attention over entries [first, length] into its part of `att`."""
+    d, heads, groups, format = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS], sizes[COMPUTE]
+    length = place[LENGTH]
+    q, spare, p = scratch[:d], scratch[d : 2 * d], scratch[2 * d :]
+    _adapted(b[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
     if head_norms.shape[0]:
         _normalise(q, head_norms[0], d, scales[EPSILON], q)
-        _normalise(k, head_norms[1], d, scales[EPSILON], k)
     _rotate(q, rope, d)
-    _rotate(k, rope, d)
-    # Every head of a group works its key and value out and writes the same bits, which is cheaper than a barrier.
-    base = group * capacity
-    _store(keys, (base + length) * d, k, d, format)
-    _store(values, (base + length) * d, v, d, format)
-
+    base = head // (heads // groups) * place[CAPACITY]
     count = length + 1 - first
-    float_gemv(format, keys, base + first, base + length + 1, d, q, p, _NONE)
+    times_floats(format, keys, base + first, base + length + 1, d, address(q), _ONE, address(p), _NONE)
     most = p[0]
     for j in range(count):
         most = max(most, p[j])
@@ -138,7 +191,7 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
         p[j] = e
         total += e
     out = att[head * d : (head + 1) * d]
-    gemv_transposed(format, values, base + first, count, d, p, out)
+    times_transposed(format, values, base + first, count, d, address(p), address(out))
     for i in range(d):
         out[i] /= total
 
@@ -147,8 +200,8 @@ def _head(head, qkv, t, att, keys, values, first, sizes, scales, adapters, head_
 def _residual(lo, hi, x, y, b, t, scaling, format, into_x, spare):
     _adapted(b, lo, hi, y, lo, t, scaling, format, spare, y[lo:hi])
     if into_x:
-        for row in range(lo, hi):
-            x[row] += y[row]
+        for i in range(lo, hi):
+            x[i] += y[i]
 
 
 @njit(**PART)
@@ -176,6 +229,8 @@ def decode(
     sync,
     sizes,
     scales,
+    scalings,
+    places,
     products,
     pieces,
     segments,
@@ -196,97 +251,134 @@ def decode(
     gate_up,
     act,
     logits,
+    normed,
+    prepared,
     scratch,
     parts,
 ):
-    """Takes the embedding in `x` to `logits` and adds its key and value to the cache.
+    """Takes the embeddings in `x` to `logits` and adds their keys and values to the caches.
 
     Run by every worker of a team with the same arguments, `sync` fresh and zero. `products` [layers · 4 + 1, 2] says
-    which `pieces` make up each product, `parts` into how many pieces the rows of the other phases are cut.
+    which `pieces` make up each product, `parts` into how many pieces the columns of the other phases are cut; by row
+    come `scalings` [rows], `places` [rows, 2], `adapters` [rows, layers, 7, 3], `caches` [rows, layers, 2], `firsts`
+    [rows, layers], `ropes` [rows, kinds, 2 d]. A worker's own memory: `normed` [rows, hidden], `prepared`, `scratch`.
     """
-    hidden, inner, layers = sizes[HIDDEN], sizes[INNER], sizes[LAYERS]
-    scaling, format = scales[ADAPTER_SCALE], sizes[COMPUTE]
-    own = scratch[worker]
-    widest = max(hidden, inner, sizes[HEADS] * sizes[HEAD_SIZE])
-    h, sums, rest = own[:hidden], own[hidden : hidden + widest // 32 + 1], own[hidden + widest // 32 + 1 :]
+    hidden, inner, layers, rows = sizes[HIDDEN], sizes[INNER], sizes[LAYERS], sizes[ROWS]
+    heads, groups, format = sizes[HEADS], sizes[GROUPS], sizes[COMPUTE]
+    h, own, rest = normed[worker], prepared[worker], scratch[worker]
     phase = _NONE
     for layer in range(layers):
-        b = adapters[layer]
-        n = norms[layer]
+        n, rope = norms[layer], rope_of[layer]
 
         first, last = products[4 * layer + QKV, 0], products[4 * layer + QKV, 1]
         # The norm is worked out by each worker for itself, before it claims anything it needs it for: x stands still
         # while this phase has unclaimed pieces, and a worker that comes too late claims none.
-        _normalise(x, n[BEFORE_ATTENTION], hidden, scales[EPSILON], h)
-        _product(phase, sync, pieces, first, last, segments, h, sums, qkv, t)
+        for row in range(rows):
+            _normalise(x[row], n[BEFORE_ATTENTION], hidden, scales[EPSILON], h[row])
+        _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, qkv, t)
         wait(sync, phase, last - first)
 
         phase += 1
-        head = claim(sync, phase, sizes[HEADS])
-        while head < sizes[HEADS]:
-            _head(
-                head,
-                qkv,
-                t,
-                att,
-                caches[layer, 0],
-                caches[layer, 1],
-                firsts[layer],
+        piece = claim(sync, phase, rows * groups)
+        while piece < rows * groups:
+            row, group = piece // groups, piece % groups
+            _key(
+                group,
+                places[row],
+                qkv[row],
+                t[row],
+                scalings[row],
+                caches[row, layer, 0],
+                caches[row, layer, 1],
                 sizes,
                 scales,
-                b,
+                adapters[row, layer],
                 head_norms[layer],
-                ropes[rope_of[layer]],
+                ropes[row, rope],
                 rest,
             )
             finish(sync, phase)
-            head = claim(sync, phase, sizes[HEADS])
-        wait(sync, phase, sizes[HEADS])
+            piece = claim(sync, phase, rows * groups)
+        wait(sync, phase, rows * groups)
+
+        phase += 1
+        piece = claim(sync, phase, rows * heads)
+        while piece < rows * heads:
+            row, head = piece // heads, piece % heads
+            _head(
+                head,
+                places[row],
+                firsts[row, layer],
+                qkv[row],
+                t[row],
+                scalings[row],
+                att[row],
+                caches[row, layer, 0],
+                caches[row, layer, 1],
+                sizes,
+                scales,
+                adapters[row, layer],
+                head_norms[layer],
+                ropes[row, rope],
+                rest,
+            )
+            finish(sync, phase)
+            piece = claim(sync, phase, rows * heads)
+        wait(sync, phase, rows * heads)
 
         for product in (OUT, DOWN):
             if product == DOWN:
                 phase += 1
                 first, last = products[4 * layer + GATE_UP, 0], products[4 * layer + GATE_UP, 1]
-                _normalise(x, n[BEFORE_MLP], hidden, scales[EPSILON], h)
-                _product(phase, sync, pieces, first, last, segments, h, sums, gate_up, t)
+                for row in range(rows):
+                    _normalise(x[row], n[BEFORE_MLP], hidden, scales[EPSILON], h[row])
+                _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, gate_up, t)
                 wait(sync, phase, last - first)
                 phase += 1
-                piece = claim(sync, phase, parts)
-                while piece < parts:
-                    lo, hi = _share(piece, parts, inner)
-                    _activation(lo, hi, gate_up, act, inner, sizes[GELU], b[GATE], b[UP], t, scaling, format, rest)
+                piece = claim(sync, phase, rows * parts)
+                while piece < rows * parts:
+                    row = piece // parts
+                    lo, hi = _share(piece % parts, parts, inner)
+                    b, scaling, gelu = adapters[row, layer], scalings[row], sizes[GELU]
+                    _activation(
+                        lo, hi, gate_up[row], act[row], inner, gelu, b[GATE], b[UP], t[row], scaling, format, rest
+                    )
                     finish(sync, phase)
-                    piece = claim(sync, phase, parts)
-                wait(sync, phase, parts)
+                    piece = claim(sync, phase, rows * parts)
+                wait(sync, phase, rows * parts)
 
             phase += 1
             first, last = products[4 * layer + product, 0], products[4 * layer + product, 1]
-            _product(phase, sync, pieces, first, last, segments, att if product == OUT else act, sums, y, t)
+            given, width = (address(att[0]), heads * sizes[HEAD_SIZE]) if product == OUT else (address(act[0]), inner)
+            _product(phase, sync, pieces, first, last, segments, given, width, own, sizes, y, t)
             wait(sync, phase, last - first)
 
             phase += 1
             after = AFTER_ATTENTION if product == OUT else AFTER_MLP
-            piece = claim(sync, phase, parts)
-            while piece < parts:
-                lo, hi = _share(piece, parts, hidden)
-                _residual(
-                    lo, hi, x, y, b[O if product == OUT else DOWN_B], t, scaling, format, not has_norm[after], rest
-                )
+            piece = claim(sync, phase, rows * parts)
+            while piece < rows * parts:
+                row = piece // parts
+                lo, hi = _share(piece % parts, parts, hidden)
+                b = adapters[row, layer, O if product == OUT else DOWN_B]
+                _residual(lo, hi, x[row], y[row], b, t[row], scalings[row], format, not has_norm[after], rest)
                 finish(sync, phase)
-                piece = claim(sync, phase, parts)
-            wait(sync, phase, parts)
+                piece = claim(sync, phase, rows * parts)
+            wait(sync, phase, rows * parts)
 
             phase += 1
             if has_norm[after]:
-                if claim(sync, phase, _ONE) < 1:
-                    _normalise(y, n[after], hidden, scales[EPSILON], y)
+                row = claim(sync, phase, rows)
+                while row < rows:
+                    _normalise(y[row], n[after], hidden, scales[EPSILON], y[row])
                     for i in range(hidden):
-                        x[i] += y[i]
+                        x[row, i] += y[row, i]
                     finish(sync, phase)
-                wait(sync, phase, _ONE)
+                    row = claim(sync, phase, rows)
+                wait(sync, phase, rows)
         phase += 1
 
     first, last = products[4 * layers, 0], products[4 * layers, 1]
-    _normalise(x, final_norm, hidden, scales[EPSILON], h)
-    _product(phase, sync, pieces, first, last, segments, h, sums, logits, t)
+    for row in range(rows):
+        _normalise(x[row], final_norm, hidden, scales[EPSILON], h[row])
+    _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, logits, t)
     wait(sync, phase, last - first)

@@ -15,8 +15,8 @@ from numba import cfunc, types
 from numba.extending import intrinsic
 
 from templora.kernels.bf16 import f32_to_bf16
-from templora.kernels.gemv import LANES, lanes_at, spread, vector, widened
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
+from templora.kernels.vectors import LANES, lanes_at, spread, vector, widened
 
 _KERNEL = types.void(types.voidptr)
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}

@@ -50,6 +50,17 @@ write_uint16 = _writer(ir.IntType(16), types.uint16)
 write_float32 = _writer(ir.FloatType(), types.float32)
 
 
+@intrinsic
+def address(typing: Any, array: Any) -> Any:
+    """Where an array of floats begins."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), generate
+
+
 def _counter(builder: Any, context: Any, signature: Any, args: Any) -> Any:
     array = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
     return builder.gep(array.data, [args[1]])

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from templora.kernels.gemv import FAST, PART
+from templora.kernels.bf16 import FAST, PART
 from templora.kernels.pointers import fetch_add, load_acquire
 
 # Counters of one phase: claimed and done, a cache line each.

@@ -1,7 +1,7 @@
 """`Runner`: the one caller of the model's forward pass, for whoever reads, scores, learns or writes.
 
 read    many tokens of one text, in a pass that is shared with nobody
-step    one token of each of several texts, one after another; the result of each depends on that one alone
+step    one token of each of several texts, in one pass where there is one; the result of each depends on that one alone
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -20,13 +21,15 @@ from templora.runtime.metering import Meter
 
 
 class Step(Protocol):
-    """A compiled way to read one token."""
+    """A compiled way to read one token of each of at most `most_rows` texts."""
 
-    def __call__(self, token: int, cache: WindowCache, route: Route | None) -> torch.Tensor:
-        """fp32 logits [vocabulary]; writes the token's key and value behind what `cache` holds."""
+    most_rows: int
 
-    def state(self) -> torch.Tensor:
-        """The last hidden state [hidden size] of the token that was read last."""
+    def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """fp32 logits [vocabulary] of each; writes its token's key and value behind what its cache holds."""
+
+    def state(self, row: int) -> torch.Tensor:
+        """The last hidden state [hidden size] of a row's token, of those that were read last."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,30 @@ class Runner:
     @torch.no_grad()
     def step(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """fp32 logits [vocabulary] of what follows each row's token, which is in the row's cache then."""
-        return [self._token(row) for row in rows]
+        found: list[torch.Tensor] = []
+        for step, neighbours in groupby(rows, lambda row: row.step if row.cache.length else None):
+            together = list(neighbours)
+            most = 1 if step is None else step.most_rows
+            for first in range(0, len(together), most):
+                found += self._pass(step, together[first : first + most])
+        return found
 
-    def _token(self, row: Row) -> torch.Tensor:
-        cache = row.cache
-        if row.step is None or not cache.length:  # a first token has no cache to share yet
-            hidden = self.read([row.token], cache, cache.next_position, row.route, row.meter, logits=1)
-            logits, state = self.model.logits(hidden)[0], hidden[0]
+    def _pass(self, step: Step | None, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """`step` for rows of one compiled step, or for one of none."""
+        if step is None:  # nor has a first token a cache to share yet
+            (row,) = rows
+            hidden = self.read([row.token], row.cache, row.cache.next_position, row.route, row.meter, logits=1)
+            logits, states = list(self.model.logits(hidden)), list(hidden)
         else:
-            row.meter.count(self.model.shape.forward(1, cache.length, 1, weights_of(row.route)))
-            logits = row.step(row.token, cache, row.route)
-            state = row.step.state() if row.mix else logits
-        cache.advance(1, cache.served_version)
-        return row.mix(logits, state) if row.mix else logits
+            logits = step(rows)
+            # Kept before anything is decoded again.
+            states = [step.state(i) if row.mix else logits[i] for i, row in enumerate(rows)]
+            for row in rows:
+                row.meter.count(self.model.shape.forward(1, row.cache.length, 1, weights_of(row.route)))
+        for row in rows:
+            row.cache.advance(1, row.cache.served_version)
+        mixed = zip(rows, logits, states, strict=True)
+        return [row.mix(predicted, state) if row.mix else predicted for row, predicted, state in mixed]
 
 
 @contextmanager

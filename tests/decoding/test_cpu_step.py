@@ -20,7 +20,8 @@ from templora.lora.slot import Layout, Slot
 from templora.lora.targets import choose_targets
 from templora.models.causal import CausalModel
 from templora.models.llama_layout import UnknownLayout
-from templora.models.runner import through
+from templora.models.runner import Row, Runner, through
+from templora.runtime.metering import Meter
 from templora.sampling import SamplingParams
 from templora.testing import byte_tokenizer, tiny_model
 
@@ -55,7 +56,7 @@ def both_ways(model: CausalModel, step: Any, slot: Slot | None, evict: int = 0) 
             cache.advance(len(IDS) - 10, 0)
             cache.evict(evict)
         for token in IDS[-10:]:
-            found.append(step(token, caches[0], route))
+            found += step([Row(token, caches[0], route, step, Meter())])
             wanted.append(model.logits(model.hidden([token], caches[1], caches[1].next_position))[0])
             for cache in caches:
                 cache.advance(1, 0)
@@ -77,6 +78,44 @@ def test_equals_the_modules(family: str, adapted: bool, evict: int) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(keys, own_keys, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(values, own_values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "dtype", "rank"), [
+    *((family, torch.float32, 4) for family in BUILT_LIKE_LLAMA),
+    *((family, torch.bfloat16, 32) for family in ("llama", "gemma3")),
+])  # fmt: skip
+def test_a_row_is_what_it_would_be_alone(family: str, dtype: torch.dtype, rank: int) -> None:
+    """To the bit: logits, state, and what it leaves in its cache; whatever stands beside it, wherever, and however many
+    workers there are. Texts of several lengths and adapters, and one of none."""
+    model = CausalModel(tiny_model(family, dtype))
+    config = TempLoraConfig(rank=rank)
+    bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), rank), dtype)
+    slots = [fresh_slot(bank, seed, 1.5) for seed in range(7)]
+    for seed, slot in enumerate(slots[1:]):
+        slot.commit(stirred(slot, seed))
+    routes = [*(slot.route for slot in slots), None]
+    lengths = [3, 40, 40, 17, 59, 1, 30, 22]
+    workers = [1]
+    step = CpuStep(model, 3, lambda: workers[0])
+
+    def read(places: list[int]) -> dict[int, Any]:
+        rows = []
+        for i in places:
+            cache = WindowCache(model.layers, 64, sinks=4)
+            Runner(model).read(IDS[i : i + lengths[i]], cache, 0, routes[i], Meter())
+            cache.advance(lengths[i], 0)
+            rows.append(Row(IDS[i], cache, routes[i], step, Meter()))
+        logits = step(rows)
+        states = [step.state(n) for n in range(len(rows))]
+        held = [torch.stack([kept[0, :, : n + 1] for layer in row.cache.layers for kept in (layer.keys, layer.values)])
+                for row, n in zip(rows, [lengths[i] for i in places], strict=True)]  # fmt: skip
+        return {i: found for i, *found in zip(places, logits, states, held, strict=True)}
+
+    alone = {i: read([i])[i] for i in range(8)}
+    for places in ([1, 2], [6, 0, 4], [7, 5, 3, 1], list(range(8)), [5, 4, 3, 2, 1]):
+        for workers[0] in (1, 3):
+            for i, found in read(places).items():
+                assert all(torch.equal(one, other) for one, other in zip(found, alone[i], strict=True)), (places, i)
 
 
 @pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)

@@ -12,18 +12,21 @@ import torch
 from numba import njit
 from numba.core.dispatcher import Dispatcher
 
-from templora.kernels import bf16, decode, gemv, thread_team
+from templora.kernels import bf16, decode, products, thread_team, vectors
 
 ENTRIES = {decode.decode, thread_team._linger}  # called from Python
 
 
 def test_a_kernel_is_compiled_whole() -> None:
-    """Or the process that compiles it would compute other bits than those that find it compiled (`gemv.PART`)."""
-    parts = {f for module in (decode, gemv, thread_team) for f in vars(module).values() if isinstance(f, Dispatcher)}
-    parts -= ENTRIES
+    """Or the process that compiles it would compute other bits than those that find it compiled (`bf16.PART`); but
+    what may not be rearranged has the same bits however often it is compiled."""
+    modules = (decode, products, thread_team)
+    parts = {f for module in modules for f in vars(module).values() if isinstance(f, Dispatcher)} - ENTRIES
     assert len(parts) > 15
+    strict = {part for part in parts if not part.targetoptions.get("fastmath")}
+    assert strict == {f for f in vars(products).values() if isinstance(f, Dispatcher)}
     inlined = {part for part in parts if {"inline", "forceinline"} & set(part.targetoptions)}
-    assert [part.py_func.__name__ for part in parts - inlined] == []
+    assert [part.py_func.__name__ for part in parts - inlined - strict] == []
 
 
 def floats_of_bfloat16(codes: np.ndarray) -> np.ndarray:
@@ -33,53 +36,79 @@ def floats_of_bfloat16(codes: np.ndarray) -> np.ndarray:
 def matrix(format: int, rows: int, n: int) -> tuple[list[np.ndarray], np.ndarray]:
     """The stored arrays (codes, scale, minimum) of a random matrix, and its values."""
     random = np.random.default_rng(rows * n + format)
-    blocks = n // gemv.BLOCK
+    blocks = n // vectors.BLOCK
     scale = random.uniform(0.5, 2, (rows, blocks)).astype(np.float16)
     least = random.uniform(-2, 2, (rows, blocks)).astype(np.float16)
-    wide_scale, wide_least = (np.repeat(x.astype(np.float32), gemv.BLOCK, 1) for x in (scale, least))
+    wide_scale, wide_least = (np.repeat(x.astype(np.float32), vectors.BLOCK, 1) for x in (scale, least))
     values = random.standard_normal((rows, n)).astype(np.float32)
-    if format == gemv.FLOAT32:
+    if format == vectors.FLOAT32:
         return [values, scale, least], values
-    if format == gemv.BFLOAT16:
+    if format == vectors.BFLOAT16:
         codes = (values.view(np.uint32) >> 16).astype(np.uint16)
         return [codes, scale, least], floats_of_bfloat16(codes)
-    if format == gemv.INT4_BLOCKS:
+    if format == vectors.INT4_BLOCKS:
         numbers = random.integers(0, 16, (rows, blocks, 2, 16), dtype=np.uint8)
         packed = numbers[:, :, 0] | numbers[:, :, 1] << 4
         return [packed, scale, least], numbers.reshape(rows, n) * wide_scale + wide_least
     codes = random.integers(-128, 128, (rows, n), dtype=np.int8)
-    if format == gemv.INT8_BLOCKS:
+    if format == vectors.INT8_BLOCKS:
         return [codes, scale, least], codes * wide_scale
     by_row = random.uniform(0.5, 2, rows).astype(np.float32)
     return [codes, by_row, least], codes * by_row[:, None]
 
 
 CASES = [(format, n) for format in range(5) for n in (32, 96, 576)]
-CASES += [(format, n) for format in (gemv.FLOAT32, gemv.BFLOAT16, gemv.INT8_ROWS) for n in (5, 48, 50)]
+CASES += [(format, n) for format in (vectors.FLOAT32, vectors.BFLOAT16, vectors.INT8_ROWS) for n in (5, 48, 50)]
 
 
+@njit
+def _prepare(x: int, blocks: int, pairs: int, lying: int, sums: int, dots: int) -> None:
+    products.prepare(x, blocks, pairs, lying, sums, dots)
+
+
+def times(
+    format: int, arrays: list[np.ndarray], first: int, last: int, x: np.ndarray, dots: int, at: int
+) -> np.ndarray:
+    """`products.times` for texts x [texts, n]: [texts, 14], 7 where nothing is written."""
+    texts, n = x.shape
+    pairs, lying = np.zeros((2, max(1, x.size)), np.uint16)
+    sums = np.zeros(texts * (n // vectors.BLOCK) + 1, np.float32)
+    y = np.full((texts, 14), 7, np.float32)
+    a, b, c, p, q, s = (array.ctypes.data for array in (*arrays, pairs, lying, sums))
+    _prepare(x.ctypes.data, texts * (n // vectors.BLOCK), p, q, s, dots)
+    products.times(format, a, b, c, first, last, n, x.ctypes.data, p, q, s, dots, texts, y.ctypes.data + 4 * at, 14)
+    return y
+
+
+@pytest.mark.parametrize("dots", [False, pytest.param(True, marks=pytest.mark.skipif(not products.DOTS, reason="CPU"))])
 @pytest.mark.parametrize(("format", "n"), CASES)
-def test_gemv(format: int, n: int) -> None:
-    """Rows in fours and the rest, from any first row, into any place of the result, and nothing beside it."""
-    (codes, scale, least), values = matrix(format, 11, n)
-    x = np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    sums = np.zeros(n // gemv.BLOCK + 1, np.float32)
-    gemv.block_sums(x, n, sums)
-    y = np.full(12, 7, np.float32)
-    gemv.gemv(format, codes.ctypes.data, scale.ctypes.data, least.ctypes.data, 2, 9, n, x, sums, y, 3)
-    np.testing.assert_allclose(y[3:10], values[2:9] @ x, rtol=2e-5, atol=2e-5 * np.abs(values @ x).max())
-    assert (y[:3] == 7).all()
-    assert (y[10:] == 7).all()
+def test_products(format: int, n: int, dots: bool) -> None:
+    """Any rows, of up to eight texts, into any place of the result, and nothing beside it; each text to the bits that
+    it has alone, and each row to those that it has in any other range."""
+    arrays, values = matrix(format, 11, n)
+    x = np.random.default_rng(0).standard_normal((8, n)).astype(np.float32)
+    wanted = x @ values.T
+    near = 5e-3 if dots else 2e-5
+    found = times(format, arrays, 2, 9, x, int(dots), 3)
+    np.testing.assert_allclose(found[:, 3:10], wanted[:, 2:9], rtol=near, atol=near * np.abs(wanted).max())
+    assert (found[:, :3] == 7).all()
+    assert (found[:, 10:] == 7).all()
+    for texts in (1, 2, 3, 5):
+        some = np.ascontiguousarray(x[8 - texts :])
+        assert np.array_equal(times(format, arrays, 2, 9, some, int(dots), 3), found[8 - texts :])
+    for first, last in ((2, 3), (4, 9), (7, 9)):
+        assert np.array_equal(times(format, arrays, first, last, x, int(dots), 0)[:, : last - first],
+                              found[:, first + 1 : last + 1])  # fmt: skip
 
 
-@pytest.mark.parametrize("format", [gemv.FLOAT32, gemv.BFLOAT16])
+@pytest.mark.parametrize("format", [vectors.FLOAT32, vectors.BFLOAT16])
 @pytest.mark.parametrize("n", [8, 64, 80, 128])
 @pytest.mark.parametrize("count", [1, 7])
 def test_weighted_rows(format: int, n: int, count: int) -> None:
     (codes, _, _), values = matrix(format, 9, n)
     p = np.random.default_rng(1).standard_normal(count).astype(np.float32)
     y = np.zeros(n, np.float32)
-    gemv.gemv_transposed(format, codes.ctypes.data, 2, count, n, p, y)
+    products.times_transposed(format, codes.ctypes.data, 2, count, n, p.ctypes.data, y.ctypes.data)
     np.testing.assert_allclose(y, p @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
 
 
@@ -96,7 +125,7 @@ def test_exponential() -> None:
 def test_bfloat16_is_rounded_as_torch_does(n: int, number: float) -> None:
     """Ties to even among them: 1.00390625 and 1.01171875 lie half-way."""
     codes = np.full(n + 2, 9, np.uint16)
-    decode._store(codes.ctypes.data, 1, np.full(n, number, np.float32), n, gemv.BFLOAT16)
+    decode._store(codes.ctypes.data, 1, np.full(n, number, np.float32), n, vectors.BFLOAT16)
     wanted = torch.tensor([number]).bfloat16().view(torch.uint16).item()
     assert codes.tolist() == [9, *[wanted] * n, 9]
 

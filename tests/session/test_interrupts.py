@@ -19,6 +19,8 @@ from templora.engine.engine import Engine
 from templora.kernels.thread_team import Team
 from templora.kvcache.window import WindowCache
 from templora.learning.guards import Written
+from templora.models.runner import Row
+from templora.runtime.metering import Meter
 from templora.runtime.signals import _State, deferrable, deferred, safe_point
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
 
@@ -165,10 +167,11 @@ def test_the_compiled_step_writes_where_there_is_room_alone(text: str) -> None:
         assert step is not None
         route, cache = reader.route, reader.cache
         length = cache.length
-        step(1, cache, route)
+        row = lambda cache: Row(1, cache, route, step, Meter())  # noqa: E731
+        step([row(cache)])
         cache.versions += [0] * (cache.capacity - length)
         with pytest.raises(ModelError, match="there is no room"):
-            step(1, cache, route)
+            step([row(cache)])
         cache.truncate(length)
         for broken in (
             WindowCache(2, cache.capacity),  # of which nothing was made
@@ -178,12 +181,12 @@ def test_the_compiled_step_writes_where_there_is_room_alone(text: str) -> None:
             _with(cache, lambda t: t.transpose(2, 3)),
         ):
             with pytest.raises(ModelError, match="the window's cache is not"):
-                step(1, broken, route)
+                step([row(broken)])
         short = _with(cache, torch.clone)
         short.layers = short.layers[:1]
         with pytest.raises(ModelError, match="has 1 layers"):
-            step(1, short, route)
-        assert torch.equal(step(1, cache, route), step(1, _with(cache, torch.clone), route))
+            step([row(short)])
+        assert torch.equal(step([row(cache)])[0], step([row(_with(cache, torch.clone))])[0])
 
 
 def _with(cache: WindowCache, change: Callable[[torch.Tensor], torch.Tensor]) -> WindowCache:

@@ -1,0 +1,385 @@
+"""Rows of a weight matrix times one text or several, in every format that weights have (`kernels.vectors`).
+
+    weights ─► a block of 32 is widened in registers ─► times each of up to four texts ─► sums [rows, texts]
+
+Such products are bound by the bytes they read, so texts that are decoded together read the weights once. Every sum is
+taken in one order, written out here: a text's bits are the same alone, beside others, at whatever place among them, and
+however rows are shared out. So nothing here may be compiled with LOOSE.
+
+With `dots` texts are rounded to bf16 and 32 products are one instruction (AVX512-BF16); 4-bit codes are exact in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from templora.kernels.bf16 import bf16_to_f32
+from templora.kernels.pointers import read_float32, read_int8, read_uint16, write_float32
+from templora.kernels.vectors import (
+    BFLOAT16,
+    BLOCK,
+    BLOCK_BYTES,
+    F16,
+    F32,
+    FLOAT32,
+    I8,
+    I16,
+    I32,
+    INT4_BLOCKS,
+    INT8_BLOCKS,
+    INT8_ROWS,
+    LANES,
+    fma,
+    integer,
+    lanes_at,
+    prefetch,
+    spread,
+    store,
+    total,
+    vector,
+    widened,
+)
+
+STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+# Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
+DOTS = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+
+_GROUP = 8  # blocks whose scales are read and widened together
+_TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
+_NEAR = 64  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
+_AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
+
+if DOTS:
+    llvmlite.binding.initialize_native_asmparser()  # llvmlite has no type for bf16
+
+
+def _words(value: int) -> ir.Constant:
+    return ir.Constant(vector(I32), [value] * LANES)
+
+
+def _dot(b: Any, total: Any, x: Any, y: Any) -> Any:
+    """total + the products of the two bf16 in each of 16 words."""
+    kind = ir.FunctionType(vector(F32), [vector(F32), vector(I32), vector(I32)])
+    return b.call(ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [total, x, y])
+
+
+def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
+    """The 32 codes of a block as two vectors of floats."""
+    if format == INT4_BLOCKS:
+        pair = lanes_at(b, codes, I8, b.mul(block, integer(LANES)), 1)
+        low = b.and_(pair, ir.Constant(vector(I8), [15] * LANES))
+        high = b.lshr(pair, ir.Constant(vector(I8), [4] * LANES))
+        return [b.sitofp(b.zext(half, vector(I32)), vector(F32)) for half in (low, high)]
+    first = b.mul(block, integer(BLOCK))
+    starts = [first, b.add(first, integer(LANES))]
+    if format == FLOAT32:
+        return [lanes_at(b, codes, F32, at, 4) for at in starts]
+    if format == BFLOAT16:
+        words = [b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), _words(16)) for at in starts]
+        return [b.bitcast(word, vector(F32)) for word in words]
+    return [b.sitofp(b.sext(lanes_at(b, codes, I8, at, 1), vector(I32)), vector(F32)) for at in starts]
+
+
+def _pairs(b: Any, format: int, codes: Any, block: Any) -> Any:
+    """The 32 weights of a block as words of two bf16: codes k and k + 16, or weights as they lie."""
+    if format == BFLOAT16:
+        return lanes_at(b, codes, I32, b.mul(block, integer(LANES)), 2)
+    # A code c under this exponent is the bf16 128 + c; what that is too much goes with the minimum.
+    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(LANES)), 1), vector(I32))
+    pair = b.and_(b.or_(pair, b.shl(pair, _words(12))), _words(0x000F000F))
+    return b.or_(pair, _words(0x43004300))
+
+
+def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]:
+    """A procedure for `rows` rows from `row` on and `texts` texts: y[text · stride + i] = row + i of the product.
+
+    Written in LLVM's own terms: numba leaves vectorising to loops that it recognises, and a loop over lanes inside one
+    over blocks is not among them. All arguments are int64; x, sums and y are addresses, x of fp32 or, with `dots`, bf16
+    in the order of the weights' own.
+    """
+    scaled, least = format in (INT8_BLOCKS, INT4_BLOCKS), format == INT4_BLOCKS
+
+    @intrinsic
+    def tile(
+        typing: Any, codes: Any, scale: Any, minimum: Any, row: Any, blocks: Any, x: Any, sums: Any, y: Any, stride: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            b = builder
+            codes, scale, minimum, row, blocks, x, sums, y, stride = args
+
+            def sums_of(kind: ir.Type) -> list[list[Any]]:
+                zero = ir.Constant(kind, None if isinstance(kind, ir.VectorType) else 0.0)
+                return [[cgutils.alloca_once_value(b, zero) for _ in range(texts)] for _ in range(rows)]
+
+            totals, offsets, singles = sums_of(vector(F32)), sums_of(vector(F32, _GROUP)), sums_of(F32)
+            firsts = [b.mul(b.add(row, integer(i)), blocks) for i in range(rows)]  # blocks of each row
+            before = [b.mul(blocks, integer(t)) for t in range(texts)]  # blocks of x before each text's
+
+            def add(column: Any, scales: list[Any]) -> None:
+                """Block `column` of every row; scales are spread over the lanes already."""
+                if dots:
+                    given = [[lanes_at(b, x, I32, b.mul(b.add(t, column), integer(LANES)), 4)] for t in before]
+                else:
+                    starts = [b.mul(b.add(t, column), integer(BLOCK)) for t in before]
+                    given = [[lanes_at(b, x, F32, b.add(at, integer(n)), 4) for n in (0, LANES)] for at in starts]
+                for i in range(rows):
+                    block = b.add(firsts[i], column)
+                    ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
+                    prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                    weights = _pairs(b, format, codes, block) if dots else _halves(b, format, codes, block)
+                    for t in range(texts):
+                        so_far = b.load(totals[i][t])
+                        into = ir.Constant(vector(F32), None) if scaled else so_far
+                        if dots:
+                            part = _dot(b, into, weights, given[t][0])
+                        elif scaled:
+                            part = fma(b, weights[1], given[t][1], b.fmul(weights[0], given[t][0]))
+                        else:
+                            part = fma(b, weights[1], given[t][1], fma(b, weights[0], given[t][0], into))
+                        b.store(fma(b, part, scales[i], so_far) if scaled else part, totals[i][t])
+
+            def some(column: Any, width: int) -> None:
+                """`width` blocks from `column` on, whose scales and minimums are widened together."""
+                numbers = [widened(b, scale, F16, b.add(at, column), width) for at in firsts] if scaled else []
+                for n in range(width):
+                    add(b.add(column, integer(n)), [spread(b, each, n) for each in numbers])
+                for i in range(rows if least else 0):
+                    less = widened(b, minimum, F16, b.add(firsts[i], column), width)
+                    if dots:
+                        much = ir.Constant(F32, -128.0)
+                        much = much if width == 1 else ir.Constant(vector(F32, width), [-128.0] * width)
+                        less = fma(b, numbers[i], much, less)
+                    for t in range(texts):
+                        into = (singles if width == 1 else offsets)[i][t]
+                        given = widened(b, sums, F32, b.add(before[t], column), width)
+                        b.store(fma(b, less, given, b.load(into)), into)
+
+            single = integer(0)  # the first block that is not read in a group
+            if scaled:
+                groups = b.udiv(blocks, integer(_GROUP))
+                with cgutils.for_range(b, groups) as loop:
+                    some(b.mul(loop.index, integer(_GROUP)), _GROUP)
+                single = b.mul(groups, integer(_GROUP))
+            with cgutils.for_range(b, b.sub(blocks, single)) as loop:
+                some(b.add(single, loop.index), 1)
+            for i in range(rows):
+                for t in range(texts):
+                    found = total(b, b.load(totals[i][t]))
+                    if least:
+                        found = b.fadd(found, b.fadd(total(b, b.load(offsets[i][t])), b.load(singles[i][t])))
+                    if format == INT8_ROWS:
+                        found = b.fmul(found, widened(b, scale, F32, b.add(row, integer(i)), 1))
+                    store(b, found, y, F32, b.add(b.mul(stride, integer(t)), integer(i)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), generate
+
+    return tile
+
+
+def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
+    tile, one = _tile(format, _TILE, texts, dots), _tile(format, 1, 1, dots)
+    size = 2 if dots else 4  # bytes of a number of x
+
+    @njit(**STRICT)
+    def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
+        if last - first < _TILE:
+            for row in range(first, last):
+                for text in range(texts):
+                    xs, ss = x + size * BLOCK * blocks * text, sums + 4 * blocks * text
+                    one(codes, scale, minimum, row, blocks, xs, ss, y + 4 * (stride * text + row - first), stride)
+            return
+        row = first
+        while row < last:
+            row = min(row, last - _TILE)  # some rows are worked out twice, to the same bits
+            tile(codes, scale, minimum, row, blocks, x, sums, y + 4 * (row - first), stride)
+            row += _TILE
+
+    return all_rows
+
+
+def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callable[..., None]:
+    """Four texts at once, then two, then one: the weights of a few rows at a time, so that they are read once."""
+    four, two, one = (_all_rows(format, texts if together else 1, dots) for texts in (4, 2, 1))
+    size = 2 if dots else 4
+
+    @njit(**STRICT)
+    def all_texts(codes, scale, minimum, first, last, n, x, sums, texts, y, stride):
+        blocks, row = n // BLOCK, first
+        while row < last:
+            end = min(row + _NEAR, last)
+            text = 0
+            while text < texts:
+                xs, ss = x + size * n * text, sums + 4 * blocks * text
+                to = y + 4 * (stride * text + row - first)
+                if together and text + 4 <= texts:
+                    four(codes, scale, minimum, row, end, blocks, xs, ss, to, stride)
+                    text += 4
+                elif together and text + 2 <= texts:
+                    two(codes, scale, minimum, row, end, blocks, xs, ss, to, stride)
+                    text += 2
+                else:
+                    one(codes, scale, minimum, row, end, blocks, xs, ss, to, stride)
+                    text += 1
+            row = end
+
+    return all_texts
+
+
+_float32, _int8_rows = _all_texts(FLOAT32, together=False), _all_texts(INT8_ROWS, together=False)
+_bfloat16, _int8_blocks, _int4_blocks = (_all_texts(format) for format in (BFLOAT16, INT8_BLOCKS, INT4_BLOCKS))
+_bfloat16_dots, _int4_dots = (_all_texts(format, DOTS) for format in (BFLOAT16, INT4_BLOCKS))
+
+
+@njit(**STRICT)
+def _odd_rows(format, codes, scale, first, last, n, x, texts, y, stride):
+    """Rows whose length is no multiple of 32, which no format in blocks has."""
+    for row in range(first, last):
+        for text in range(texts):
+            found = np.float32(0)
+            for i in range(n):
+                if format == BFLOAT16:
+                    code = bf16_to_f32(read_uint16(codes, row * n + i))
+                elif format == FLOAT32:
+                    code = read_float32(codes, row * n + i)
+                else:
+                    code = np.float32(read_int8(codes, row * n + i)) * read_float32(scale, row)
+                found += code * read_float32(x, n * text + i)
+            write_float32(y, stride * text + row - first, found)
+
+
+@njit(**STRICT)
+def times_floats(format, codes, first, last, n, x, texts, y, stride):
+    """`times` for weights in FLOAT32 or BFLOAT16, and texts in fp32."""
+    if n % BLOCK:
+        _odd_rows(format, codes, np.int64(0), first, last, n, x, texts, y, stride)
+    elif format == BFLOAT16:
+        _bfloat16(codes, np.int64(0), np.int64(0), first, last, n, x, x, texts, y, stride)
+    else:
+        _float32(codes, np.int64(0), np.int64(0), first, last, n, x, x, texts, y, stride)
+
+
+@njit(**STRICT)
+def times(format, codes, scale, minimum, first, last, n, x, pairs, lying, sums, dots, texts, y, stride):
+    """Rows [first, last) of a matrix of `n` columns times texts: y[text · stride + i] = row first + i, in fp32.
+
+    Args:
+        format, codes, scale, minimum: of the matrix; the latter three are addresses.
+        x: address of the texts, fp32 [texts, n].
+        pairs, lying, sums: what `prepare` made of x; for INT4_BLOCKS, and with `dots` for BFLOAT16.
+        dots: whether texts go as bf16.
+        y: address of fp32 [texts, stride].
+    """
+    if format == INT4_BLOCKS:
+        if dots:
+            _int4_dots(codes, scale, minimum, first, last, n, pairs, sums, texts, y, stride)
+        else:
+            _int4_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+    elif format == INT8_BLOCKS:
+        _int8_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+    elif format == INT8_ROWS and n % BLOCK == 0:
+        _int8_rows(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+    elif format == INT8_ROWS:
+        _odd_rows(format, codes, scale, first, last, n, x, texts, y, stride)
+    elif dots and format == BFLOAT16 and n % BLOCK == 0:
+        _bfloat16_dots(codes, scale, minimum, first, last, n, lying, sums, texts, y, stride)
+    else:
+        times_floats(format, codes, first, last, n, x, texts, y, stride)
+
+
+def _strip(format: int, width: int) -> Callable[..., None]:
+    """A procedure that writes y[:16 · width] = Σ p[j] · row[j], over the first columns of rows that lie `n` apart."""
+
+    @intrinsic
+    def strip(typing: Any, codes: Any, first: Any, n: Any, p: Any, rows: Any, y: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            b = builder
+            codes, first, n, p, rows, y = args
+            totals = [cgutils.alloca_once_value(b, ir.Constant(vector(F32), None)) for _ in range(width)]
+            with cgutils.for_range(b, rows) as loop:
+                share = spread(b, widened(b, p, F32, loop.index, 1))
+                begin = b.add(first, b.mul(loop.index, n))
+                for i in range(width):
+                    at = b.add(begin, integer(i * LANES))
+                    if format == FLOAT32:
+                        value = lanes_at(b, codes, F32, at, 4)
+                    else:
+                        value = b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), _words(16))
+                        value = b.bitcast(value, vector(F32))
+                    b.store(fma(b, share, value, b.load(totals[i])), totals[i])
+            for i in range(width):
+                store(b, b.load(totals[i]), y, F32, integer(i * LANES))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return strip
+
+
+_wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
+
+
+@njit(**STRICT)
+def times_transposed(format, codes, first, rows, n, p, y):
+    """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns; p and y are
+    addresses of fp32."""
+    done = 0
+    while done + 4 * LANES <= n:
+        if format == BFLOAT16:
+            _wide_bfloat16(codes, first * n + done, n, p, rows, y + 4 * done)
+        else:
+            _wide_float32(codes, first * n + done, n, p, rows, y + 4 * done)
+        done += 4 * LANES
+    for i in range(done, n):
+        found = np.float32(0)
+        for j in range(rows):
+            at = (first + j) * n + i
+            value = bf16_to_f32(read_uint16(codes, at)) if format == BFLOAT16 else read_float32(codes, at)
+            found += read_float32(p, j) * value
+        write_float32(y, i, found)
+
+
+@intrinsic
+def prepare(typing: Any, x: Any, blocks: Any, pairs: Any, lying: Any, sums: Any, dots: Any) -> Any:
+    """What products need of fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
+
+    sums: those of each block. With `dots`, of the numbers rounded to bf16 (nearest, ties to even), which go to `lying`
+    as they lie, and to `pairs` as numbers k and k + 16 of a block in one word.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        x, blocks, pairs, lying, sums, dots = args
+        with cgutils.for_range(b, blocks) as loop:
+            begin, at = b.mul(loop.index, integer(BLOCK)), b.mul(loop.index, integer(LANES))
+            halves = [lanes_at(b, x, F32, b.add(begin, integer(n)), 4) for n in (0, LANES)]
+            with b.if_else(b.icmp_signed("!=", dots, integer(0))) as (rounded, plain):
+                with rounded:
+                    low, high = (_nearest(b, half) for half in halves)
+                    upper = _words(0xFFFF0000)
+                    store(b, b.or_(b.lshr(low, _words(16)), b.and_(high, upper)), pairs, I32, at)
+                    for n, half in enumerate((low, high)):
+                        short = b.trunc(b.lshr(half, _words(16)), vector(I16))
+                        store(b, short, lying, I16, b.add(begin, integer(n * LANES)))
+                    floats = [b.bitcast(b.and_(half, upper), vector(F32)) for half in (low, high)]
+                    store(b, total(b, b.fadd(*floats)), sums, F32, loop.index)
+                with plain:
+                    store(b, total(b, b.fadd(*halves)), sums, F32, loop.index)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
+
+
+def _nearest(b: Any, x: Any) -> Any:
+    """The bits of floats, with the nearest bf16 in the upper half."""
+    bits = b.bitcast(x, vector(I32))
+    odd = b.and_(b.lshr(bits, _words(16)), _words(1))
+    return b.add(bits, b.add(odd, _words(0x7FFF)))

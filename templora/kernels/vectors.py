@@ -1,0 +1,89 @@
+"""Formats of weights, and LLVM's own vectors, for kernels whose loops numba would not vectorise.
+
+format        codes                          value
+FLOAT32       float32 [rows, n]              code
+BFLOAT16      uint16  [rows, n]              the upper half of a float32
+INT8_ROWS     int8    [rows, n]              scale[row] · code                      scale float32
+INT8_BLOCKS   int8    [rows, n]              scale[row, block] · code               scale float16, blocks of 32
+INT4_BLOCKS   uint8   [rows, n / 32, 16]     scale[row, block] · code + minimum[row, block]       GGUF's Q4_1:
+                                             byte j holds elements j (low half) and j + 16 (high half) of a block
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
+BLOCK = 32
+BLOCK_BYTES = {FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT4_BLOCKS: 16}  # codes of a block
+LANES = 16
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+
+
+def vector(element: ir.Type, lanes: int = LANES) -> ir.VectorType:
+    return ir.VectorType(element, lanes)
+
+
+def integer(number: int) -> ir.Constant:
+    return ir.Constant(I64, number)
+
+
+def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) -> Any:
+    """`LANES` elements from element `at` on."""
+    pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+    return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
+
+
+def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
+    """`width` numbers from element `at` on, as float32; a plain number for width 1."""
+    pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+    if width > 1:
+        pointer = builder.bitcast(pointer, vector(element, width).as_pointer())
+    value = builder.load(pointer, align=2 if element == F16 else 4)
+    return value if element == F32 else builder.fpext(value, F32 if width == 1 else vector(F32, width))
+
+
+def store(builder: Any, value: Any, address: Any, element: ir.Type, at: Any) -> None:
+    """Writes a number, or a vector of them, from element `at` on."""
+    pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=2 if element == I16 else 4)
+
+
+def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
+    """All lanes the same: a number, or one lane of several."""
+    if not isinstance(numbers.type, ir.VectorType):
+        numbers = builder.insert_element(ir.Constant(vector(F32), ir.Undefined), numbers, ir.Constant(I32, 0))
+    empty = ir.Constant(numbers.type, ir.Undefined)
+    return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), [lane] * LANES))
+
+
+def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """x · y + z, rounded once."""
+    name = f"llvm.fma.v{x.type.count}f32" if isinstance(x.type, ir.VectorType) else "llvm.fma.f32"
+    call = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type] * 3), name)
+    return builder.call(call, [x, y, z])
+
+
+def total(builder: Any, x: Any) -> Any:
+    """The sum of all lanes, in halves."""
+    while x.type.count > 1:
+        half = x.type.count // 2
+        parts = [
+            builder.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), ir.Constant(vector(I32, half), list(lanes)))
+            for lanes in (range(half), range(half, 2 * half))
+        ]
+        x = builder.fadd(*parts)
+    return builder.extract_element(x, ir.Constant(I32, 0))
+
+
+def prefetch(builder: Any, address: Any, at: Any) -> None:
+    """Asks for a byte's cache line ahead of its use."""
+    pointer = I8.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(call, [builder.inttoptr(builder.add(address, at), pointer), *(ir.Constant(I32, n) for n in (0, 3, 1))])
