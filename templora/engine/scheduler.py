@@ -36,7 +36,7 @@ _ORDER = {"read": 0, "other": 0, "score": 1, "learn": 2}
 _PATIENCE = 10.0
 # Seconds that a pass waits for the callers of the rows of the last one, who are about to ask for more: rows that went
 # apart once would be decoded apart for ever.
-_COMPANY = 0.001
+_COMPANY = 0.002
 # Seconds that a caller who leaves waits for the end of what was begun.
 _LEAVING = 5.0
 
@@ -143,7 +143,7 @@ class Scheduler:
         self._inbox: SimpleQueue[Run | None] = SimpleQueue()
         self._later: list[Callable[[], Any]] = []
         self._working: Run | None = None  # whose work is being done
-        self._last: Sequence[Run] = ()  # the rows of the last pass
+        self._last: Sequence[Run] = ()  # who got a token last
         self._nested, self._slice_end = False, 0.0
         self._owner: int | None = None
         self._thread: threading.Thread | None = None
@@ -285,7 +285,7 @@ class Scheduler:
             rows = _one_pass(order)
             self._pass(rows)
             served += rows
-            self._last = rows
+            self._last = served
             self._go_on()
             self._admit()
 
@@ -300,7 +300,7 @@ class Scheduler:
             self._meet(run, need.meet if found is None else partial(need.answer, found[i]))
 
     def _gather(self) -> None:
-        """Waits a little for the callers of the rows of the last pass."""
+        """Waits a little for the callers of those who got a token last."""
         until = time.perf_counter() + _COMPANY
         while any(not run.ended and run.need is None and not run.has_room for run in self._last):
             try:
