@@ -8,8 +8,10 @@ The products of one decoding step of the embedded model's shape (30 layers, int4
 same for a text whether it has neighbours or not. Compared in turn, in one process:
 
     today    the package's kernels, one text after another
-    fp32     base weights are widened once a block, then multiplied with every text; adapters bf16
-    fp32-8   the same, adapters in int8 blocks of 32
+    late     a block's codes are multiplied with every text, then scaled, as the package does; adapters bf16
+    late-8   the same, adapters in int8 blocks of 32
+    fp32     base weights are scaled once a block, then multiplied with every text; adapters bf16
+    fp32-8   the same, adapters in int8 blocks
     dot      bf16 dot products (AVX512-BF16): 4-bit codes are exact in bf16, texts are rounded to it; adapters bf16
     dot-8    the same, adapters in int8 blocks, widened to fp32
 
@@ -40,7 +42,7 @@ from templora.reports.run_report import describe_device, source_commit, write_js
 
 LAYERS, HIDDEN, INNER, KEYS, VOCABULARY, RANK = 30, 576, 1536, 192, 49_152, 64
 TEXTS = (1, 2, 4, 8)
-LANES = 16
+LANES, GROUP = 16, 8
 _F32, _F16 = ir.FloatType(), ir.HalfType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 # Nothing may be rearranged: neither summed in another order nor contracted where LLVM sees fit.
@@ -59,7 +61,7 @@ def constant(value: int, element: ir.Type = _I32) -> ir.Constant:
 
 
 def fma(b: Any, x: Any, y: Any, z: Any) -> Any:
-    name = "llvm.fma.v16f32" if isinstance(x.type, ir.VectorType) else "llvm.fma.f32"
+    name = f"llvm.fma.v{x.type.count}f32" if isinstance(x.type, ir.VectorType) else "llvm.fma.f32"
     kind = ir.FunctionType(x.type, [x.type] * 3)
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), [x, y, z])
 
@@ -72,8 +74,8 @@ def dot(b: Any, total: Any, x: Any, y: Any) -> Any:
 
 
 def tree(b: Any, x: Any) -> Any:
-    """The sum of 16 lanes, always in the same order."""
-    for half in (8, 4, 2, 1):
+    """The sum of all lanes, always in the same order."""
+    for half in (n for n in (8, 4, 2, 1) if n < x.type.count):
         parts = [
             b.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), ir.Constant(vector(_I32, half), list(lanes)))
             for lanes in (range(half), range(half, 2 * half))
@@ -106,7 +108,7 @@ def wide(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
     return [b.sitofp(b.sext(lanes_at(b, codes, _I8, at, 1), vector(_I32)), vector(_F32)) for at in starts]
 
 
-def kernel(format: int, texts: int, rows: int, dots: bool) -> Callable[..., None]:
+def kernel(format: int, texts: int, rows: int, dots: bool, late: bool = False) -> Callable[..., None]:
     """A procedure for `rows` rows of weights from `row` on and `texts` texts: y[text · stride + row] = their product.
 
     x [texts, 32 · blocks] is fp32. With `dots` it is bf16: in pairs (k, k + 16) of each block for int4, as it lies for
@@ -123,13 +125,16 @@ def kernel(format: int, texts: int, rows: int, dots: bool) -> Callable[..., None
             codes, scale, minimum, row, blocks, x, sums, y, stride = args
             zero = ir.Constant(vector(_F32), None)
             totals = [[cgutils.alloca_once_value(b, zero) for _ in range(texts)] for _ in range(rows)]
-            offsets = [
+            narrow = ir.Constant(vector(_F32, GROUP), None)
+            offsets = [[cgutils.alloca_once_value(b, narrow) for _ in range(texts)] for _ in range(rows)]
+            singles = [
                 [cgutils.alloca_once_value(b, ir.Constant(_F32, 0.0)) for _ in range(texts)] for _ in range(rows)
             ]
             firsts = [b.mul(b.add(row, number(i)), blocks) for i in range(rows)]
             xs = [b.mul(blocks, number(t)) for t in range(texts)]  # blocks of x before each text's
-            with cgutils.for_range(b, blocks) as loop:
-                column = loop.index
+
+            def add(column: Any, scales: list[Any], leasts: list[Any]) -> None:
+                """Block `column` of every row; its scale and minimum are spread over the lanes already."""
                 if dots:
                     inputs = [[lanes_at(b, x, _I32, b.mul(b.add(at, column), number(LANES)), 4)] for at in xs]
                 else:
@@ -139,20 +144,14 @@ def kernel(format: int, texts: int, rows: int, dots: bool) -> Callable[..., None
                     block = b.add(firsts[i], column)
                     ahead = b.add(block, b.mul(blocks, number(AHEAD * rows)))
                     prefetch(b, codes, b.mul(ahead, number(today.BLOCK_BYTES[format])))
-                    s = widened(b, scale, _F16, block, 1) if scaled else None
-                    least = widened(b, minimum, _F16, block, 1) if format == INT4_BLOCKS else None
                     if dots and format == INT4_BLOCKS:
                         # A code c under this exponent is the bf16 128 + c; what is too much goes with the minimum.
                         pair = words(b, codes, block)
                         pair = b.or_(pair, b.shl(pair, constant(12)))
                         pair = b.or_(b.and_(pair, constant(0x000F000F)), constant(0x43004300))
-                        wide_s = spread(b, s)
-                        least = fma(b, s, ir.Constant(_F32, -128.0), least)
                         for t in range(texts):
                             part = dot(b, zero, pair, inputs[t][0])
-                            b.store(fma(b, part, wide_s, b.load(totals[i][t])), totals[i][t])
-                            sum_at = widened(b, sums, _F32, b.add(xs[t], column), 1)
-                            b.store(fma(b, least, sum_at, b.load(offsets[i][t])), offsets[i][t])
+                            b.store(fma(b, part, scales[i], b.load(totals[i][t])), totals[i][t])
                         continue
                     if dots:
                         pair = lanes_at(b, codes, _I32, b.mul(block, number(LANES)), 4)
@@ -160,20 +159,52 @@ def kernel(format: int, texts: int, rows: int, dots: bool) -> Callable[..., None
                             b.store(dot(b, b.load(totals[i][t]), pair, inputs[t][0]), totals[i][t])
                         continue
                     halves = wide(b, format, codes, block)
+                    if late and scaled:
+                        for t in range(texts):
+                            part = fma(b, halves[1], inputs[t][1], b.fmul(halves[0], inputs[t][0]))
+                            b.store(fma(b, part, scales[i], b.load(totals[i][t])), totals[i][t])
+                        continue
                     if format == INT4_BLOCKS:
-                        halves = [fma(b, half, spread(b, s), spread(b, least)) for half in halves]
+                        halves = [fma(b, half, scales[i], leasts[i]) for half in halves]
                     elif format == INT8_BLOCKS:
-                        halves = [b.fmul(half, spread(b, s)) for half in halves]
+                        halves = [b.fmul(half, scales[i]) for half in halves]
                     for t in range(texts):
                         total = b.load(totals[i][t])
                         for half, given in zip(halves, inputs[t], strict=True):
                             total = fma(b, half, given, total)
                         b.store(total, totals[i][t])
+
+            def some(column: Any, width: int) -> None:
+                """`width` blocks from `column` on, whose scales are widened together."""
+                numbers = [widened(b, scale, _F16, b.add(at, column), width) for at in firsts] if scaled else []
+                least = format == INT4_BLOCKS
+                leasts = [widened(b, minimum, _F16, b.add(at, column), width) for at in firsts] if least else []
+                for n in range(width):
+                    lanes = [spread(b, each, n) for each in numbers]
+                    add(
+                        b.add(column, number(n)), lanes, [] if dots or late else [spread(b, each, n) for each in leasts]
+                    )
+                for i in range(rows if least and (dots or late) else 0):
+                    much = ir.Constant(_F32, -128.0)
+                    if width > 1:
+                        much = ir.Constant(vector(_F32, width), [-128.0] * width)
+                    less = fma(b, numbers[i], much, leasts[i]) if dots else leasts[i]
+                    for t in range(texts):
+                        into = (offsets if width > 1 else singles)[i][t]
+                        given = widened(b, sums, _F32, b.add(xs[t], column), width)
+                        b.store(fma(b, less, given, b.load(into)), into)
+
+            groups = b.udiv(blocks, number(GROUP))
+            with cgutils.for_range(b, groups) as loop:
+                some(b.mul(loop.index, number(GROUP)), GROUP)
+            single = b.mul(groups, number(GROUP))
+            with cgutils.for_range(b, b.sub(blocks, single)) as loop:
+                some(b.add(single, loop.index), 1)
             for i in range(rows):
                 for t in range(texts):
                     total = tree(b, b.load(totals[i][t]))
-                    if dots and format == INT4_BLOCKS:
-                        total = b.fadd(total, b.load(offsets[i][t]))
+                    if (dots or late) and format == INT4_BLOCKS:
+                        total = b.fadd(total, b.fadd(tree(b, b.load(offsets[i][t])), b.load(singles[i][t])))
                     at = b.add(b.mul(stride, number(t)), b.add(row, number(i)))
                     b.store(total, b.gep(b.inttoptr(y, _F32.as_pointer()), [at]))
             return context.get_dummy_value()
@@ -183,10 +214,10 @@ def kernel(format: int, texts: int, rows: int, dots: bool) -> Callable[..., None
     return times
 
 
-def all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
+def all_rows(format: int, texts: int, dots: bool, late: bool = False) -> Callable[..., None]:
     """The rows [first, last) of a matrix, in tiles."""
     size = ROWS[texts]
-    tile, one = kernel(format, texts, size, dots), kernel(format, texts, 1, dots)
+    tile, one = kernel(format, texts, size, dots, late), kernel(format, texts, 1, dots, late)
 
     @njit(**PART)
     def run(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
@@ -240,17 +271,17 @@ def to_bf16(typing: Any, source: Any, pairs: Any, lying: Any, sums: Any, blocks:
     return types.void(*[types.int64] * 5), generate
 
 
-def rows_step(texts: int, dots: bool) -> Callable[..., None]:
+def rows_step(texts: int, dots: bool, late: bool) -> Callable[..., None]:
     """All products of a step for so many texts, run by every worker of a team."""
-    base4, base8 = all_rows(INT4_BLOCKS, texts, dots), all_rows(INT8_BLOCKS, texts, False)
-    own16, own8 = all_rows(BFLOAT16, 1, dots), all_rows(INT8_BLOCKS, 1, False)
+    base4, base8 = all_rows(INT4_BLOCKS, texts, dots, late), all_rows(INT8_BLOCKS, texts, False, late)
+    own16, own8 = all_rows(BFLOAT16, 1, dots), all_rows(INT8_BLOCKS, 1, False, late)
 
     @njit(**STRICT)
     def run(worker, sync, phases, pieces, inputs):
         for phase in range(len(phases)):
             first, count = phases[phase, 0], phases[phase, 1] - phases[phase, 0]
             piece = thread_team.claim(sync, phase, count)
-            if dots and piece < count:
+            if (dots or late) and piece < count:
                 for i in range(phases[phase, 2], phases[phase, 3]):
                     n, own = inputs[i], worker * OWN
                     to_bf16(n[0], n[1] + own, n[2] + own, n[3] + own, n[4])
@@ -437,7 +468,9 @@ class Way:
         format = INT8_BLOCKS if name.endswith("-8") else BFLOAT16
         together = [(text,) for text in texts] if self._today else [texts]
         self.plans = [Plan(model, some, format, team.size, self._today) for some in together]
-        self._kernel = today_step if self._today else rows_step(len(texts), name.startswith("dot"))
+        self._kernel = (
+            today_step if self._today else rows_step(len(texts), name.startswith("dot"), name.startswith("late"))
+        )
 
     def run(self, workers: int | None = None) -> None:
         for plan in self.plans:
@@ -449,7 +482,7 @@ class Way:
         return next(plan for plan in self.plans if text in plan.texts).found(text)
 
 
-NAMES = ("today", "fp32", "fp32-8", "dot", "dot-8")
+NAMES = ("today", "late", "late-8", "fp32", "fp32-8", "dot", "dot-8")
 
 
 def check(ways: dict[str, dict[int, Way]], model: Model, team: thread_team.Team) -> dict[str, float]:
