@@ -8,8 +8,10 @@ The products of one decoding step of the embedded model's shape (30 layers, int4
 same for a text whether it has neighbours or not. Compared in turn, in one process:
 
     today    the package's kernels, one text after another
-    fp32     base weights are widened once a block, then multiplied with every text; adapters bf16
-    fp32-8   the same, adapters in int8 blocks of 32
+    late     a block's codes are multiplied with every text, then scaled, as the package does; adapters bf16
+    late-8   the same, adapters in int8 blocks of 32
+    fp32     base weights are scaled once a block, then multiplied with every text; adapters bf16
+    fp32-8   the same, adapters in int8 blocks
     dot      bf16 dot products (AVX512-BF16): 4-bit codes are exact in bf16, texts are rounded to it; adapters bf16
     dot-8    the same, adapters in int8 blocks, widened to fp32
 
@@ -179,7 +181,9 @@ def kernel(format: int, texts: int, rows: int, dots: bool, late: bool = False) -
                 leasts = [widened(b, minimum, _F16, b.add(at, column), width) for at in firsts] if least else []
                 for n in range(width):
                     lanes = [spread(b, each, n) for each in numbers]
-                    add(b.add(column, number(n)), lanes, [] if dots or late else [spread(b, each, n) for each in leasts])
+                    add(
+                        b.add(column, number(n)), lanes, [] if dots or late else [spread(b, each, n) for each in leasts]
+                    )
                 for i in range(rows if least and (dots or late) else 0):
                     much = ir.Constant(_F32, -128.0)
                     if width > 1:
@@ -464,7 +468,9 @@ class Way:
         format = INT8_BLOCKS if name.endswith("-8") else BFLOAT16
         together = [(text,) for text in texts] if self._today else [texts]
         self.plans = [Plan(model, some, format, team.size, self._today) for some in together]
-        self._kernel = today_step if self._today else rows_step(len(texts), name.startswith("dot"), name.startswith("late"))
+        self._kernel = (
+            today_step if self._today else rows_step(len(texts), name.startswith("dot"), name.startswith("late"))
+        )
 
     def run(self, workers: int | None = None) -> None:
         for plan in self.plans:
