@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -49,8 +49,9 @@ from templora.kernels.vectors import (
 )
 
 STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+_FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
-DOTS = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+DOTS = bool(_FEATURES.get("avx512bf16"))
 
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
