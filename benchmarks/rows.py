@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Several texts in one pass of the compiled step: tokens a second, each with an adapter of its own.
+
+    benchmarks/rows.py TEXT [--rows 1,2,4,8] [--passes 40] [--weights int4] [--out results/benchmarks/rows.json]
+
+Each text is another part of TEXT, of which 600 to 700 tokens are in the window and a chunk is learnt. Passes of each
+size take turns. And what it changes that texts are rounded to bf16 where the CPU multiplies that: NLL of what follows
+in TEXT, with and without. Run it on a quiet machine; for llama.cpp and whole sessions see `table.py` and `together.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import templora
+from templora.engine.engine import Engine
+from templora.reports.run_report import describe_device, source_commit, write_json
+from templora.session.session import Session
+
+CHARACTERS, APART = 2600, 20_000  # of a text's part, and from one to the next
+
+
+def begin(engine: Engine, text: str, many: int) -> list[Session]:
+    sessions = []
+    for i in range(many):
+        session = engine.session(engine.config(seed=i))
+        session.absorb(text[i * APART : i * APART + CHARACTERS])
+        session.write(max_new_tokens=2)
+        sessions.append(session)
+    return sessions
+
+
+def passes(sessions: list[Session], sizes: list[int], many: int) -> dict[int, list[float]]:
+    """Seconds of passes of each size, in turn."""
+    readers = [session.readers[0] for session in sessions]
+    step = readers[0].step
+    assert step is not None
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for turn in range(many + 1):
+        for size in sizes:
+            began = time.perf_counter()
+            step([reader.row(session.tokens[-1]) for reader, session in zip(readers[:size], sessions, strict=False)])
+            if turn:
+                seconds[size].append(time.perf_counter() - began)
+    return seconds
+
+
+def rounding(session: Session, ids: list[int]) -> dict[str, float]:
+    """Mean NLL of `ids` after a session's text, token by token, with texts in fp32 and in bf16."""
+    reader: Any = session.readers[0]
+    length, found = reader.cache.length, {}
+    for name, dots in (("fp32", 0), ("bf16", 1)):
+        reader.step._dots, nll, token = dots, 0.0, session.tokens[-1]
+        for target in ids:
+            logits = reader.runner.step([reader.row(token)])[0]
+            nll, token = nll - float(logits.log_softmax(-1)[target]), target
+        reader.cache.truncate(length)
+        found[name] = nll / len(ids)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--rows", default="1,2,4,8")
+    parser.add_argument("--passes", type=int, default=40)
+    parser.add_argument("--weights", default="int4")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/rows.json"))
+    a = parser.parse_args()
+    engine, text = templora.load(weights=a.weights), a.text.read_text()
+    sizes = [int(size) for size in a.rows.split(",")]
+    with torch.inference_mode():
+        sessions = begin(engine, text, max(sizes))
+        seconds = passes(sessions, sizes, a.passes)
+        following = sessions[0].encode(text[CHARACTERS : CHARACTERS + 1200])[:256]
+        nll = rounding(sessions[0], following) if sessions[0].readers[0].step._dots else {}
+    rows = [
+        {
+            "rows": size,
+            "milliseconds": 1e3 * statistics.median(found),
+            "tokens_a_second": size / statistics.median(found),
+            "ratio": statistics.median(size * one / each for one, each in zip(seconds[sizes[0]], found, strict=True)),
+        }
+        for size, found in seconds.items()
+    ]
+    print("| rows | tokens a second | times one text's |\n|---:|---:|---:|")
+    for row in rows:
+        print(f"| {row['rows']} | {row['tokens_a_second']:.0f} | {row['ratio']:.2f} |")
+    print("NLL a token", nll)
+    about = {"device": describe_device(engine.model.device, engine.threads), "text": a.text.name, "weights": a.weights}
+    versions = engine.versions() | {"commit": source_commit()}
+    write_json(a.out, about | {"versions": versions, "passes": a.passes, "rows": rows, "nll": nll})
+
+
+if __name__ == "__main__":
+    main()
