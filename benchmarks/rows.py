@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import templora
 from templora.engine.engine import Engine
 from templora.reports.run_report import describe_device, source_commit, write_json
@@ -75,11 +73,11 @@ def main() -> None:
     a = parser.parse_args()
     engine, text = templora.load(weights=a.weights), a.text.read_text()
     sizes = [int(size) for size in a.rows.split(",")]
-    with torch.inference_mode():
-        sessions = begin(engine, text, max(sizes))
-        seconds = passes(sessions, sizes, a.passes)
-        following = sessions[0].encode(text[CHARACTERS : CHARACTERS + 1200])[:256]
-        nll = rounding(sessions[0], following) if sessions[0].readers[0].step._dots else {}
+    sessions = begin(engine, text, max(sizes))
+    seconds = passes(sessions, sizes, a.passes)
+    following = sessions[0].encode(text[CHARACTERS : CHARACTERS + 1200])[:256]
+    step: Any = sessions[0].readers[0].step
+    nll = rounding(sessions[0], following) if step._dots else {}
     rows = [
         {
             "rows": size,
