@@ -48,14 +48,15 @@ from templora.kernels.vectors import (
     widened,
 )
 
-STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+# Said, not left out: what is left out is as its caller has it.
+STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": False}
 _FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
 DOTS = bool(_FEATURES.get("avx512bf16"))
 
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
-_NEAR = 64  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
+_NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
 
 if DOTS:
@@ -349,12 +350,7 @@ def times_transposed(format, codes, first, rows, n, p, y):
 
 
 @intrinsic
-def prepare(typing: Any, x: Any, blocks: Any, pairs: Any, lying: Any, sums: Any, dots: Any) -> Any:
-    """What products need of fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
-
-    sums: those of each block. With `dots`, of the numbers rounded to bf16 (nearest, ties to even), which go to `lying`
-    as they lie, and to `pairs` as numbers k and k + 16 of a block in one word.
-    """
+def _prepare(typing: Any, x: Any, blocks: Any, pairs: Any, lying: Any, sums: Any, dots: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         b = builder
@@ -384,3 +380,13 @@ def _nearest(b: Any, x: Any) -> Any:
     bits = b.bitcast(x, vector(I32))
     odd = b.and_(b.lshr(bits, _words(16)), _words(1))
     return b.add(bits, b.add(odd, _words(0x7FFF)))
+
+
+@njit(**STRICT)
+def prepare(x, blocks, pairs, lying, sums, dots):
+    """What products need of fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
+
+    sums: those of each block. With `dots`, of the numbers rounded to bf16 (nearest, ties to even), which go to `lying`
+    as they lie, and to `pairs` as numbers k and k + 16 of a block in one word.
+    """
+    _prepare(x, blocks, pairs, lying, sums, dots)

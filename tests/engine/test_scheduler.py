@@ -6,18 +6,22 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from conftest import TEXT, small
 
 from templora import ChunkLearned, Finished, ModelError, SamplingParams, SessionClosed, SessionStore, TokenEvent
+from templora.decoding.cpu_step import CpuStep
 from templora.decoding.plans import Plan, Work
 from templora.engine.engine import Engine
 from templora.engine.scheduler import Scheduler
 from templora.events import Absorbed
+from templora.models.runner import Row
+from templora.sampling import Sampler
 from templora.store import snapshots
 from templora.store.snapshots import Snapshots
 from templora.testing import byte_tokenizer, tiny_engine, tiny_model
@@ -201,6 +205,51 @@ def test_others_write_while_one_learns() -> None:
         found[seconds] = during[0]
     assert found[0.0] > 1
     assert found[1e9] <= 1  # which lay in the outbox already
+
+
+def written(session: Any) -> Plan[None]:
+    """Forty tokens, after a text that is a chunk and a few."""
+    from templora.session.sources import Sampled
+
+    loop = session.loop
+    return loop.run(Sampled(loop, session.engine.tokenizer, Sampler(HOT, [], loop.seed), [], 40, False, ()))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_rows_share_a_pass_and_errors_do_not(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten sessions, of which at most four go through the step at once, write what they write alone; where one cannot
+    be read, the others are."""
+    sizes: list[int] = []
+    real = CpuStep.__call__
+
+    def counted(step: CpuStep, rows: Sequence[Row]) -> list[torch.Tensor]:
+        sizes.append(len(rows))
+        return real(step, rows)
+
+    monkeypatch.setattr(CpuStep, "__call__", counted)
+    engine, found = tiny_engine(), list[list[list[int]]]()
+    for together in (False, True):
+        sessions = [engine.session(small(seed=seed)) for seed in range(10)]
+        for session in sessions:
+            session.absorb(TEXT[session.config.seed :][:40])
+        scheduler = Scheduler()
+        for group in [sessions] if together else [[session] for session in sessions]:
+            runs = [scheduler.submit(written(session), ahead=99) for session in group]
+            sizes.clear()
+            while not sizes or max(sizes) < len(group[: CpuStep.most_rows]):
+                scheduler.step()
+            if together and broken:
+                group[4].readers[0].cache.layers[0].keys = torch.zeros(1)
+            until_quiet(scheduler)
+            ends = [taken(run)[-1] for run in runs]
+        if together:
+            assert max(sizes) == CpuStep.most_rows == 4
+            assert [kind for kind, _ in ends].count("error") == int(broken)
+        found.append([session.tokens for session in sessions])
+        for session in sessions:
+            session.discard()
+    different = [i for i, (alone, beside) in enumerate(zip(*found, strict=True)) if alone != beside]
+    assert different == ([4] if broken else [])
 
 
 def test_a_model_without_a_compiled_step_is_shared_too() -> None:
