@@ -217,7 +217,7 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
     def all_texts(codes, scale, minimum, first, last, n, x, sums, texts, y, stride):
         blocks, row = n // BLOCK, first
         while row < last:
-            end = min(row + _NEAR, last)
+            end = row + _NEAR if row + _NEAR + _TILE <= last else last  # fewer rows than a tile are slow
             text = 0
             while text < texts:
                 xs, ss = x + size * n * text, sums + 4 * blocks * text
