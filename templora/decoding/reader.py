@@ -145,7 +145,9 @@ class Reader:
     def row(self, token: int) -> Row:
         """What reads `token`, the newest, after what the cache holds."""
         mix = self.neural_cache.mixed if self.neural_cache else None
-        return Row(token, self.cache, self.route, self.step, self.meter, mix)
+        # Nothing is read of an adapter that adds nothing; but on CUDA another route would be another recording.
+        spared = self.slot is not None and self.model.device.type == "cpu" and self.slot.adds_nothing
+        return Row(token, self.cache, None if spared else self.route, self.step, self.meter, mix)
 
     def next_logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 logits [vocabulary] of the token after `tokens`, of which the cache holds all but the last."""

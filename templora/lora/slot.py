@@ -118,6 +118,7 @@ class Slot:
         self._serving = torch.empty(bank.layout.weights, dtype=bank.dtype, device=bank.device)
         self._state: AdapterState | None = None
         self._route: Route | None = None
+        self._zero: bool | None = None  # `adds_nothing`, once it was asked for
         self._write(AdapterState.fresh(weights.to(bank.device)))
 
     @property
@@ -135,6 +136,13 @@ class Slot:
     def version(self) -> int:
         """Commits so far."""
         return self.state.version
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether B is zero, as a fresh adapter's: what goes through it is what it would be without, to the bit."""
+        if self._zero is None:
+            self._zero = not any(b.any() for _, b in self.layout.views(self.serving))
+        return self._zero
 
     @property
     def serving(self) -> torch.Tensor:
@@ -170,7 +178,7 @@ class Slot:
     @torch.no_grad()
     def _write(self, state: AdapterState) -> None:
         self._serving.copy_(state.weights)
-        self._state = state
+        self._state, self._zero = state, None
 
     def free(self) -> None:
         """Overwrites what it held, and lets it go; may be called twice."""

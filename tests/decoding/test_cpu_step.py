@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapted import fresh_slot
+from conftest import TEXT, small
 
 from templora.config import TempLoraConfig
 from templora.decoding.cpu_step import CpuStep, cpu_step
@@ -152,6 +153,24 @@ def test_a_fresh_adapter_is_the_base(dtype: torch.dtype) -> None:
     (fresh, _), _ = both_ways(model, step, slot)
     (base, _), _ = both_ways(model, step, None)
     assert torch.equal(fresh, base)
+
+
+def test_nothing_is_read_of_an_adapter_that_adds_nothing(engine: Engine) -> None:
+    """To the bits of going through it; from the first commit on it is read, and not again if it is loaded as fresh."""
+    with engine.session(small()) as session:
+        session.absorb(TEXT[:20])
+        session.write(max_new_tokens=1)
+        reader, fresh = session.readers[0], session.adapter_weights()
+        row = reader.row(session.tokens[-1])
+        assert row.route is None
+        assert row.step is not None
+        through_it = replace(row, route=reader.route)
+        assert torch.equal(row.step([row])[0], row.step([through_it])[0])
+        session.absorb(TEXT[20:60])
+        assert session.version == 1
+        assert reader.row(0).route is reader.route
+        session.use_adapter(fresh)
+        assert reader.row(0).route is None
 
 
 def test_commits_and_new_slots_take_effect() -> None:
