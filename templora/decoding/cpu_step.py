@@ -127,21 +127,24 @@ class CpuStep:
     @torch.no_grad()
     def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """fp32 logits [vocabulary] after each row's token, whose key and value are written behind what the row's cache
-        holds. What comes of a row is to the bit what it would be alone.
+        holds; rows of one cache are tokens that follow each other. What comes of a row is to the bit what it would be
+        alone.
 
         The caller counts the entries (`cache.advance`), as after a pass through the modules.
 
         Args:
-            rows: of as many texts; more than `most_rows` are no faster than in several passes.
+            rows: as many as there are; more than `most_rows` are no faster than in several passes.
         """
         caches, routes = [row.cache for row in rows], [row.route for row in rows]
         plan, entries = self._plan(routes), [self._entries(cache) for cache in caches]
-        for cache in caches:
-            if not 0 <= cache.length < cache.capacity or cache.next_position < 0:
+        # Rows of one cache are tokens that follow each other.
+        places = np.array([(cache.length + caches[:i].count(cache), cache.capacity) for i, cache in enumerate(caches)])
+        placed = list(zip(caches, places.tolist(), strict=True))
+        for cache, (length, capacity) in placed:
+            if not 0 <= length < capacity or cache.next_position < 0:
                 raise ModelError(
-                    f"the window's cache holds {cache.length} of {cache.capacity} entries: there is no room for a token"
+                    f"the window's cache holds {length} of {capacity} entries: there is no room for a token"
                 )
-        places = np.array([(cache.length, cache.capacity) for cache in caches])
         self._room(len(rows), plan.ranks, int(places[:, 1].max()))
         self._x[: len(rows)] = self._embed(torch.tensor([row.token for row in rows])).float().numpy()
         # Fresh for each pass: a helper that is late with the last one must not meet this one's counters.
@@ -164,7 +167,7 @@ class CpuStep:
             self._head_norms,
             np.stack([each.addresses for each in entries]),
             np.where(self._sliding > 0, np.maximum(0, places[:, :1] + 1 - self._sliding), 0),
-            np.stack([self._rotary_row(cache.next_position) for cache in caches]),
+            np.stack([self._rotary_row(cache.next_position + n - cache.length) for cache, (n, _) in placed]),
             self._kinds,
             self._x,
             self._t,

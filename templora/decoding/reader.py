@@ -77,6 +77,11 @@ class Reader:
         is `ready`."""
         return getattr(self.__dict__.get("step"), "is_apart", False) and bool(self.cache.length)
 
+    @property
+    def rows(self) -> int:
+        """How many known tokens it reads at once, when it is `ready`."""
+        return self.step.most_rows if self.is_compiled and self.step else 1
+
     def joins(self, other: Reader) -> bool:
         """Whether its next token can be read in one pass with another's, which is compiled."""
         return self.is_compiled and self.step is other.step and self.cache is not other.cache

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
@@ -30,6 +31,9 @@ from templora.text import spelled
 
 if TYPE_CHECKING:
     from templora.session.loop import Loop
+
+
+_Drawn: TypeAlias = tuple[int, float, TokenLogprobs | None]  # as of `Sampled._choose`
 
 
 class Source(Protocol):
@@ -121,6 +125,8 @@ class Sampled:
         self._loop, self._text, self._unseen = loop, loop.text, loop.unseen
         self._tokenizer, self._sampler = tokenizer, sampler
         self._ends, self._most, self._score, self._known = {*ends, END}, most, score, deque(known)
+        self._ahead: deque[tuple[int, _Drawn]] = deque()  # what known tokens were read to give, and at which places
+        self._read_to = 0  # where the cache ended then
         self._taken_back = self._unseen.taken_back
         self._held = self._begin_held()
         self._prepared: tuple[int, int] | None = None
@@ -171,11 +177,16 @@ class Sampled:
         text, readers = self._text, self._loop.readers
         if self._sampler.params.stops:
             self._unseen.begin(len(text))
-        if self._prepared is None or not readers.is_prepared(self._prepared):
-            yield Work(self._prepare, "read")
-            self._prepared = readers.prepared_for
-        forced = known[0] if known else None
-        token, nats, logprobs = yield Token(readers.adapted, text.newest, lambda logits: self._choose(logits, forced))
+        if not self._is_ahead(known):
+            if self._prepared is None or not readers.is_prepared(self._prepared):
+                yield Work(self._prepare, "read")
+                self._prepared = readers.prepared_for
+            if known:
+                yield Work(lambda: self._read_known(known), "read")
+        if self._is_ahead(known):
+            _, (token, nats, logprobs) = self._ahead.popleft()
+        else:
+            token, nats, logprobs = yield Token(readers.adapted, text.newest, lambda logits: self._choose(logits, None))
         if known:
             known.popleft()
         if token in self._ends:
@@ -185,11 +196,32 @@ class Sampled:
             text.give([token], learn=self._loop.config.learn_written)
         return token, logprobs
 
+    def _is_ahead(self, known: Sequence[int]) -> bool:
+        """Whether what comes next has been read, and nothing was changed since."""
+        if not (self._ahead and known):
+            return False
+        at, (token, *_) = self._ahead[0]
+        readers = self._loop.readers
+        same = (at, token, self._prepared) == (len(self._text), known[0], readers.prepared_for)
+        return same and readers.adapted.cache.next_token == self._read_to
+
+    def _read_known(self, known: Sequence[int]) -> None:
+        """Reads what the first known tokens follow, some of them in one pass, to the bits of one after another."""
+        reader = self._loop.readers.adapted
+        some = list(islice(known, min(self._text.room, reader.rows)))
+        some = some[: 1 + next((i for i, token in enumerate(some) if token in self._ends), len(some))]
+        with reader.meter.phase("decode"):
+            # The last of them is read when there is something after it.
+            found = reader.runner.step([reader.row(token) for token in (self._text.newest[-1], *some[:-1])])
+            drawn = [self._choose(logits, token) for logits, token in zip(found, some, strict=True)]
+        self._ahead = deque(enumerate(drawn, len(self._text)))
+        self._read_to = reader.cache.next_token
+
     def _prepare(self) -> None:
         self._loop.readers.prepare(self._loop.readers.adapted)
         self._loop.readers.adapted.ready()
 
-    def _choose(self, logits: torch.Tensor, known: int | None) -> tuple[int, float, TokenLogprobs | None]:
+    def _choose(self, logits: torch.Tensor, known: int | None) -> _Drawn:
         """The token that comes next, chosen unless it is known; the entropy of what is predicted; how likely the token
         was, if asked for."""
         text, token = self._text, known

@@ -15,6 +15,7 @@ from conftest import TEXT, small
 from templora.config import TempLoraConfig
 from templora.decoding.cpu_step import CpuStep, cpu_step
 from templora.engine.engine import Engine
+from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
 from templora.lora.bank import AdapterBank
 from templora.lora.slot import Layout, Slot
@@ -117,6 +118,25 @@ def test_a_row_is_what_it_would_be_alone(family: str, dtype: torch.dtype, rank: 
         for workers[0] in (1, 3):
             for i, found in read(places).items():
                 assert all(torch.equal(one, other) for one, other in zip(found, alone[i], strict=True)), (places, i)
+
+
+@pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
+def test_tokens_that_follow_each_other_are_read_at_once(family: str) -> None:
+    """To the bits of one after another: logits, and what is in the cache."""
+    model = CausalModel(tiny_model(family))
+    route, step = slot_on(model).route, CpuStep(model, 2, lambda: 2)
+    caches = [WindowCache(model.layers, 64, sinks=4) for _ in range(2)]
+    for cache in caches:
+        Runner(model).read(IDS[:30], cache, 0, route, Meter())
+        cache.advance(30, 0)
+    one, many = ([Row(token, cache, route, step, Meter()) for token in IDS[30:41]] for cache in caches)
+    runner = Runner(model)
+    assert all(map(torch.equal, [runner.step([row])[0] for row in one], runner.step(many)))
+    for mine, other in zip(*(cache.layers for cache in caches), strict=True):
+        assert torch.equal(mine.keys[:, :, :41], other.keys[:, :, :41])
+        assert torch.equal(mine.values[:, :, :41], other.values[:, :, :41])
+    with pytest.raises(ModelError, match="no room"):
+        step(many[:1] * 24)
 
 
 @pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
