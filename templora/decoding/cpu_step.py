@@ -157,6 +157,7 @@ class CpuStep:
             self._scales,
             plan.scalings,
             places,
+            products.entries(),
             plan.products,
             plan.pieces,
             plan.segments,

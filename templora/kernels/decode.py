@@ -23,8 +23,8 @@ import numpy as np
 from numba import njit
 
 from templora.kernels.bf16 import FAST, PART, exp, f32_to_bf16
-from templora.kernels.pointers import address, read_float32, write_float32, write_uint16
-from templora.kernels.products import prepare, times, times_floats, times_transposed
+from templora.kernels.pointers import address, call, read_float32, write_float32, write_uint16
+from templora.kernels.products import PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED
 from templora.kernels.thread_team import claim, finish, wait
 from templora.kernels.vectors import BFLOAT16, BLOCK
 
@@ -58,7 +58,7 @@ def _normalise(x, weight, n, epsilon, out):
 
 
 @njit(**PART)
-def _product(phase, sync, pieces, first, last, segments, x, n, prepared, sizes, out, t):
+def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, sizes, out, t):
     """Claims pieces of a matrix product until there are none: rows of weights, and of adapters' A, times x [rows, n].
 
     `prepared` [3, ...] is the worker's own memory for what `prepare` makes of x.
@@ -68,49 +68,16 @@ def _product(phase, sync, pieces, first, last, segments, x, n, prepared, sizes, 
     pairs, lying, sums = address(prepared[0]), address(prepared[1]), address(prepared[2])
     piece = claim(sync, phase, count)
     if piece < count:
-        prepare(x, rows * blocks, pairs, lying, sums, dots)
+        call(calls[PREPARE], (x, rows * blocks, pairs, lying, sums, dots))
     while piece < count:
         s = segments[pieces[first + piece, SEGMENT]]
         lo, hi, row, at = pieces[first + piece, FIRST], pieces[first + piece, LAST], s[ROW], s[OUTPUT]
-        if row == ALL:
-            y = address(out[0]) + 4 * (at + lo)
-            times(
-                s[FORMAT],
-                s[CODES],
-                s[SCALE],
-                s[MINIMUM],
-                lo,
-                hi,
-                n,
-                x,
-                pairs,
-                lying,
-                sums,
-                dots,
-                rows,
-                y,
-                np.int64(out.shape[1]),
-            )
-        else:
-            y = address(t[row]) + 4 * (at + lo)
-            own, half = x + 4 * n * row, 2 * n * row
-            times(
-                s[FORMAT],
-                s[CODES],
-                s[SCALE],
-                s[MINIMUM],
-                lo,
-                hi,
-                n,
-                own,
-                pairs + half,
-                lying + half,
-                sums + 4 * blocks * row,
-                dots,
-                _ONE,
-                y,
-                _NONE,
-            )
+        texts, stride, skipped, into = rows, np.int64(out.shape[1]), _NONE, address(out[0])
+        if row != ALL:
+            texts, stride, skipped, into = _ONE, _NONE, n * row, address(t[row])
+        of = (s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, n)
+        given = (x + 4 * skipped, pairs + 2 * skipped, lying + 2 * skipped, sums + 4 * (skipped // BLOCK), dots, texts)
+        call(calls[TIMES], of + given + (into + 4 * (at + lo), stride))
         if s[BIAS]:
             for text in range(rows):
                 for i in range(lo, hi):
@@ -120,14 +87,15 @@ def _product(phase, sync, pieces, first, last, segments, x, n, prepared, sizes, 
 
 
 @njit(**PART)
-def _adapted(b, lo, hi, y, at, t, scaling, format, spare, out):
+def _adapted(calls, b, lo, hi, y, at, t, scaling, format, spare, out):
     """out [hi − lo] = y[at:] + scaling · B[lo:hi] · t, by way of `spare`; the first term alone where there is no B."""
     rank = b[B_RANK]
     if rank == 0:
         for i in range(hi - lo):
             out[i] = y[at + i]
         return
-    times_floats(format, b[B_CODES], lo, hi, rank, address(t) + 4 * b[B_FIRST_T], _ONE, address(spare), _NONE)
+    given = address(t) + 4 * b[B_FIRST_T]
+    call(calls[TIMES_FLOATS], (format, b[B_CODES], lo, hi, rank, given, _ONE, address(spare), _NONE))
     for i in range(hi - lo):
         out[i] = y[at + i] + scaling * spare[i]
 
@@ -153,14 +121,14 @@ def _store(address, at, x, d, format):
 
 
 @njit(**PART)
-def _key(group, place, qkv, t, scaling, keys, values, sizes, scales, b, head_norms, rope, scratch):
+def _key(calls, group, place, qkv, t, scaling, keys, values, sizes, scales, b, head_norms, rope, scratch):
     """One key-value head: adapters, norm, rotary, and into the cache, behind what it holds."""
     d, heads, groups, format = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS], sizes[COMPUTE]
     k, v, spare = scratch[:d], scratch[d : 2 * d], scratch[2 * d : 3 * d]
     at = heads * d + group * d
-    _adapted(b[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)
+    _adapted(calls, b[K], group * d, group * d + d, qkv, at, t, scaling, format, spare, k)
     at += groups * d
-    _adapted(b[V], group * d, group * d + d, qkv, at, t, scaling, format, spare, v)
+    _adapted(calls, b[V], group * d, group * d + d, qkv, at, t, scaling, format, spare, v)
     if head_norms.shape[0]:
         _normalise(k, head_norms[1], d, scales[EPSILON], k)
     _rotate(k, rope, d)
@@ -170,18 +138,19 @@ def _key(group, place, qkv, t, scaling, keys, values, sizes, scales, b, head_nor
 
 
 @njit(**PART)
-def _head(head, place, first, qkv, t, scaling, att, keys, values, sizes, scales, b, head_norms, rope, scratch):
+def _head(calls, head, place, first, qkv, t, scaling, att, keys, values, sizes, scales, b, head_norms, rope, scratch):
     """One query head: adapters, norm, rotary, attention over entries [first, length] into its part of `att`."""
     d, heads, groups, format = sizes[HEAD_SIZE], sizes[HEADS], sizes[GROUPS], sizes[COMPUTE]
     length = place[LENGTH]
     q, spare, p = scratch[:d], scratch[d : 2 * d], scratch[2 * d :]
-    _adapted(b[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
+    _adapted(calls, b[Q], head * d, head * d + d, qkv, head * d, t, scaling, format, spare, q)
     if head_norms.shape[0]:
         _normalise(q, head_norms[0], d, scales[EPSILON], q)
     _rotate(q, rope, d)
     base = head // (heads // groups) * place[CAPACITY]
     count = length + 1 - first
-    times_floats(format, keys, base + first, base + length + 1, d, address(q), _ONE, address(p), _NONE)
+    begin, end = base + first, base + length + 1
+    call(calls[TIMES_FLOATS], (format, keys, begin, end, d, address(q), _ONE, address(p), _NONE))
     most = p[0]
     for j in range(count):
         most = max(most, p[j])
@@ -191,24 +160,24 @@ def _head(head, place, first, qkv, t, scaling, att, keys, values, sizes, scales,
         p[j] = e
         total += e
     out = att[head * d : (head + 1) * d]
-    times_transposed(format, values, base + first, count, d, address(p), address(out))
+    call(calls[TRANSPOSED], (format, values, begin, count, d, address(p), address(out)))
     for i in range(d):
         out[i] /= total
 
 
 @njit(**PART)
-def _residual(lo, hi, x, y, b, t, scaling, format, into_x, spare):
-    _adapted(b, lo, hi, y, lo, t, scaling, format, spare, y[lo:hi])
+def _residual(calls, lo, hi, x, y, b, t, scaling, format, into_x, spare):
+    _adapted(calls, b, lo, hi, y, lo, t, scaling, format, spare, y[lo:hi])
     if into_x:
         for i in range(lo, hi):
             x[i] += y[i]
 
 
 @njit(**PART)
-def _activation(lo, hi, gate_up, act, inner, gelu, gate, up, t, scaling, format, spare):
+def _activation(calls, lo, hi, gate_up, act, inner, gelu, gate, up, t, scaling, format, spare):
     g, u = gate_up[lo:hi], gate_up[inner + lo : inner + hi]
-    _adapted(gate, lo, hi, gate_up, lo, t, scaling, format, spare, g)
-    _adapted(up, lo, hi, gate_up, inner + lo, t, scaling, format, spare, u)
+    _adapted(calls, gate, lo, hi, gate_up, lo, t, scaling, format, spare, g)
+    _adapted(calls, up, lo, hi, gate_up, inner + lo, t, scaling, format, spare, u)
     if gelu:  # the tanh form: 1 + tanh(z) = 2 − 2 / (e^2z + 1)
         for i in range(hi - lo):
             z = np.float32(0.7978845608028654) * (g[i] + np.float32(0.044715) * g[i] * g[i] * g[i])
@@ -231,6 +200,7 @@ def decode(
     scales,
     scalings,
     places,
+    calls,
     products,
     pieces,
     segments,
@@ -258,7 +228,8 @@ def decode(
 ):
     """Takes the embeddings in `x` to `logits` and adds their keys and values to the caches.
 
-    Run by every worker of a team with the same arguments, `sync` fresh and zero. `products` [layers · 4 + 1, 2] says
+    Run by every worker of a team with the same arguments, `sync` fresh and zero. `calls` are those of
+    `kernels.products`, `products` [layers · 4 + 1, 2] says
     which `pieces` make up each product, `parts` into how many pieces the columns of the other phases are cut; by row
     come `scalings` [rows], `places` [rows, 2], `adapters` [rows, layers, 7, 3], `caches` [rows, layers, 2], `firsts`
     [rows, layers], `ropes` [rows, kinds, 2 d]. A worker's own memory: `normed` [rows, hidden], `prepared`, `scratch`.
@@ -275,7 +246,7 @@ def decode(
         # while this phase has unclaimed pieces, and a worker that comes too late claims none.
         for row in range(rows):
             _normalise(x[row], n[BEFORE_ATTENTION], hidden, scales[EPSILON], h[row])
-        _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, qkv, t)
+        _product(phase, sync, calls, pieces, first, last, segments, address(h[0]), hidden, own, sizes, qkv, t)
         wait(sync, phase, last - first)
 
         phase += 1
@@ -283,6 +254,7 @@ def decode(
         while piece < rows * groups:
             row, group = piece // groups, piece % groups
             _key(
+                calls,
                 group,
                 places[row],
                 qkv[row],
@@ -306,6 +278,7 @@ def decode(
         while piece < rows * heads:
             row, head = piece // heads, piece % heads
             _head(
+                calls,
                 head,
                 places[row],
                 firsts[row, layer],
@@ -332,7 +305,9 @@ def decode(
                 first, last = products[4 * layer + GATE_UP, 0], products[4 * layer + GATE_UP, 1]
                 for row in range(rows):
                     _normalise(x[row], n[BEFORE_MLP], hidden, scales[EPSILON], h[row])
-                _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, gate_up, t)
+                _product(
+                    phase, sync, calls, pieces, first, last, segments, address(h[0]), hidden, own, sizes, gate_up, t
+                )
                 wait(sync, phase, last - first)
                 phase += 1
                 piece = claim(sync, phase, rows * parts)
@@ -341,7 +316,19 @@ def decode(
                     lo, hi = _share(piece % parts, parts, inner)
                     b, scaling, gelu = adapters[row, layer], scalings[row], sizes[GELU]
                     _activation(
-                        lo, hi, gate_up[row], act[row], inner, gelu, b[GATE], b[UP], t[row], scaling, format, rest
+                        calls,
+                        lo,
+                        hi,
+                        gate_up[row],
+                        act[row],
+                        inner,
+                        gelu,
+                        b[GATE],
+                        b[UP],
+                        t[row],
+                        scaling,
+                        format,
+                        rest,
                     )
                     finish(sync, phase)
                     piece = claim(sync, phase, rows * parts)
@@ -350,7 +337,7 @@ def decode(
             phase += 1
             first, last = products[4 * layer + product, 0], products[4 * layer + product, 1]
             given, width = (address(att[0]), heads * sizes[HEAD_SIZE]) if product == OUT else (address(act[0]), inner)
-            _product(phase, sync, pieces, first, last, segments, given, width, own, sizes, y, t)
+            _product(phase, sync, calls, pieces, first, last, segments, given, width, own, sizes, y, t)
             wait(sync, phase, last - first)
 
             phase += 1
@@ -360,7 +347,7 @@ def decode(
                 row = piece // parts
                 lo, hi = _share(piece % parts, parts, hidden)
                 b = adapters[row, layer, O if product == OUT else DOWN_B]
-                _residual(lo, hi, x[row], y[row], b, t[row], scalings[row], format, not has_norm[after], rest)
+                _residual(calls, lo, hi, x[row], y[row], b, t[row], scalings[row], format, not has_norm[after], rest)
                 finish(sync, phase)
                 piece = claim(sync, phase, rows * parts)
             wait(sync, phase, rows * parts)
@@ -380,5 +367,5 @@ def decode(
     first, last = products[4 * layers, 0], products[4 * layers, 1]
     for row in range(rows):
         _normalise(x[row], final_norm, hidden, scales[EPSILON], h[row])
-    _product(phase, sync, pieces, first, last, segments, address(h[0]), hidden, own, sizes, logits, t)
+    _product(phase, sync, calls, pieces, first, last, segments, address(h[0]), hidden, own, sizes, logits, t)
     wait(sync, phase, last - first)

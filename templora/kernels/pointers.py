@@ -61,6 +61,20 @@ def address(typing: Any, array: Any) -> Any:
     return types.int64(array), generate
 
 
+@intrinsic
+def call(typing: Any, function: Any, args: Any) -> Any:
+    """Calls the procedure at an address with int64s, a tuple of them."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [word] * args.count)
+        numbers = cgutils.unpack_tuple(builder, given[1], args.count)
+        builder.call(builder.inttoptr(given[0], kind.as_pointer()), numbers)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, args), generate
+
+
 def _counter(builder: Any, context: Any, signature: Any, args: Any) -> Any:
     array = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
     return builder.gep(array.data, [args[1]])

@@ -12,12 +12,13 @@ With `dots` texts are rounded to bf16 and 32 products are one instruction (AVX51
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -49,11 +50,13 @@ from templora.kernels.vectors import (
 )
 
 # Said, not left out: what is left out is as its caller has it.
-STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": False}
+STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": False}
+_INNER = STRICT | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by the others here alone
 _FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
 DOTS = bool(_FEATURES.get("avx512bf16"))
 
+PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
 _NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
@@ -191,7 +194,7 @@ def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
     tile, one = _tile(format, _TILE, texts, dots), _tile(format, 1, 1, dots)
     size = 2 if dots else 4  # bytes of a number of x
 
-    @njit(**STRICT)
+    @njit(**_INNER)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
         if last - first < _TILE:
             for row in range(first, last):
@@ -213,7 +216,7 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
     four, two, one = (_all_rows(format, texts if together else 1, dots) for texts in (4, 2, 1))
     size = 2 if dots else 4
 
-    @njit(**STRICT)
+    @njit(**_INNER)
     def all_texts(codes, scale, minimum, first, last, n, x, sums, texts, y, stride):
         blocks, row = n // BLOCK, first
         while row < last:
@@ -241,7 +244,7 @@ _bfloat16, _int8_blocks, _int4_blocks = (_all_texts(format) for format in (BFLOA
 _bfloat16_dots, _int4_dots = (_all_texts(format, DOTS) for format in (BFLOAT16, INT4_BLOCKS))
 
 
-@njit(**STRICT)
+@njit(**_INNER)
 def _odd_rows(format, codes, scale, first, last, n, x, texts, y, stride):
     """Rows whose length is no multiple of 32, which no format in blocks has."""
     for row in range(first, last):
@@ -258,7 +261,7 @@ def _odd_rows(format, codes, scale, first, last, n, x, texts, y, stride):
             write_float32(y, stride * text + row - first, found)
 
 
-@njit(**STRICT)
+@njit(**_INNER)
 def times_floats(format, codes, first, last, n, x, texts, y, stride):
     """`times` for weights in FLOAT32 or BFLOAT16, and texts in fp32."""
     if n % BLOCK:
@@ -269,7 +272,7 @@ def times_floats(format, codes, first, last, n, x, texts, y, stride):
         _float32(codes, np.int64(0), np.int64(0), first, last, n, x, x, texts, y, stride)
 
 
-@njit(**STRICT)
+@njit(**_INNER)
 def times(format, codes, scale, minimum, first, last, n, x, pairs, lying, sums, dots, texts, y, stride):
     """Rows [first, last) of a matrix of `n` columns times texts: y[text · stride + i] = row first + i, in fp32.
 
@@ -329,7 +332,7 @@ def _strip(format: int, width: int) -> Callable[..., None]:
 _wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
 
 
-@njit(**STRICT)
+@njit(**_INNER)
 def times_transposed(format, codes, first, rows, n, p, y):
     """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns; p and y are
     addresses of fp32."""
@@ -382,7 +385,7 @@ def _nearest(b: Any, x: Any) -> Any:
     return b.add(bits, b.add(odd, _words(0x7FFF)))
 
 
-@njit(**STRICT)
+@njit(**_INNER)
 def prepare(x, blocks, pairs, lying, sums, dots):
     """What products need of fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
 
@@ -390,3 +393,20 @@ def prepare(x, blocks, pairs, lying, sums, dots):
     as they lie, and to `pairs` as numbers k and k + 16 of a block in one word.
     """
     _prepare(x, blocks, pairs, lying, sums, dots)
+
+
+def _address(procedure: Any, arguments: int) -> int:
+    kind = types.void(*[types.int64] * arguments)
+    made: int = cfunc(kind, cache=True, **STRICT)(procedure.py_func).address
+    return made
+
+
+@cache
+def entries() -> np.ndarray:
+    """Addresses of what a step calls (`PREPARE` and the others say at which place), to be called with `pointers.call`.
+
+    Called so they are compiled once. Compiled into their callers they would be so many times over, and take the longest
+    time of all kernels.
+    """
+    made = (prepare, 6), (times, 15), (times_floats, 9), (times_transposed, 7)
+    return np.array([_address(*each) for each in made])

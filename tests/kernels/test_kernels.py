@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -61,6 +62,12 @@ CASES = [(format, n) for format in range(5) for n in (32, 96, 576)]
 CASES += [(format, n) for format in (vectors.FLOAT32, vectors.BFLOAT16, vectors.INT8_ROWS) for n in (5, 48, 50)]
 
 
+def called(entry: int, *arguments: int) -> None:
+    """What a step calls, called from here."""
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))
+    kind(int(products.entries()[entry]))(*arguments)
+
+
 def times(
     format: int, arrays: list[np.ndarray], first: int, last: int, x: np.ndarray, dots: int, at: int
 ) -> np.ndarray:
@@ -70,8 +77,10 @@ def times(
     sums = np.zeros(texts * (n // vectors.BLOCK) + 1, np.float32)
     y = np.full((texts, 14), 7, np.float32)
     a, b, c, p, q, s = (array.ctypes.data for array in (*arrays, pairs, lying, sums))
-    products.prepare(x.ctypes.data, texts * (n // vectors.BLOCK), p, q, s, dots)
-    products.times(format, a, b, c, first, last, n, x.ctypes.data, p, q, s, dots, texts, y.ctypes.data + 4 * at, 14)
+    called(products.PREPARE, x.ctypes.data, texts * (n // vectors.BLOCK), p, q, s, dots)
+    called(
+        products.TIMES, format, a, b, c, first, last, n, x.ctypes.data, p, q, s, dots, texts, y.ctypes.data + 4 * at, 14
+    )
     return y
 
 
@@ -103,7 +112,7 @@ def test_weighted_rows(format: int, n: int, count: int) -> None:
     (codes, _, _), values = matrix(format, 9, n)
     p = np.random.default_rng(1).standard_normal(count).astype(np.float32)
     y = np.zeros(n, np.float32)
-    products.times_transposed(format, codes.ctypes.data, 2, count, n, p.ctypes.data, y.ctypes.data)
+    called(products.TRANSPOSED, format, codes.ctypes.data, 2, count, n, p.ctypes.data, y.ctypes.data)
     np.testing.assert_allclose(y, p @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
 
 
