@@ -51,7 +51,9 @@ from templora.kernels.vectors import (
 
 # Said, not left out: what is left out is as its caller has it.
 STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": False}
-_INNER = STRICT | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by the others here alone
+# What `entries` call is compiled into them: names of functions are numbered as they come, and those of two processes,
+# each of which has compiled another entry, would be taken for each other.
+_INNER = STRICT | {"forceinline": True}
 _FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
 DOTS = bool(_FEATURES.get("avx512bf16"))
@@ -395,10 +397,14 @@ def prepare(x, blocks, pairs, lying, sums, dots):
     _prepare(x, blocks, pairs, lying, sums, dots)
 
 
+_kept: list[Any] = []  # what is called by address must not go
+
+
 def _address(procedure: Any, arguments: int) -> int:
-    kind = types.void(*[types.int64] * arguments)
-    made: int = cfunc(kind, cache=True, **STRICT)(procedure.py_func).address
-    return made
+    made = cfunc(types.void(*[types.int64] * arguments), cache=True, **STRICT)(procedure.py_func)
+    _kept.append(made)
+    address: int = made.address
+    return address
 
 
 @cache
