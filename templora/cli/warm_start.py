@@ -20,8 +20,8 @@ Examples:
   templora write --adapter my-manner --prompt-file chapter-1.txt --tokens 3000 --out chapter-2.txt
   templora score book.txt --adapter my-manner
 
-Stop it with Ctrl-C, or kill it, at any moment: the same command goes on where it was. With the embedded model, on two
-cores with instructions for bf16, 1,000 tokens take 4 to 8 seconds. What starts from the adapter must give it the same
+Stop it with Ctrl-C, or kill it, at any moment: the same command goes on where it was. With the embedded model 1,000
+tokens take 9 seconds of one core with instructions for bf16. What starts from the adapter must give it the same
 shape: the same --rank, --target-modules and --layers, if they are not the default ones.
 """
 
