@@ -186,7 +186,10 @@ class Sampled:
         if self._is_ahead(known):
             _, (token, nats, logprobs) = self._ahead.popleft()
         else:
-            token, nats, logprobs = yield Token(readers.adapted, text.newest, lambda logits: self._choose(logits, None))
+            forced = known[0] if known else None
+            token, nats, logprobs = yield Token(
+                readers.adapted, text.newest, lambda logits: self._choose(logits, forced)
+            )
         if known:
             known.popleft()
         if token in self._ends:
