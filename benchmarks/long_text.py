@@ -94,6 +94,8 @@ def main() -> None:
     size = CHUNKS * config.chunk_size
     ids = encode(engine.tokenizer, "\n\n".join(file.read_text() for file in a.files), special=False)
     ids, after = ids[: a.tokens], ids[a.tokens :]
+    if len(after) < (needed := size + (PAIRS + 2) * config.chunk_size):
+        parser.error(f"--tokens: the files must have {needed:,} tokens more than that, and have {len(after):,}")
     parts = text_pieces(engine.tokenizer, [], ids, range(size, len(ids), size))
     document = json.loads(a.out.read_text()) if a.out.exists() else {"parts": [], "opened": []}
     about = {
@@ -124,6 +126,8 @@ def main() -> None:
         size += saved.open_tokens
         cuts = range(size, size + (PAIRS + 1) * config.chunk_size, config.chunk_size)
         begin, *pairs = text_pieces(engine.tokenizer, ids, after[: cuts[-1]], cuts[:-1])
+        if "young" in store:  # of a run that was killed
+            store.discard("young")
         with store.create("young", engine, config) as young:
             young.absorb(begin)
             document["in_turn"] = in_turn(saved, young, pairs)

@@ -4,8 +4,9 @@
     benchmarks/rows.py TEXT [--rows 1,2,4,8] [--passes 40] [--weights int4] [--out results/benchmarks/rows.json]
 
 Each text is another part of TEXT, of which 600 to 700 tokens are in the window and a chunk is learnt. Passes of each
-size take turns. And what it changes that texts are rounded to bf16 where the CPU multiplies that: NLL of what follows
-in TEXT, with and without. Run it on a quiet machine; for llama.cpp and whole sessions see `table.py` and `together.py`.
+size take turns. Then known tokens of one text, one at a time and several. And what it changes that texts are rounded to
+bf16 where the CPU multiplies that: NLL of what follows in TEXT, with and without. Run it on a quiet machine; for
+llama.cpp and whole sessions see `table.py` and `together.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from templora.reports.run_report import describe_device, source_commit, write_js
 from templora.session.session import Session
 
 CHARACTERS, APART = 2600, 20_000  # of a text's part, and from one to the next
+KNOWN, REPLAYS = 32, 4  # tokens, and times each way; together they stay within a chunk
 
 
 def begin(engine: Engine, text: str, many: int) -> list[Session]:
@@ -47,6 +49,20 @@ def passes(sessions: list[Session], sizes: list[int], many: int) -> dict[int, li
             if turn:
                 seconds[size].append(time.perf_counter() - began)
     return seconds
+
+
+def replay(session: Session, ids: list[int], runs: int) -> dict[str, list[float]]:
+    """Tokens a second, going over `KNOWN` of them at a time that are known, one by one and as many as a pass takes."""
+    step: Any = session.readers[0].step
+    most, found = type(step).most_rows, {"one by one": [], "together": []}
+    for run in range(2 * runs):
+        at, name = run * KNOWN, list(found)[run % 2]
+        step.most_rows = most if run % 2 else 1
+        began = time.perf_counter()
+        for _ in session.stream(max_new_tokens=KNOWN, forced_tokens=ids[at : at + KNOWN]):
+            pass
+        found[name].append(KNOWN / (time.perf_counter() - began))
+    return found
 
 
 def rounding(session: Session, ids: list[int]) -> dict[str, float]:
@@ -90,10 +106,15 @@ def main() -> None:
     print("| rows | tokens a second | times one text's |\n|---:|---:|---:|")
     for row in rows:
         print(f"| {row['rows']} | {row['tokens_a_second']:.0f} | {row['ratio']:.2f} |")
-    print("NLL a token", nll)
+    known = replay(sessions[-1], sessions[-1].encode(text[CHARACTERS : CHARACTERS + 2400]), REPLAYS)
+    ratio = statistics.median(b / a for a, b in zip(*known.values(), strict=True))
+    print(f"NLL a token {nll}; known tokens together {ratio:.2f} × one by one")
     about = {"device": describe_device(engine.model.device, engine.threads), "text": a.text.name, "weights": a.weights}
     versions = engine.versions() | {"commit": source_commit()}
-    write_json(a.out, about | {"versions": versions, "passes": a.passes, "rows": rows, "nll": nll})
+    write_json(
+        a.out,
+        about | {"versions": versions, "passes": a.passes, "rows": rows, "nll": nll, "known": known | {"ratio": ratio}},
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 from forked import PLACE
 
 from templora import TempLoraConfig
+from templora.decoding.cpu_step import CpuStep
 from templora.engine.engine import Engine
+from templora.models.runner import Row
 from templora.testing import tiny_engine
 
 # One thread: sums in one order, and no barrier to wait at on a busy machine. The models are tiny.
@@ -90,3 +93,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if minutes > allowed and "PYTEST_XDIST_WORKER" not in os.environ:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print(f"\nthe tests took {minutes:.1f} minutes, which is more than {allowed:g}")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each pass of the compiled step."""
+    sizes: list[int] = []
+    real = CpuStep.__call__
+
+    def counted(step: CpuStep, rows: Sequence[Row]) -> list[torch.Tensor]:
+        sizes.append(len(rows))
+        return real(step, rows)
+
+    monkeypatch.setattr(CpuStep, "__call__", counted)
+    return sizes

@@ -269,8 +269,9 @@ class Scheduler:
         Within a piece of work, for rows that do not go through modules.
         """
         served: list[Run] = []
-        if len(self._last) > 1:
-            self._gather()
+        last, self._last = self._last, ()  # once: a caller who has paused is not waited for again
+        if len(last) > 1:
+            self._gather(last)
         while True:
             ready = [
                 run
@@ -299,10 +300,10 @@ class Scheduler:
         for i, (run, need) in enumerate(zip(rows, needs, strict=True)):
             self._meet(run, need.meet if found is None else partial(need.answer, found[i]))
 
-    def _gather(self) -> None:
+    def _gather(self, last: Sequence[Run]) -> None:
         """Waits a little for the callers of those who got a token last."""
         until = time.perf_counter() + _COMPANY
-        while any(not run.ended and run.need is None and not run.has_room for run in self._last):
+        while any(not run.ended and run.need is None and not run.has_room for run in last):
             try:
                 self._take(self._inbox.get(timeout=max(0.0, until - time.perf_counter())))
             except Empty:

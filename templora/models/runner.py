@@ -103,9 +103,9 @@ class Runner:
             logits = step(rows)
             # Kept before anything is decoded again.
             states = [step.state(i) if row.mix else logits[i] for i, row in enumerate(rows)]
-            for row in rows:
-                row.meter.count(self.model.shape.forward(1, row.cache.length, 1, weights_of(row.route)))
         for row in rows:
+            if step is not None:
+                row.meter.count(self.model.shape.forward(1, row.cache.length, 1, weights_of(row.route)))
             row.cache.advance(1, row.cache.served_version)
         mixed = zip(rows, logits, states, strict=True)
         return [row.mix(predicted, state) if row.mix else predicted for row, predicted, state in mixed]

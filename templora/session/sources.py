@@ -181,7 +181,7 @@ class Sampled:
             if self._prepared is None or not readers.is_prepared(self._prepared):
                 yield Work(self._prepare, "read")
                 self._prepared = readers.prepared_for
-            if known:
+            if len(known) > 1 and readers.adapted.rows > 1:
                 yield Work(lambda: self._read_known(known), "read")
         if self._is_ahead(known):
             _, (token, nats, logprobs) = self._ahead.popleft()

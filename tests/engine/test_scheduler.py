@@ -6,7 +6,7 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from templora.decoding.plans import Plan, Work
 from templora.engine.engine import Engine
 from templora.engine.scheduler import Scheduler
 from templora.events import Absorbed
-from templora.models.runner import Row
 from templora.sampling import Sampler
 from templora.store import snapshots
 from templora.store.snapshots import Snapshots
@@ -216,17 +215,9 @@ def written(session: Any) -> Plan[None]:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_rows_share_a_pass_and_errors_do_not(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_share_a_pass_and_errors_do_not(broken: bool, passes: list[int]) -> None:
     """Ten sessions, of which at most four go through the step at once, write what they write alone; where one cannot
     be read, the others are."""
-    sizes: list[int] = []
-    real = CpuStep.__call__
-
-    def counted(step: CpuStep, rows: Sequence[Row]) -> list[torch.Tensor]:
-        sizes.append(len(rows))
-        return real(step, rows)
-
-    monkeypatch.setattr(CpuStep, "__call__", counted)
     engine, found = tiny_engine(), list[list[list[int]]]()
     for together in (False, True):
         sessions = [engine.session(small(seed=seed)) for seed in range(10)]
@@ -235,21 +226,38 @@ def test_rows_share_a_pass_and_errors_do_not(broken: bool, monkeypatch: pytest.M
         scheduler = Scheduler()
         for group in [sessions] if together else [[session] for session in sessions]:
             runs = [scheduler.submit(written(session), ahead=99) for session in group]
-            sizes.clear()
-            while not sizes or max(sizes) < len(group[: CpuStep.most_rows]):
+            passes.clear()
+            while not passes or max(passes) < len(group[: CpuStep.most_rows]):
                 scheduler.step()
             if together and broken:
                 group[4].readers[0].cache.layers[0].keys = torch.zeros(1)
             until_quiet(scheduler)
             ends = [taken(run)[-1] for run in runs]
         if together:
-            assert max(sizes) == CpuStep.most_rows == 4
+            assert max(passes) == CpuStep.most_rows == 4
             assert [kind for kind, _ in ends].count("error") == int(broken)
         found.append([session.tokens for session in sessions])
         for session in sessions:
             session.discard()
     different = [i for i, (alone, beside) in enumerate(zip(*found, strict=True)) if alone != beside]
     assert different == ([4] if broken else [])
+
+
+def test_who_has_paused_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers of two rows, who read nothing more: the pass after theirs waits for them, and no later one."""
+    waited: list[int] = []
+    monkeypatch.setattr(Scheduler, "_gather", lambda self, last: waited.append(len(last)))
+    engine, scheduler = tiny_engine(), Scheduler()
+    with engine.session(small()) as one, engine.session(small()) as other:
+        for session in (one, other):
+            session.absorb(TEXT[:20])
+        runs = [scheduler.submit(written(session)) for session in (one, other)]
+        until_quiet(scheduler)
+        for run in runs:
+            run.more()
+        for _ in range(9):
+            scheduler.step()
+        assert waited == [2]
 
 
 def test_a_model_without_a_compiled_step_is_shared_too() -> None:

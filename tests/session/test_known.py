@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
 from conftest import TEXT, small
 
 from templora import SamplingParams, Session, TokenEvent
-from templora.decoding.cpu_step import CpuStep
 from templora.engine.engine import Engine
 from templora.events import END
-from templora.models.runner import Row
 from templora.testing import tiny_engine
 
 HOT = SamplingParams(temperature=1.5, logprobs=2)
 
 
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of each pass of the compiled step."""
-    sizes: list[int] = []
-    real = CpuStep.__call__
-
-    def counted(step: CpuStep, rows: Sequence[Row]) -> list[torch.Tensor]:
-        sizes.append(len(rows))
-        return real(step, rows)
-
-    monkeypatch.setattr(CpuStep, "__call__", counted)
-    return sizes
-
-
 def state(session: Session) -> list[Any]:
     session.settle()
     written = session.loop.cycle.written
-    return [session.tokens, session.adapter_weights().tolist(), session.slot.version, vars(written)]
+    spent = session.meter.flops  # by phase
+    return [session.tokens, session.adapter_weights().tolist(), session.slot.version, vars(written), spent]
 
 
 @pytest.mark.parametrize("options", [{}, {"neural_cache": 64}, {"cache_reuse": 2}, {"learning": "parallel"}])
@@ -86,5 +69,5 @@ def test_left_amid_known_tokens(engine: Engine) -> None:
                 list(events)
             assert session.tokens == session.encode(TEXT[:42])
             session.write(max_new_tokens=30, sampling=HOT)
-            texts.append(state(session))
+            texts.append(state(session)[:-1])  # what was read and left has cost something
     assert texts[0] == texts[1]
