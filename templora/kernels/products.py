@@ -61,6 +61,8 @@ DOTS = bool(_FEATURES.get("avx512bf16"))
 PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
+# One row after another is read faster than several side by side, but reads x for each: not if that is more than this.
+_AT_HAND = 1 << 14
 _NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
 
@@ -193,22 +195,22 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 
 
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
-    tile, one = _tile(format, _TILE, texts, dots), _tile(format, 1, 1, dots)
+    many = 2 if format == INT4_BLOCKS else _TILE
+    tile, one = _tile(format, many, texts, dots), _tile(format, 1, texts, dots)
     size = 2 if dots else 4  # bytes of a number of x
+    alone = 0 if format == INT4_BLOCKS else _AT_HAND // (size * texts * BLOCK)  # blocks of x
 
     @njit(**_INNER)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
-        if last - first < _TILE:
-            for row in range(first, last):
-                for text in range(texts):
-                    xs, ss = x + size * BLOCK * blocks * text, sums + 4 * blocks * text
-                    one(codes, scale, minimum, row, blocks, xs, ss, y + 4 * (stride * text + row - first), stride)
-            return
         row = first
+        if blocks <= alone or last - first < many:
+            while row < last:
+                one(codes, scale, minimum, row, blocks, x, sums, y + 4 * (row - first), stride)
+                row += 1
         while row < last:
-            row = min(row, last - _TILE)  # some rows are worked out twice, to the same bits
+            row = min(row, last - many)  # some rows are worked out twice, to the same bits
             tile(codes, scale, minimum, row, blocks, x, sums, y + 4 * (row - first), stride)
-            row += _TILE
+            row += many
 
     return all_rows
 
