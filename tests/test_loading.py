@@ -17,12 +17,16 @@ from safetensors.torch import load_file, save_file
 
 import templora
 from templora import ModelError, OptionError
+from templora.decoding.cpu_step import CpuStep
 from templora.gguf.file import GgufFile, as_asked
+from templora.kvcache.window import WindowCache
 from templora.layers.quantized import QuantLinear
 from templora.loading import _bitsandbytes, find
 from templora.models.builtin import BUILTIN_MODELS, cache_folder, folder_of, is_whole
 from templora.models.causal import CausalModel
+from templora.models.runner import Row
 from templora.models.unpacked import UnpackedModel
+from templora.runtime.metering import Meter
 from templora.testing import byte_tokenizer, tiny_model
 
 
@@ -421,6 +425,23 @@ def test_a_kept_file_is_the_fresh_one_to_the_bit(kind: str, tmp_path: Path, coun
         assert found.tokenizer.backend_tokenizer.to_str() == file.tokenizer.backend_tokenizer.to_str()
         assert found.end_ids == [257, 259]
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_compiled_step_reads_a_files_blocks(kind: str, tmp_path: Path) -> None:
+    """As the modules do, which unpack them."""
+    path = tmp_path / "m.gguf"
+    super_blocks(path, kind) if kind.endswith("_K") else write_gguf(path, kind=GGMLQuantizationType[kind])
+    model = CausalModel(GgufFile(path).load(torch.float32, "int4"))
+    cache, ids, step = WindowCache(model.layers, 8), [1, 200, 3], CpuStep(model)
+    with torch.no_grad():
+        wanted = model.logits(model.hidden(ids, None))
+        model.hidden(ids[:1], cache)
+    cache.advance(1, 0)
+    for token, logits in zip(ids[1:], wanted[1:], strict=True):
+        (found,) = step([Row(token, cache, None, step, Meter())])
+        cache.advance(1, 0)
+        torch.testing.assert_close(found, logits, rtol=1e-3, atol=1e-3)
 
 
 def super_blocks(path: Path, kind: str) -> None:

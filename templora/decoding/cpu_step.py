@@ -28,6 +28,7 @@ from templora.models.llama_layout import ACTIVATIONS, LlamaLayout, UnknownLayout
 from templora.models.runner import Row, Runner
 from templora.runtime.metering import Meter
 
+_NIBBLES = {4: vectors.INT4_BLOCKS, 5: vectors.INT5_BLOCKS}
 _FORMATS = {torch.bfloat16: vectors.BFLOAT16, torch.float32: vectors.FLOAT32}
 # Rotary tables are worked out for so many positions at once, and so many tables are kept.
 _ROTARY_ROWS, _ROTARY_TABLES = 512, 16
@@ -238,16 +239,10 @@ class CpuStep:
         shape = (bias, linear.in_features, linear.out_features)
         if hasattr(linear, "codes"):
             self._kept.extend(linear.buffers())
-            kind = vectors.INT8_BLOCKS if linear.grouped else vectors.INT8_ROWS
-            if linear.bits == 4:
-                return (
-                    vectors.INT4_BLOCKS,
-                    linear.codes.data_ptr(),
-                    linear.scale.data_ptr(),
-                    linear.minimum.data_ptr(),
-                    *shape,
-                )
-            return (kind, linear.codes.data_ptr(), linear.scale.data_ptr(), 0, *shape)
+            by_group = {16: vectors.INT8_HALVES, vectors.BLOCK: vectors.INT8_BLOCKS}
+            kind = by_group.get(linear.group, vectors.INT8_ROWS) if linear.bits == 8 else _NIBBLES[linear.bits]
+            minimum = 0 if linear.minimum is None else linear.minimum.data_ptr()
+            return (kind, linear.codes.data_ptr(), linear.scale.data_ptr(), minimum, *shape)
         weight = linear.weight
         if not isinstance(linear, nn.Linear) or _FORMATS.get(weight.dtype) is None or not weight.is_contiguous():
             raise UnknownLayout

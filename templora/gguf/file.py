@@ -1,4 +1,4 @@
-"""GGUF files: their 4 and 8 bit blocks taken as they are, or unpacked.
+"""GGUF files: their blocks of 4, 5, 6 and 8 bits taken as they are, or unpacked.
 
 For Llama (Mistral too), Qwen 2 and 3 and Gemma 3 everything is read here, once: what its keys mean (`config`), its
 `tokenizer` and its tensors. Other families go through transformers' reader, which unpacks everything. Either way a
@@ -6,9 +6,12 @@ tensor that nothing takes is refused.
 
     in the file        held in int4                                              unpacked
     Q4_1, Q8_0         the same blocks                                           exactly
+    Q5_0, Q5_1         5 bit blocks, the minimum as below                        exactly
     Q4_0               4 bit, minimum = −8 · scale, which a half holds exactly   exactly
-    Q4_K               4 bit; scale and minimum, a half times a 6 bit integer    exactly
-                       each, rounded to a half: off by at most 2⁻¹¹ of themselves
+    Q4_K, Q5_K         4 or 5 bit; scale and minimum, a half times a 6 bit       exactly
+                       integer each, rounded to a half: off by at most 2⁻¹¹
+                       of themselves
+    Q6_K               8 bit; the scale of each 16, likewise                     exactly
     all others         8 bit by row, from what they unpack to                    exactly
 """
 
@@ -31,7 +34,7 @@ from templora.gguf.config import FAMILIES, ROPE_FACTORS, know_frequency_factors,
 from templora.gguf.foreign import foreign_config, foreign_tensors
 from templora.gguf.header import GgufHeader, Stored
 from templora.gguf.tokenizer import tokenizer_of
-from templora.layers.quantized import BLOCK, put, quantize_model, quantize_rows, unpack
+from templora.layers.quantized import BLOCK, NIBBLES, put, quantize_model, quantize_rows, unpack
 from templora.runtime.files import said
 
 PARTS = ("codes", "scale", "minimum")
@@ -40,17 +43,12 @@ PARTS = ("codes", "scale", "minimum")
 class GgufFile:
     """A GGUF, with its metadata read and its weights not yet.
 
-    Args:
-        path: the file.
-        super_blocks: hold Q4_K in 4 bits in int4; else in 8, by row.
-
     Raises:
         ModelError: the file is damaged or of a kind that cannot be read.
     """
 
-    def __init__(self, path: Path, super_blocks: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path.absolute()  # not resolved: a link keeps its own name
-        self._super_blocks = super_blocks
 
     dtype = torch.bfloat16
 
@@ -132,7 +130,7 @@ class GgufFile:
                 heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
                 # Rotary halves lie interleaved in the file, one after the other in transformers.
                 data = data.reshape(heads, -1, 2, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
-            if data.ndim == 2 and kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0):
+            if data.ndim == 2 and kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0):
                 return [torch.from_numpy(part) for part in split_blocks(data, kind)]
             if data.ndim == 2 and kind in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
                 return [torch.from_numpy(part) for part in split_super_blocks(data, kind)]
@@ -157,7 +155,7 @@ class GgufFile:
     def load(self, dtype: torch.dtype, weights: str) -> Any:
         """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
         if self._tensors is not None:
-            return assemble(self.config, self._tensors, self.exact, dtype, weights, self._super_blocks)
+            return assemble(self.config, self._tensors, self.exact, dtype, weights)
         if weights == "int4":
             raise ModelError(
                 f"{self.path}: the blocks of a GGUF of this family cannot be used as they are (those of "
@@ -187,7 +185,7 @@ class GgufFile:
 
 
 def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
-    """Rows of blocks of Q4_0, Q4_1 or Q8_0, uint8 [out, bytes], as (codes, scale, minimum) or, of the last, without."""
+    """Rows of blocks of 32, uint8 [out, bytes], as (codes, scale, minimum) or, of Q8_0, without the last."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
 
     out = data.shape[0]
@@ -195,17 +193,19 @@ def split_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, 
     scale = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
     if kind == Kind.Q8_0:
         return [np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(out, -1), scale]
-    if kind == Kind.Q4_0:
-        return [np.ascontiguousarray(blocks[..., 2:]), scale, scale * np.float16(-8)]
-    minimum = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
-    return [np.ascontiguousarray(blocks[..., 4:]), scale, minimum]
+    has_minimum, fifth = kind in (Kind.Q4_1, Kind.Q5_1), kind in (Kind.Q5_0, Kind.Q5_1)
+    middle = np.float16(-16 if fifth else -8)
+    minimum = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0] if has_minimum else scale * middle
+    codes = blocks[..., 4 if has_minimum else 2 :]
+    # In the file fifth bits come before the others.
+    return [np.roll(codes, -BLOCK // 8, axis=-1) if fifth else np.ascontiguousarray(codes), scale, minimum]
 
 
 def split_super_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray[Any, Any]]:
     """Rows of blocks of 256, uint8 [out, bytes], as (codes, scale, minimum) or, for Q6_K, (codes, scale).
 
     Scales and minima are exact, in fp32: a half times a small integer each. A scale is for 32 weights, for Q6_K for 16.
-    Codes of Q4_K are two in a byte, as those of 4-bit blocks are; others uint8, for Q6_K int8 [out, in].
+    Codes of Q4_K and Q5_K are packed as those of blocks of 32 are; those of Q6_K are int8 [out, in].
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
     from gguf.quants import Q4_K
@@ -226,32 +226,36 @@ def split_super_blocks(data: np.ndarray[Any, Any], kind: Any) -> list[np.ndarray
     # Eight blocks of 32 share two halves; the nibbles of 32 bytes belong to two blocks, one after the other.
     scales, minima = (x.reshape(out, -1, 8) for x in Q4_K.get_scale_min(blocks[..., 4:16].reshape(-1, 12)))
     pairs = blocks[..., -128:].reshape(out, -1, 4, 1, BLOCK)
-    codes = np.concatenate([pairs & 15, pairs >> 4], axis=3).reshape(out, -1, BLOCK)
+    numbers = np.concatenate([pairs & 15, pairs >> 4], axis=3).reshape(out, -1, BLOCK)
+    parts = [numbers[..., :NIBBLES] | numbers[..., NIBBLES:] << 4]
     if kind == Kind.Q5_K:
         fifth = blocks[..., 16:48].reshape(out, -1, 1, BLOCK) >> np.arange(8, dtype=np.uint8)[:, None] & 1
-        codes = (codes | fifth.reshape(codes.shape) << 4).reshape(out, -1)
-    else:
-        half = BLOCK // 2
-        codes = codes[..., :half] | codes[..., half:] << 4
-    return [codes, (halves(0) * scales).reshape(out, -1), (-halves(2) * minima).reshape(out, -1)]
+        parts.append(np.packbits(fifth.reshape(out, -1, BLOCK), axis=-1, bitorder="little"))
+    return [
+        np.concatenate(parts, axis=-1),
+        (halves(0) * scales).reshape(out, -1),
+        (-halves(2) * minima).reshape(out, -1),
+    ]
 
 
 def as_asked(held: list[torch.Tensor], packed: bool) -> list[torch.Tensor]:
-    """What is held of a parameter exactly, as [weights] in fp32, or as 4 or 8 bit blocks.
+    """What is held of a parameter exactly, as [weights] in fp32, or as blocks.
 
     Args:
         held: [weights], in any dtype; blocks with scales in fp16; or with scales in fp32, which have to be unpacked.
-        packed: 4-bit ones among the last as blocks, rounded to halves.
+        packed: the last as blocks too, their scales rounded to halves.
     """
     if len(held) == 1:
         return [held[0].float()]
     codes, scale, *minimum = held
     if scale.dtype == torch.float16:
         return held
-    if codes.dim() == 3:
-        if packed:
-            return [codes, scale.half(), minimum[0].half()]
-        codes = torch.cat([codes & 15, codes >> 4], dim=-1)
+    if packed:
+        return [codes, scale.half(), *(each.half() for each in minimum)]
+    if minimum:
+        five = codes[..., NIBBLES:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+        codes = torch.cat([codes[..., :NIBBLES] & 15, codes[..., :NIBBLES] >> 4], dim=-1)
+        codes = codes | five.flatten(-2) << 4 if five.numel() else codes
     weights = codes.reshape(*scale.shape, -1).float().mul_(scale[..., None])
     if minimum:
         weights.add_(minimum[0][..., None])
@@ -275,7 +279,6 @@ def assemble(
     exact: Callable[[str], list[torch.Tensor]],
     dtype: torch.dtype,
     weights: str,
-    super_blocks: bool,
 ) -> Any:
     """The model of a config, its weights read one after the other.
 
@@ -283,7 +286,6 @@ def assemble(
         names: of what is held; biases among them that the family does not have are added.
         exact: what is held of a parameter, as `GgufFile.exact`.
         weights: as `--weights`; in int4 blocks stay blocks, and other matrices get 8 bits by row.
-        super_blocks: so do those of Q4_K, as of `GgufFile`.
     """
     packed = weights == "int4"
     model = empty_model(config, dtype)
@@ -297,7 +299,7 @@ def assemble(
     tied = head.weight is embedding.weight
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
-        held = as_asked(exact(name), packed and super_blocks)
+        held = as_asked(exact(name), packed)
         if packed and parameter.dim() == 2:
             layers[name.removesuffix(".weight")] = held if len(held) > 1 else list(quantize_rows(held[0]))
         elif len(held) > 1:

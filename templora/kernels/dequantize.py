@@ -16,7 +16,17 @@ from numba.extending import intrinsic
 
 from templora.kernels.bf16 import f32_to_bf16
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
-from templora.kernels.vectors import LANES, lanes_at, spread, vector, widened
+from templora.kernels.vectors import (
+    BLOCK_BYTES,
+    INT4_BLOCKS,
+    INT5_BLOCKS,
+    LANES,
+    fifth_bits,
+    lanes_at,
+    spread,
+    vector,
+    widened,
+)  # fmt: skip
 
 _KERNEL = types.void(types.voidptr)
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
@@ -36,7 +46,7 @@ def _nearest_halves(builder: Any, numbers: Any) -> Any:
     return builder.trunc(builder.lshr(bits, _all(_I32, 16)), vector(_I16))
 
 
-def _four_bit_block(half: bool) -> Any:
+def _nibbles_block(format: int, half: bool) -> Any:
     """A procedure (codes, scale, minimum, out: addresses; block) that writes one block of 32 numbers.
 
     In LLVM's own terms: numba leaves vectorising to loops that it recognises, and these two of 16 are not among them.
@@ -48,11 +58,14 @@ def _four_bit_block(half: bool) -> Any:
             b = builder
             codes, scale, minimum, out, index = args
             kind = _I16 if half else _F32
-            pair = lanes_at(b, codes, _I8, b.mul(index, ir.Constant(index.type, LANES)), 1)
+            pair = lanes_at(b, codes, _I8, b.mul(index, ir.Constant(index.type, BLOCK_BYTES[format])), 1)
             s, m = (spread(b, widened(b, factors, _F16, index, 1)) for factors in (scale, minimum))
-            parts = b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4))
+            parts = [b.zext(part, vector(_I32)) for part in (b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4)))]
+            if format == INT5_BLOCKS:
+                fifth = fifth_bits(b, codes, index)
+                parts = [b.or_(parts[0], b.and_(fifth, _all(_I32, 16))), b.or_(parts[1], b.lshr(fifth, _all(_I32, 16)))]
             for i, part in enumerate(parts):
-                numbers = b.fadd(b.fmul(b.uitofp(b.zext(part, vector(_I32)), vector(_F32)), s), m)
+                numbers = b.fadd(b.fmul(b.uitofp(part, vector(_F32)), s), m)
                 first = b.add(b.mul(index, ir.Constant(index.type, 2 * LANES)), ir.Constant(index.type, i * LANES))
                 place = b.gep(b.inttoptr(out, kind.as_pointer()), [first])
                 to = b.bitcast(place, vector(kind).as_pointer())
@@ -65,7 +78,8 @@ def _four_bit_block(half: bool) -> Any:
     return block
 
 
-_block_to_halves, _block_to_floats = _four_bit_block(True), _four_bit_block(False)
+_four_to_halves, _four_to_floats = (_nibbles_block(INT4_BLOCKS, half) for half in (True, False))
+_five_to_halves, _five_to_floats = (_nibbles_block(INT5_BLOCKS, half) for half in (True, False))
 
 
 @cfunc(_KERNEL, **_OPTIONS)
@@ -81,15 +95,28 @@ def four_bit(data):
     first, end = share(a[0])
     if a[5]:
         for block in range(first, end):
-            _block_to_halves(a[1], a[2], a[3], a[4], block)
+            _four_to_halves(a[1], a[2], a[3], a[4], block)
     else:
         for block in range(first, end):
-            _block_to_floats(a[1], a[2], a[3], a[4], block)
+            _four_to_floats(a[1], a[2], a[3], a[4], block)
+
+
+@cfunc(_KERNEL, **_OPTIONS)
+def five_bit(data):
+    """As `four_bit`, of codes uint8 [n, 20]: bit j of the last four bytes is the fifth of number j."""
+    a = integers(data)
+    first, end = share(a[0])
+    if a[5]:
+        for block in range(first, end):
+            _five_to_halves(a[1], a[2], a[3], a[4], block)
+    else:
+        for block in range(first, end):
+            _five_to_floats(a[1], a[2], a[3], a[4], block)
 
 
 @cfunc(_KERNEL, **_OPTIONS)
 def eight_bit(data):
-    """Groups of `width`, a block of 32 or a row: scale · code.
+    """Groups of `width`, 16, 32 or a row: scale · code.
 
     1 codes     int8 [n, width]
     2 scale     float32 [n]

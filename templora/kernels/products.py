@@ -6,7 +6,8 @@ Such products are bound by the bytes they read, so texts that are decoded togeth
 taken in one order, written out here: a text's bits are the same alone, beside others, at whatever place among them, and
 however rows are shared out. So nothing here may be compiled with LOOSE.
 
-With `dots` texts are rounded to bf16 and 32 products are one instruction (AVX512-BF16); 4-bit codes are exact in bf16.
+With `dots` texts are rounded to bf16 and 32 products are one instruction (AVX512-BF16); codes of 4 and 5 bits are exact
+in bf16.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ from templora.kernels.vectors import (
     I16,
     I32,
     INT4_BLOCKS,
+    INT5_BLOCKS,
     INT8_BLOCKS,
+    INT8_HALVES,
     INT8_ROWS,
     LANES,
+    fifth_bits,
     fma,
     integer,
     lanes_at,
@@ -58,6 +62,7 @@ _FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
 DOTS = bool(_FEATURES.get("avx512bf16"))
 
+NIBBLES = INT4_BLOCKS, INT5_BLOCKS  # formats with two codes a byte, and a minimum
 PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
@@ -82,11 +87,15 @@ def _dot(b: Any, total: Any, x: Any, y: Any) -> Any:
 
 def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
     """The 32 codes of a block as two vectors of floats."""
-    if format == INT4_BLOCKS:
-        pair = lanes_at(b, codes, I8, b.mul(block, integer(LANES)), 1)
+    if format in NIBBLES:
+        pair = lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1)
         low = b.and_(pair, ir.Constant(vector(I8), [15] * LANES))
         high = b.lshr(pair, ir.Constant(vector(I8), [4] * LANES))
-        return [b.sitofp(b.zext(half, vector(I32)), vector(F32)) for half in (low, high)]
+        parts = [b.zext(half, vector(I32)) for half in (low, high)]
+        if format == INT5_BLOCKS:
+            fifth = fifth_bits(b, codes, block)
+            parts = [b.or_(parts[0], b.and_(fifth, _words(16))), b.or_(parts[1], b.lshr(fifth, _words(16)))]
+        return [b.sitofp(part, vector(F32)) for part in parts]
     first = b.mul(block, integer(BLOCK))
     starts = [first, b.add(first, integer(LANES))]
     if format == FLOAT32:
@@ -102,8 +111,10 @@ def _pairs(b: Any, format: int, codes: Any, block: Any) -> Any:
     if format == BFLOAT16:
         return lanes_at(b, codes, I32, b.mul(block, integer(LANES)), 2)
     # A code c under this exponent is the bf16 128 + c; what that is too much goes with the minimum.
-    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(LANES)), 1), vector(I32))
+    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1), vector(I32))
     pair = b.and_(b.or_(pair, b.shl(pair, _words(12))), _words(0x000F000F))
+    if format == INT5_BLOCKS:
+        pair = b.or_(pair, fifth_bits(b, codes, block))
     return b.or_(pair, _words(0x43004300))
 
 
@@ -114,7 +125,8 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
     over blocks is not among them. All arguments are int64; x, sums and y are addresses, x of fp32 or, with `dots`, bf16
     in the order of the weights' own.
     """
-    scaled, least = format in (INT8_BLOCKS, INT4_BLOCKS), format == INT4_BLOCKS
+    halves, least = format == INT8_HALVES, format in NIBBLES
+    scaled = halves or least or format == INT8_BLOCKS
 
     @intrinsic
     def tile(
@@ -132,8 +144,8 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
             firsts = [b.mul(b.add(row, integer(i)), blocks) for i in range(rows)]  # blocks of each row
             before = [b.mul(blocks, integer(t)) for t in range(texts)]  # blocks of x before each text's
 
-            def add(column: Any, scales: list[Any]) -> None:
-                """Block `column` of every row; scales are spread over the lanes already."""
+            def add(column: Any, scales: list[list[Any]]) -> None:
+                """Block `column` of every row; scales, one or two of a block, are spread over the lanes already."""
                 if dots:
                     given = [[lanes_at(b, x, I32, b.mul(b.add(t, column), integer(LANES)), 4)] for t in before]
                 else:
@@ -147,19 +159,27 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                     for t in range(texts):
                         so_far = b.load(totals[i][t])
                         into = ir.Constant(vector(F32), None) if scaled else so_far
+                        if halves:
+                            for n in (0, 1):
+                                so_far = fma(b, b.fmul(weights[n], given[t][n]), scales[i][n], so_far)
+                            b.store(so_far, totals[i][t])
+                            continue
                         if dots:
                             part = _dot(b, into, weights, given[t][0])
                         elif scaled:
                             part = fma(b, weights[1], given[t][1], b.fmul(weights[0], given[t][0]))
                         else:
                             part = fma(b, weights[1], given[t][1], fma(b, weights[0], given[t][0], into))
-                        b.store(fma(b, part, scales[i], so_far) if scaled else part, totals[i][t])
+                        b.store(fma(b, part, scales[i][0], so_far) if scaled else part, totals[i][t])
 
             def some(column: Any, width: int) -> None:
                 """`width` blocks from `column` on, whose scales and minimums are widened together."""
-                numbers = [widened(b, scale, F16, b.add(at, column), width) for at in firsts] if scaled else []
+                each = 2 if halves else 1
+                places = [b.mul(b.add(at, column), integer(each)) for at in firsts] if scaled else []
+                numbers = [widened(b, scale, F16, at, each * width) for at in places]
                 for n in range(width):
-                    add(b.add(column, integer(n)), [spread(b, each, n) for each in numbers])
+                    of = range(each * n, each * n + each)
+                    add(b.add(column, integer(n)), [[spread(b, row, lane) for lane in of] for row in numbers])
                 for i in range(rows if least else 0):
                     less = widened(b, minimum, F16, b.add(firsts[i], column), width)
                     if dots:
@@ -195,10 +215,10 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 
 
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
-    many = 2 if format == INT4_BLOCKS else _TILE
+    many = 2 if format in NIBBLES else _TILE
     tile, one = _tile(format, many, texts, dots), _tile(format, 1, texts, dots)
     size = 2 if dots else 4  # bytes of a number of x
-    alone = 0 if format == INT4_BLOCKS else _AT_HAND // (size * texts * BLOCK)  # blocks of x
+    alone = 0 if format in NIBBLES else _AT_HAND // (size * texts * BLOCK)  # blocks of x
 
     @njit(**_INNER)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
@@ -244,8 +264,9 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
 
 
 _float32, _int8_rows = _all_texts(FLOAT32, together=False), _all_texts(INT8_ROWS, together=False)
-_bfloat16, _int8_blocks, _int4_blocks = (_all_texts(format) for format in (BFLOAT16, INT8_BLOCKS, INT4_BLOCKS))
-_bfloat16_dots, _int4_dots = (_all_texts(format, DOTS) for format in (BFLOAT16, INT4_BLOCKS))
+_bfloat16, _int8_blocks, _int8_halves = (_all_texts(format) for format in (BFLOAT16, INT8_BLOCKS, INT8_HALVES))
+_int4_blocks, _int5_blocks = _all_texts(INT4_BLOCKS), _all_texts(INT5_BLOCKS)
+_bfloat16_dots, _int4_dots, _int5_dots = (_all_texts(format, DOTS) for format in (BFLOAT16, *NIBBLES))
 
 
 @njit(**_INNER)
@@ -283,7 +304,7 @@ def times(format, codes, scale, minimum, first, last, n, x, pairs, lying, sums, 
     Args:
         format, codes, scale, minimum: of the matrix; the latter three are addresses.
         x: address of the texts, fp32 [texts, n].
-        pairs, lying, sums: what `prepare` made of x; for INT4_BLOCKS, and with `dots` for BFLOAT16.
+        pairs, lying, sums: what `prepare` made of x; for `NIBBLES`, and with `dots` for BFLOAT16.
         dots: whether texts go as bf16.
         y: address of fp32 [texts, stride].
     """
@@ -292,6 +313,13 @@ def times(format, codes, scale, minimum, first, last, n, x, pairs, lying, sums, 
             _int4_dots(codes, scale, minimum, first, last, n, pairs, sums, texts, y, stride)
         else:
             _int4_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+    elif format == INT5_BLOCKS:
+        if dots:
+            _int5_dots(codes, scale, minimum, first, last, n, pairs, sums, texts, y, stride)
+        else:
+            _int5_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+    elif format == INT8_HALVES:
+        _int8_halves(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
     elif format == INT8_BLOCKS:
         _int8_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
     elif format == INT8_ROWS and n % BLOCK == 0:

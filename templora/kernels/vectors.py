@@ -5,8 +5,11 @@ FLOAT32       float32 [rows, n]              code
 BFLOAT16      uint16  [rows, n]              the upper half of a float32
 INT8_ROWS     int8    [rows, n]              scale[row] · code                      scale float32
 INT8_BLOCKS   int8    [rows, n]              scale[row, block] · code               scale float16, blocks of 32
+INT8_HALVES   int8    [rows, n]              the same with a scale for 16, as GGUF's Q6_K has
 INT4_BLOCKS   uint8   [rows, n / 32, 16]     scale[row, block] · code + minimum[row, block]       GGUF's Q4_1:
                                              byte j holds elements j (low half) and j + 16 (high half) of a block
+INT5_BLOCKS   uint8   [rows, n / 32, 20]     the same, and GGUF's Q5_1: four bytes more, bit j of which is element j's
+                                             fifth
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT4_BLOCKS = range(5)
+FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT8_HALVES, INT4_BLOCKS, INT5_BLOCKS = range(7)
 BLOCK = 32
-BLOCK_BYTES = {FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT4_BLOCKS: 16}  # codes of a block
+# Codes of a block.
+BLOCK_BYTES = {
+    FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT8_HALVES: 32, INT4_BLOCKS: 16, INT5_BLOCKS: 20
+}  # fmt: skip
 LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -37,6 +43,19 @@ def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) 
     """`LANES` elements from element `at` on."""
     pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
     return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
+
+
+def fifth_bits(builder: Any, codes: Any, block: Any) -> Any:
+    """Of an INT5_BLOCKS block, for each k: 16 in a word's lower half if element k has its fifth bit, and in the upper
+    half for k + 16."""
+    b = builder
+    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES)))
+    word = b.load(b.inttoptr(place, I32.as_pointer()), align=1)
+    words = b.insert_element(ir.Constant(vector(I32), ir.Undefined), word, ir.Constant(I32, 0))
+    words = b.shuffle_vector(words, ir.Constant(vector(I32), ir.Undefined), ir.Constant(vector(I32), [0] * LANES))
+    bits = b.lshr(words, ir.Constant(vector(I32), list(range(LANES))))
+    ones = b.and_(bits, ir.Constant(vector(I32), [0x00010001] * LANES))
+    return b.shl(ones, ir.Constant(vector(I32), [4] * LANES))
 
 
 def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:

@@ -1,12 +1,15 @@
-"""Layers whose frozen weights are held in 4 or 8 bits and unpacked, a piece at a time, when they are used.
+"""Layers whose frozen weights are held in 4, 5 or 8 bits and unpacked, a piece at a time, when they are used.
 
                     codes                         scale                   minimum             a weight is
     4 bit           uint8 [out, in/32, 16]        float16 [out, in/32]    float16, the same   scale · code + minimum
+    5 bit           uint8 [out, in/32, 20]        float16 [out, in/32]    float16, the same   scale · code + minimum
     8 bit, blocks   int8 [out, in]                float16 [out, in/32]    –                   scale · code
+    8 bit, halves   int8 [out, in]                float16 [out, in/16]    –                   scale · code
     8 bit, rows     int8 [out, in]                float32 [out]           –                   scale · code
 
-The first two are GGUF's Q4_1 and Q8_0, byte for byte, with scales and codes apart. What is unpacked is rounded to the
-compute dtype, so a product is that of an ordinary layer holding the rounded weights, forward and back.
+The first three are GGUF's Q4_1, Q5_1 and Q8_0, byte for byte, with scales and codes apart; `halves` hold what its Q6_K
+says. What is unpacked is rounded to the compute dtype, so a product is that of an ordinary layer holding the rounded
+weights, forward and back.
 
 They take the place of nn.Linear and nn.Embedding while a model is loaded, before anybody has seen it: the base that
 must be left as it was is the model with these layers.
@@ -25,7 +28,8 @@ from templora.errors import ModelError
 from templora.runtime.scratch import scratch_memory
 
 BLOCK = 32
-Bits = Literal[4, 8]
+Bits = Literal[4, 8]  # that can be asked for; a file may have 5, too
+NIBBLES, WITH_FIFTH = BLOCK // 2, BLOCK // 2 + BLOCK // 8  # bytes of a block's codes, of 4 bits and of 5
 # Weights unpacked or widened at once. Bounds the scratch memory, also for a head of 262,144 rows; 8 MB stay in a cache.
 _PIECE = 1 << 22
 # Fewer weights than this, such as a token's embedding, are not worth a second thread.
@@ -53,10 +57,10 @@ class Packed(nn.Module):
         super().__init__()
         if not all(bool(t.isfinite().all()) for t in (scale, minimum) if t is not None):
             raise ModelError("this model's weights are damaged: a block has a scale that is not finite")
-        self.bits: Bits = 8 if minimum is None else 4
-        self.grouped = scale.dim() == 2
+        self.bits = 8 if minimum is None else 4 if codes.shape[2] == NIBBLES else 5
         self.rows: int = codes.shape[0]
-        self.columns: int = codes[0].numel() * (8 // self.bits)
+        self.columns: int = codes.shape[1] * (1 if minimum is None else BLOCK)
+        self.group = self.columns // scale.shape[1] if scale.dim() == 2 else None
         self.dtype = dtype
         self.register_buffer("codes", codes.contiguous())
         self.register_buffer("scale", scale.contiguous())
@@ -86,7 +90,7 @@ def unpack(
     codes = codes.contiguous()  # kernels read by address
 
     kind = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
-    columns = scale.shape[1] * BLOCK if scale.dim() == 2 else codes.shape[1]
+    columns = codes.shape[1] * (1 if minimum is None else BLOCK)
     into = torch.empty(codes.shape[0], columns, dtype=kind) if out is None or out.dtype != kind else out
     groups, half, alone = scale.numel(), int(kind == torch.bfloat16), into.numel() < _FEW
     if minimum is None:
@@ -94,7 +98,8 @@ def unpack(
         run(dequantize.eight_bit, groups, codes, factors, into, half, into.numel() // max(1, groups), alone=alone)
     else:
         scale, minimum = scale.half().contiguous(), minimum.half().contiguous()
-        run(dequantize.four_bit, groups, codes, scale, minimum, into, half, alone=alone)
+        kernel = dequantize.four_bit if codes.shape[2] == NIBBLES else dequantize.five_bit
+        run(kernel, groups, codes, scale, minimum, into, half, alone=alone)
     if out is not None and out is not into:
         return out.copy_(into)
     return into.to(dtype)
@@ -111,7 +116,8 @@ class QuantLinear(Packed):
 
     Attributes:
         in_features, out_features: the sizes of x and y.
-        bits, grouped: 4 or 8; blocks of 32 columns with a scale each, or one scale a row.
+        bits: 4, 5 or 8.
+        group: so many columns have a scale, 16 or 32; None: a row has one.
     """
 
     def __init__(
@@ -127,7 +133,7 @@ class QuantLinear(Packed):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def extra_repr(self) -> str:
-        kind = "blocks" if self.grouped else "rows"
+        kind = "rows" if self.group is None else f"blocks of {self.group}"
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.bits} bit by {kind}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

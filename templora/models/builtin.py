@@ -12,7 +12,7 @@ from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m"
 # What is kept of a model that was unpacked, and how; another number makes what there is useless.
-FORM = 2
+FORM = 3
 DONE, ENDING = "complete.json", "-blocks"
 
 

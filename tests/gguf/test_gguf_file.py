@@ -27,9 +27,13 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+SMALL = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
+SUPER = [Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+
+
 def blocks(data: np.ndarray, kind: Kind) -> list[torch.Tensor]:
     """A GGUF's rows as they are held in int4."""
-    split = split_super_blocks if kind == Kind.Q4_K else split_blocks
+    split = split_super_blocks if kind in SUPER else split_blocks
     return as_asked([torch.from_numpy(part) for part in split(data, kind)], packed=True)
 
 
@@ -39,7 +43,7 @@ def numbers(data: np.ndarray, kind: Kind) -> torch.Tensor:
     return unpack(codes, scale, minimum[0] if minimum else None, torch.float32)
 
 
-@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0])
+@pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("size", [1e-7, 1.0, 1e3])
 def test_blocks_unpack_to_what_the_file_says(kind: Kind, size: float) -> None:
     """In fp32, bit for bit; also where scales are subnormal halves."""
@@ -48,21 +52,24 @@ def test_blocks_unpack_to_what_the_file_says(kind: Kind, size: float) -> None:
     assert torch.equal(numbers(data, kind), torch.from_numpy(dequantize(data, kind)))
 
 
-def test_super_blocks_lose_no_more_than_a_half_does() -> None:
-    """Q4_K: every byte at random but the two halves, which are made plausible."""
+@pytest.mark.parametrize("kind", SUPER)
+def test_super_blocks_lose_no_more_than_a_half_does(kind: Kind) -> None:
+    """Every byte at random but the halves, which are made plausible."""
     generator = np.random.default_rng(1)
-    data = generator.integers(0, 256, (5, 3 * GGML_QUANT_SIZES[Kind.Q4_K][1]), dtype=np.uint8)
-    halves = generator.uniform(1e-3, 1e-2, (5, 3, 2)).astype(np.float16)
-    data.reshape(5, 3, -1)[..., :4] = halves.view(np.uint8)
-    found, wanted = numbers(data, Kind.Q4_K), torch.from_numpy(dequantize(data, Kind.Q4_K))
-    scale, minimum = (part.float() for part in blocks(data, Kind.Q4_K)[1:])
-    bound = (15 * scale.abs() + minimum.abs()) * 2.0**-11
-    off = (found - wanted).abs().view(5, -1, 32)
+    data = generator.integers(0, 256, (5, 3 * GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+    where = slice(208, 210) if kind == Kind.Q6_K else slice(0, 4)
+    place = data.reshape(5, 3, -1)[..., where]
+    place[:] = generator.uniform(1e-3, 1e-2, (5, 3, place.shape[-1] // 2)).astype(np.float16).view(np.uint8)
+    found, wanted = numbers(data, kind), torch.from_numpy(dequantize(data, kind))
+    scale, *minimum = (part.float().abs() for part in blocks(data, kind)[1:])
+    most = {Kind.Q4_K: 15, Kind.Q5_K: 31, Kind.Q6_K: 32}[kind]
+    bound = (most * scale + sum(minimum)) * 2.0**-11
+    off = (found - wanted).abs().view(*scale.shape, -1)
     assert (off <= bound[..., None]).all()
     assert off.max() > 0
 
 
-@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0])
+@pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("family", [*FAMILIES, "mistral"])
 def test_weights_are_those_of_transformers_reader(family: str, kind: Kind, tmp_path: Path) -> None:
     """In fp32 and bf16, and the packed ones once they are rounded to bf16."""
@@ -82,7 +89,7 @@ def test_weights_are_those_of_transformers_reader(family: str, kind: Kind, tmp_p
             assert torch.equal(weights[name], parameter), name
         packed = file.load(dtype, "int4")
         kinds = {name: m.bits for name, m in packed.named_modules() if isinstance(m, Packed)}
-        assert kinds["model.layers.1.self_attn.q_proj"] == (8 if kind == Kind.Q8_0 else 4)
+        assert kinds["model.layers.1.self_attn.q_proj"] == int(kind.name[1])
         assert kinds["model.embed_tokens"] == kinds["lm_head"] == 8
         for name, module in packed.named_modules():
             # down_proj is F16 in the file, so it is held by row, in other numbers.

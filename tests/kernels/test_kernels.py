@@ -47,18 +47,25 @@ def matrix(format: int, rows: int, n: int) -> tuple[list[np.ndarray], np.ndarray
     if format == vectors.BFLOAT16:
         codes = (values.view(np.uint32) >> 16).astype(np.uint16)
         return [codes, scale, least], floats_of_bfloat16(codes)
-    if format == vectors.INT4_BLOCKS:
-        numbers = random.integers(0, 16, (rows, blocks, 2, 16), dtype=np.uint8)
-        packed = numbers[:, :, 0] | numbers[:, :, 1] << 4
+    if format in products.NIBBLES:
+        most = 16 if format == vectors.INT4_BLOCKS else 32
+        numbers = random.integers(0, most, (rows, blocks, 2, 16), dtype=np.uint8)
+        packed = numbers[:, :, 0] & 15 | numbers[:, :, 1] << 4
+        if format == vectors.INT5_BLOCKS:
+            fifth = np.packbits(numbers.reshape(rows, blocks, 32) >> 4, -1, bitorder="little")
+            packed = np.concatenate([packed, fifth], -1)
         return [packed, scale, least], numbers.reshape(rows, n) * wide_scale + wide_least
     codes = random.integers(-128, 128, (rows, n), dtype=np.int8)
     if format == vectors.INT8_BLOCKS:
         return [codes, scale, least], codes * wide_scale
+    if format == vectors.INT8_HALVES:
+        scale = random.uniform(0.5, 2, (rows, 2 * blocks)).astype(np.float16)
+        return [codes, scale, least], codes * np.repeat(scale.astype(np.float32), vectors.BLOCK // 2, 1)
     by_row = random.uniform(0.5, 2, rows).astype(np.float32)
     return [codes, by_row, least], codes * by_row[:, None]
 
 
-CASES = [(format, n) for format in range(5) for n in (32, 96, 576)]
+CASES = [(format, n) for format in range(7) for n in (32, 96, 576)]
 CASES += [(format, n) for format in (vectors.FLOAT32, vectors.BFLOAT16, vectors.INT8_ROWS) for n in (5, 48, 50)]
 
 

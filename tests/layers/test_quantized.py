@@ -14,6 +14,7 @@ from torch import nn
 
 from templora import ModelError
 from templora.engine.engine import Engine
+from templora.gguf.file import split_blocks
 from templora.layers.quantized import (
     Packed,
     QuantEmbedding,
@@ -29,7 +30,7 @@ from templora.models.runner import through
 from templora.testing import FAMILIES, byte_tokenizer, tiny_model
 
 LINEAR = [family for family in FAMILIES if family != "gpt2"]
-FORMATS = ("rows", "blocks of 8", "blocks of 4")
+FORMATS = ("rows", "blocks of 8", "halves of 8", "blocks of 5", "blocks of 4")
 
 
 def random_weights(rows: int = 70, columns: int = 96) -> torch.Tensor:
@@ -41,8 +42,11 @@ def parts(form: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return quantize_rows(weight)
     if form == "blocks of 4":
         return quantize_blocks(weight)
-    scale = (weight.view(weight.shape[0], -1, 32).abs().amax(-1) / 127).half()
-    codes = (weight.view(weight.shape[0], -1, 32) / scale.float()[..., None]).round().clamp(-127, 127)
+    if form == "blocks of 5":
+        return tuple(map(torch.from_numpy, split_blocks(quantize(weight.numpy(), Kind.Q5_1), Kind.Q5_1)))
+    group = 16 if form == "halves of 8" else 32
+    scale = (weight.view(weight.shape[0], -1, group).abs().amax(-1) / 127).half()
+    codes = (weight.view(weight.shape[0], -1, group) / scale.float()[..., None]).round().clamp(-127, 127)
     return codes.to(torch.int8).view_as(weight), scale
 
 
@@ -82,9 +86,10 @@ def test_unpacked_weights_are_the_exact_ones_rounded(form: str) -> None:
     codes, scale, minimum = packed if len(packed) == 3 else (*packed, None)
     exact = unpack(codes, scale, minimum, torch.float32)
     per = scale.float().view(70, -1, 1)
-    if form == "blocks of 4":
-        assert minimum is not None
-        elements = torch.cat([codes & 15, codes >> 4], -1).float()
+    if minimum is not None:
+        elements = torch.cat([codes[..., :16] & 15, codes[..., :16] >> 4], -1).float()
+        if form == "blocks of 5":
+            elements += 16 * (codes[..., 16:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten(-2).float()
         assert torch.equal(exact, (per * elements + minimum.float()[..., None]).view(70, 96))
     else:
         assert torch.equal(exact, (per * codes.float().view(70, per.shape[1], -1)).view(70, 96))
@@ -147,11 +152,11 @@ def test_no_unpacked_copy_is_kept_for_the_backward_pass() -> None:
 
 def test_a_layer_says_what_it_is() -> None:
     layer = QuantLinear(*quantize_blocks(random_weights()))
-    assert (layer.in_features, layer.out_features, layer.bits, layer.grouped, layer.bias) == (96, 70, 4, True, None)
+    assert (layer.in_features, layer.out_features, layer.bits, layer.group, layer.bias) == (96, 70, 4, 32, None)
     assert (layer.codes.dtype, layer.codes.shape) == (torch.uint8, (70, 3, 16))
     assert (layer.scale.dtype, layer.scale.shape, layer.minimum.dtype) == (torch.float16, (70, 3), torch.float16)
     layer = QuantLinear(*quantize_rows(random_weights()))
-    assert (layer.in_features, layer.out_features, layer.bits, layer.grouped) == (96, 70, 8, False)
+    assert (layer.in_features, layer.out_features, layer.bits, layer.group) == (96, 70, 8, None)
     assert (layer.codes.dtype, layer.scale.dtype, layer.minimum) == (torch.int8, torch.float32, None)
     assert "in_features=96, out_features=70, 8 bit by rows" in repr(layer)
     assert list(layer.state_dict()) == ["codes", "scale"]
