@@ -21,11 +21,11 @@ from templora.kernels.vectors import (
     INT4_BLOCKS,
     INT5_BLOCKS,
     LANES,
-    fifth_bits,
     lanes_at,
     spread,
     vector,
     widened,
+    with_fifth,
 )  # fmt: skip
 
 _KERNEL = types.void(types.voidptr)
@@ -62,8 +62,7 @@ def _nibbles_block(format: int, half: bool) -> Any:
             s, m = (spread(b, widened(b, factors, _F16, index, 1)) for factors in (scale, minimum))
             parts = [b.zext(part, vector(_I32)) for part in (b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4)))]
             if format == INT5_BLOCKS:
-                fifth = fifth_bits(b, codes, index)
-                parts = [b.or_(parts[0], b.and_(fifth, _all(_I32, 16))), b.or_(parts[1], b.lshr(fifth, _all(_I32, 16)))]
+                parts = [with_fifth(b, codes, index, part, half, 16) for half, part in enumerate(parts)]
             for i, part in enumerate(parts):
                 numbers = b.fadd(b.fmul(b.uitofp(part, vector(_F32)), s), m)
                 first = b.add(b.mul(index, ir.Constant(index.type, 2 * LANES)), ir.Constant(index.type, i * LANES))

@@ -41,7 +41,6 @@ from templora.kernels.vectors import (
     INT8_HALVES,
     INT8_ROWS,
     LANES,
-    fifth_bits,
     fma,
     integer,
     lanes_at,
@@ -51,6 +50,7 @@ from templora.kernels.vectors import (
     total,
     vector,
     widened,
+    with_fifth,
 )
 
 # Said, not left out: what is left out is as its caller has it.
@@ -93,8 +93,7 @@ def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
         high = b.lshr(pair, ir.Constant(vector(I8), [4] * LANES))
         parts = [b.zext(half, vector(I32)) for half in (low, high)]
         if format == INT5_BLOCKS:
-            fifth = fifth_bits(b, codes, block)
-            parts = [b.or_(parts[0], b.and_(fifth, _words(16))), b.or_(parts[1], b.lshr(fifth, _words(16)))]
+            parts = [with_fifth(b, codes, block, part, half, 16) for half, part in enumerate(parts)]
         return [b.sitofp(part, vector(F32)) for part in parts]
     first = b.mul(block, integer(BLOCK))
     starts = [first, b.add(first, integer(LANES))]
@@ -114,7 +113,7 @@ def _pairs(b: Any, format: int, codes: Any, block: Any) -> Any:
     pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1), vector(I32))
     pair = b.and_(b.or_(pair, b.shl(pair, _words(12))), _words(0x000F000F))
     if format == INT5_BLOCKS:
-        pair = b.or_(pair, fifth_bits(b, codes, block))
+        pair = with_fifth(b, codes, block, with_fifth(b, codes, block, pair, 0, 16), 1, 16 << 16)
     return b.or_(pair, _words(0x43004300))
 
 
@@ -215,7 +214,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 
 
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
-    many = 2 if format in NIBBLES else _TILE
+    many = {INT4_BLOCKS: 2, INT5_BLOCKS: 1}.get(format, _TILE)
     tile, one = _tile(format, many, texts, dots), _tile(format, 1, texts, dots)
     size = 2 if dots else 4  # bytes of a number of x
     alone = 0 if format in NIBBLES else _AT_HAND // (size * texts * BLOCK)  # blocks of x

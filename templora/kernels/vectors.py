@@ -45,17 +45,12 @@ def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) 
     return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
 
 
-def fifth_bits(builder: Any, codes: Any, block: Any) -> Any:
-    """Of an INT5_BLOCKS block, for each k: 16 in a word's lower half if element k has its fifth bit, and in the upper
-    half for k + 16."""
+def with_fifth(builder: Any, codes: Any, block: Any, numbers: Any, half: int, bit: int) -> Any:
+    """`numbers`, words for the elements of half an INT5_BLOCKS block, with `bit` set where an element has its fifth."""
     b = builder
-    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES)))
-    word = b.load(b.inttoptr(place, I32.as_pointer()), align=1)
-    words = b.insert_element(ir.Constant(vector(I32), ir.Undefined), word, ir.Constant(I32, 0))
-    words = b.shuffle_vector(words, ir.Constant(vector(I32), ir.Undefined), ir.Constant(vector(I32), [0] * LANES))
-    bits = b.lshr(words, ir.Constant(vector(I32), list(range(LANES))))
-    ones = b.and_(bits, ir.Constant(vector(I32), [0x00010001] * LANES))
-    return b.shl(ones, ir.Constant(vector(I32), [4] * LANES))
+    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES + 2 * half)))
+    mask = b.bitcast(b.load(b.inttoptr(place, I16.as_pointer()), align=1), ir.VectorType(ir.IntType(1), LANES))
+    return b.select(mask, b.or_(numbers, ir.Constant(vector(I32), [bit] * LANES)), numbers)
 
 
 def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
