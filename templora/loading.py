@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from templora.engine.engine import Engine
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-WEIGHTS = ("auto", "bf16", "int8", "int4")
+WEIGHTS = ("auto", "unpacked", "bf16", "int8", "int4")
 _GGUF_MAGIC = b"GGUF"
 
 
@@ -47,8 +47,9 @@ def load(
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, ...
         dtype: what is computed in: `auto` (the model's own; bfloat16 for a .gguf), `bfloat16`, `float16` or
             `float32`.
-        weights: how the frozen weights are held: `auto` (in `dtype`), `bf16`, `int8` (by row, quantised here) or
-            `int4` (a .gguf's own blocks; from other models quantised here, at a higher loss).
+        weights: how the frozen weights are held: `unpacked` (in `dtype`), `bf16`, `int8` (by row, quantised here),
+            `int4` (a .gguf's own blocks, of whatever bits; from other models quantised here, at a higher loss), or
+            `auto`: `int4` where those are blocks as they are, on a CPU that is to compute in bfloat16; else `unpacked`.
         threads: CPU threads to compute with: a number, or `auto`: as many as torch is set to, fewer while other
             programs use the cores.
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
@@ -70,6 +71,7 @@ def load(
         import torch
 
     where = find_device(device)
+    weights = held(found, device, dtype, weights)
     kind = torch.bfloat16 if weights == "bf16" else None if dtype == "auto" else getattr(torch, dtype)
     if where.type == "cuda":
         _check_cuda(weights, found)
@@ -91,6 +93,24 @@ def load(
     engine.threads = count
     engine.load_seconds = time.perf_counter() - began
     return engine
+
+
+def held(model: BuiltinModel | Path | str, device: str, dtype: str, weights: str) -> str:
+    """How `load` holds weights, what it finds out for itself said: one of `WEIGHTS`, but not `auto`.
+
+    Args:
+        model: as `find` gives it; others as for `load`.
+    """
+    if weights != "auto":
+        return weights
+    is_file = isinstance(model, BuiltinModel) or (isinstance(model, Path) and model.is_file())
+    if not is_file or dtype not in ("auto", "bfloat16") or find_device(device).type != "cpu":
+        return "unpacked"
+    if isinstance(model, Path):
+        from templora.gguf.file import GgufFile
+
+        return "int4" if GgufFile(model).known else "unpacked"
+    return "int4"
 
 
 def check(

@@ -91,7 +91,7 @@ class _Eval(click.Command):
 )
 @click.option("--adapters", metavar="A,B,...", help="what the adapter has learnt: none, own, other, shuffled, ...")
 @click.option("--other-tokens", type=int, metavar="N", help="tokens of another text that `other` adapters learn")
-@click.option("--weights", metavar="NAME", help="how frozen weights are held: auto, bf16, int8, int4")
+@click.option("--weights", metavar="NAME", help="how frozen weights are held: auto (unpacked), bf16, int8, int4")
 @click.option("--dtype", metavar="NAME", help="auto, bfloat16, float16 or float32")
 @click.option("--out", required=True, metavar="DIR", help="folder for the results; goes on with what it holds")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="cells measured at a time")

@@ -17,7 +17,7 @@ from templora.cli.run import Run
 from templora.config import TempLoraConfig
 from templora.errors import ModelError, OptionError
 from templora.events import Event
-from templora.loading import find
+from templora.loading import find, held
 from templora.store.edited import edited, reading
 from templora.store.history import History
 from templora.store.saved import SavedSession
@@ -41,12 +41,14 @@ def how_it_was_loaded(store: SessionStore, history: History, options: Mapping[st
         ModelError: the model that it names is in the folder of sessions, or not there.
         OptionError: code of a model is trusted that this command line does not name.
     """
-    context, held = click.get_current_context(), history.begin["model"]
+    context, said = click.get_current_context(), history.begin["model"]
     unsaid = [o for o in _LOADING if context.get_parameter_source(o) in (None, ParameterSource.DEFAULT)]
-    found = {option: held[option] for option in unsaid if option in held}
+    found = {option: said[option] for option in unsaid if option in said}
+    if found.get("weights") == "auto":  # what it came to is said since it was not always the same
+        found["weights"] = "unpacked"
     if "model" not in unsaid:
         return found
-    found = {"model": held["name"], **found, "named_by_file": True}
+    found = {"model": said["name"], **found, "named_by_file": True}
     model = found["model"]
     if options["trust_remote_code"]:
         raise OptionError("trust_remote_code", f"say whose code: the session names {model!r}; give it as --model too")
@@ -179,6 +181,7 @@ class Kept:
                 self.store.discard(self.name)
             source = {option: options[option] for option in _LOADING}
             where = find(options["model"])
+            source["weights"] = held(where, options["device"], options["dtype"], options["weights"])
             if isinstance(where, Path):  # to be found from any folder
                 source["model"] = os.path.abspath(where)
             return self.store.create(self.name, engine, config, source=source, keep=options["keep"], notes=notes)

@@ -14,8 +14,8 @@ from templora.models.builtin import BUILTIN_MODELS, DEFAULT_MODEL, folder_of, is
 _OTHERS = """
 Other models: --model takes a directory (config.json, weights, tokenizer), a .gguf file, or a hub id.
 Tested families: Llama, Qwen2, Qwen3, Gemma 3, Mistral, Phi, GPT-2.
-Memory, as a rule of thumb: 2 bytes a parameter in bfloat16 (1 with --weights int8, 0.6 with
-int4), and 34 bytes an adapter weight while it learns. Rank 64 on
+Memory, as a rule of thumb: what a .gguf takes on disk, else 2 bytes a parameter in bfloat16 (1 with
+--weights int8, 0.6 with int4), and 34 bytes an adapter weight while it learns. Rank 64 on
 every layer of a 7B model is 160M adapter weights, 5.4 GB; --rank, --layers and --target-modules make it smaller."""
 
 

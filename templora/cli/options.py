@@ -111,9 +111,10 @@ model_options = _all(
         "--weights",
         default="auto",
         show_default=True,
-        help="how the frozen weights are held: auto (in --dtype), bf16 (2 bytes a weight), int8 (1 byte, made "
-        "here, next to no loss) or int4 (0.6 bytes: the blocks of a 4-bit .gguf and of built-in models as they "
-        "are, at no further loss; made here from other models, at a real one). Fewer bytes decode faster",
+        help="how the frozen weights are held: unpacked (in --dtype), bf16 (2 bytes a weight), int8 (1 byte, made "
+        "here, next to no loss), int4 (0.6 bytes: the blocks of a .gguf and of built-in models as they are, at no "
+        "further loss; made here from other models, at a real one), or auto: blocks as they are where there are any, "
+        "on a CPU; else unpacked. Fewer bytes decode faster",
     ),
     click.option(
         "--threads",

@@ -153,7 +153,7 @@ class GgufFile:
         return zip([name] if len(held) == 1 else [f"{layer}.{part}" for part in PARTS], held, strict=False)
 
     def load(self, dtype: torch.dtype, weights: str) -> Any:
-        """The model, in `dtype` and with its weights as `--weights` says (auto, bf16, int8, int4)."""
+        """The model, in `dtype` and with its weights as `--weights` says (unpacked, bf16, int8, int4)."""
         if self._tensors is not None:
             return assemble(self.config, self._tensors, self.exact, dtype, weights)
         if weights == "int4":

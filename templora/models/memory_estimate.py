@@ -96,7 +96,7 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
     """What loading a model, and one session on it, needs beside the program itself.
 
     Args:
-        weights: as `--weights` (auto, bf16, int8, int4).
+        weights: as `--weights` (unpacked, bf16, int8, int4).
         item: bytes of a number in the compute dtype.
         config: of the session; None counts the weights alone.
         as_stored: quantised weights are read as they are, rather than made here from the whole model.

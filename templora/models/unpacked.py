@@ -133,7 +133,7 @@ class UnpackedModel:
     def _keep(self) -> None:
         tensors = self._file.tensors()
         if tensors is None:
-            model = self._file.load(self.dtype, "auto")
+            model = self._file.load(self.dtype, "unpacked")
             held = dict(model.named_parameters())
             if any(name in model.state_dict() for name, _ in model.named_buffers()):
                 return  # more than weights makes it what it is

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from conftest import LONG
 from evaluations import tiny_folder
 from forked import PYTHON
+from ggufs import write_gguf
 
 from templora.cli.sessions import sessions
 from templora.cli.translate import translate as translate_command
@@ -379,6 +380,25 @@ def test_nothing_that_a_sessions_log_names_is_run(
     assert "give it as --model too" in str(ask("resume", "novel", "--trust-remote-code").exception)
     assert not mark.exists()
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_session_keeps_the_weights_that_it_began_with(
+    write: Callable[..., Result], store: SessionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `auto` came to is in its log. Older ones say `auto`, which was unpacked then."""
+    monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "m.gguf")
+    assert write("--tokens", 5, "--model", tmp_path / "m.gguf").exit_code == 0
+    assert store.history("novel").begin["model"]["weights"] == "int4"
+    assert ask("resume", "novel", "--tokens", 5, "--quiet").exit_code == 0
+    store.discard("novel")
+    with monkeypatch.context() as patched:
+        patched.setattr("templora.cli.kept.held", lambda *_: "auto")
+        assert write("--tokens", 5, "--model", tmp_path / "m.gguf", "--weights", "unpacked").exit_code == 0
+    assert store.history("novel").begin["model"]["weights"] == "auto"
+    assert ask("resume", "novel", "--tokens", 5, "--quiet").exit_code == 0
+    refused = ask("resume", "novel", "--tokens", 5, "--quiet", "--weights", "int4")
+    assert "its weights are others" in str(refused.exception)
 
 
 def test_a_model_given_by_a_relative_path_is_found_from_everywhere(

@@ -18,6 +18,7 @@ from templora import ModelError
 from templora.bench.llama_cpp import LlamaCpp
 from templora.gguf.file import FAMILIES, GgufFile, as_asked, split_blocks, split_super_blocks
 from templora.layers.quantized import Packed, QuantEmbedding, QuantLinear, unpack
+from templora.testing import byte_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +119,21 @@ def test_a_tied_head_shares_the_embeddings_blocks(tmp_path: Path) -> None:
     assert plain.lm_head.weight is plain.model.embed_tokens.weight
 
 
+def test_blocks_are_kept_where_nothing_else_is_said(tmp_path: Path) -> None:
+    path, folder = tmp_path / "m.gguf", tmp_path / "plain"
+    write_gguf(path).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+
+    def packed(where: Path, **options: str) -> bool:
+        return isinstance(templora.load(where, **options).model.head, QuantLinear)
+
+    assert packed(path)
+    assert packed(path, dtype="bfloat16")
+    assert not packed(path, dtype="float32")
+    assert not packed(path, weights="unpacked")
+    assert not packed(folder)
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", without="blk.1.ffn_up.weight")
     with pytest.raises(ModelError, match=r"incomplete: blk\.1\.ffn_up\.weight is missing"):
@@ -127,7 +143,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 def test_a_family_that_is_not_read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goes through transformers, and cannot keep its blocks."""
     write_gguf(tmp_path / "m.gguf")
-    wanted = templora.load(tmp_path / "m.gguf").model.fingerprint()
+    wanted = templora.load(tmp_path / "m.gguf", weights="unpacked").model.fingerprint()
     monkeypatch.setattr("templora.gguf.file.FAMILIES", {"qwen2": "qwen2"})
     assert templora.load(tmp_path / "m.gguf").model.fingerprint() == wanted
     assert isinstance(templora.load(tmp_path / "m.gguf", weights="int8").model.head, QuantLinear)

@@ -61,7 +61,7 @@ class Cell:
         text_sha256: of its content.
         tokens: how many of its first tokens; None: all.
         model: as for `templora.load`.
-        weights, dtype: as for `templora.load`.
+        weights, dtype: as for `templora.load`, but `auto` is `unpacked`, whatever the model: figures compare.
         method: how the context is kept; a name in `templora.methods`, or somebody's `module:Class`.
         options: of the method.
         code: of a method that is not ours (`methods.method_code`).

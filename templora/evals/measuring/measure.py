@@ -81,7 +81,12 @@ def measure(
         from templora.loading import load
 
         engine = load(
-            cell.model, weights=cell.weights, dtype=cell.dtype, threads=threads, device=device, plan=cell.config
+            cell.model,
+            weights="unpacked" if cell.weights == "auto" else cell.weights,
+            dtype=cell.dtype,
+            threads=threads,
+            device=device,
+            plan=cell.config,
         )
     problem = method.problem(engine.model, cell.config)
     if problem:
