@@ -259,8 +259,8 @@ def _check_memory(
         return
     own = getattr(source.config.get_text_config(), "dtype", None) if isinstance(source, _Folder) else None
     item = (dtype or own or torch.bfloat16).itemsize
-    stored = not isinstance(source, _Folder)
-    formats = {w: memory_estimate.needed(sizes, w, item, plan, as_stored=stored and w == "int4") for w in WEIGHTS}
+    blocks = None if isinstance(source, _Folder) else source.blocks_bytes
+    formats = {w: memory_estimate.needed(sizes, w, item, plan, blocks) for w in WEIGHTS}
     others = {w: formats[w] for w in ("bf16", "int8", "int4") if w != weights}
     memory_estimate.check(name, formats[weights], free, others)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,17 @@ class GgufFile:
                 know_frequency_factors()
                 return model_config(self.header)
             return foreign_config(self.header)
+
+    @property
+    def blocks_bytes(self) -> float:
+        """Bytes that its weights take in int4, embedding and head held once if the file has one of them."""
+        from gguf import GGMLQuantizationType as Kind
+
+        # Of a block of 32, codes and halves; what is no such block gets a byte a weight.
+        taken = {"Q4": 20, "Q5": 24, "Q6": 36, "Q8": 34}
+        tensors = [(t.shape, taken.get(Kind(t.kind).name[:2], BLOCK) / BLOCK) for t in self.header.tensors.values()]
+        matrices = (math.prod(shape) * size for shape, size in tensors if len(shape) > 1)
+        return sum(matrices) + sum(self.dtype.itemsize * shape[0] for shape, _ in tensors if len(shape) == 1)
 
     @cached_property
     def tokenizer(self) -> Any:

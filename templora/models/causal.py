@@ -20,6 +20,7 @@ from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
 from templora.lora.targets import linear_layers
 from templora.models.arrangement import Arrangement, moving_names, raw
+from templora.models.memory_estimate import logit_rows
 from templora.runtime.metering import ModelShape
 from templora.runtime.signals import Between, between
 from templora.runtime.threads import governor
@@ -27,10 +28,6 @@ from templora.runtime.threads import governor
 if TYPE_CHECKING:
     from templora.layers.fused import FusedPasses
 
-# Most rows of logits computed at once, and most logits: 13 MB in bf16. A large vocabulary's take more, Gemma's 50 MB:
-# with fewer rows reading the head takes longer than the product.
-_LOGIT_ROWS, _MIN_LOGIT_ROWS = 256, 96
-_LOGITS = 128 * 49152
 _EVIDENCE = 1024  # values of each tensor
 _SUMMED = 1024  # words of eight bytes that are summed as a row
 
@@ -196,7 +193,7 @@ class CausalModel:
 
     def _blocks(self, hidden: torch.Tensor, targets: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`hidden` and `targets` in blocks of rows whose logits may exist at one time."""
-        rows = min(_LOGIT_ROWS, max(_MIN_LOGIT_ROWS, _LOGITS // self.vocabulary))
+        rows = logit_rows(self.vocabulary)
         wanted = torch.tensor(targets, dtype=torch.long, device=hidden.device)
         for block in zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True):
             self.between()

@@ -1,14 +1,14 @@
 """What a run needs in memory, known before any weight is read, and what the machine has left.
 
-    weights       numbers × bytes of the compute dtype; in int8 one byte, in int4 5/8 of one (20 bytes a block of 32)
-                  for the linear layers, 17/16 of a byte for embedding and head
+    weights       numbers × bytes of the compute dtype; in int8 one byte; in int4 what a GGUF's blocks take, else 5/8
+                  of a byte (20 bytes a block of 32) for the linear layers and one for embedding and head
                   (a model that is quantised here is first read whole)
     adapter       16 bytes a weight in bfloat16, see below; 6 where nothing is learnt
     cache         keys and values of the window, for the base and for the adapted model
     activations   for each token of a chunk (of window, with context_gradients) what autograd keeps: measured at
                   about _KEPT times the inputs and outputs of the adapted layers, the heap's holes included; a tenth of
                   them where nothing is kept (nothing learnt, or checkpointing)
-    logits        a block of rows over the vocabulary in fp32, about three times
+    logits        a block of rows over the vocabulary, about three times
 
 Per adapter weight: master and two moments in fp32 (12 bytes; the moments come with the first step); in compute dtype
 (2 each) what serves and a gradient, and with several epochs a gradient for each and the weights between two of them.
@@ -26,7 +26,15 @@ from templora.config import TempLoraConfig
 from templora.errors import ModelError
 
 _KEPT, _NOT_KEPT = 2.0, 0.1
-_LOGIT_ROWS = 256
+# Most rows of logits computed at once, and most logits: 13 MB in bf16. A large vocabulary's take more, Gemma's 50 MB:
+# with fewer rows reading the head takes longer than the product.
+_LOGIT_ROWS, _MIN_LOGIT_ROWS = 256, 96
+_LOGITS = 128 * 49152
+
+
+def logit_rows(vocabulary: int) -> int:
+    """Rows of logits that may exist at one time."""
+    return min(_LOGIT_ROWS, max(_MIN_LOGIT_ROWS, _LOGITS // vocabulary))
 
 
 @dataclass(frozen=True)
@@ -92,18 +100,20 @@ class Need(NamedTuple):
         return sum(self)
 
 
-def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None, as_stored: bool = False) -> Need:
+def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None, blocks: float | None = None) -> Need:
     """What loading a model, and one session on it, needs beside the program itself.
 
     Args:
         weights: as `--weights` (unpacked, bf16, int8, int4).
         item: bytes of a number in the compute dtype.
         config: of the session; None counts the weights alone.
-        as_stored: quantised weights are read as they are, rather than made here from the whole model.
+        blocks: bytes of its weights in int4, if they are a file's blocks; else they are made here of the whole model.
     """
-    linear, ends = {"int8": (1.0, 1.0), "int4": (20 / 32, 34 / 32)}.get(weights, (float(item), float(item)))
+    linear, ends = {"int8": (1.0, 1.0), "int4": (20 / 32, 1.0)}.get(weights, (float(item), float(item)))
     held = sizes.linear * linear + sizes.ends * ends + sizes.other * item
-    if weights in ("int8", "int4") and not as_stored:
+    if weights == "int4" and blocks is not None:
+        held = blocks
+    elif weights in ("int8", "int4"):
         held = max(held, (sizes.linear + sizes.ends + sizes.other) * item)
     if config is None:
         return Need(held)
@@ -115,7 +125,7 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
     tokens = window if config.context_gradients else min(config.chunk_size, window)
     all_kept = learning and not config.checkpointing
     kept = tokens * sizes.adapter * item * (_KEPT if all_kept else _NOT_KEPT)
-    logits = 3.0 * 4 * sizes.vocabulary * min(_LOGIT_ROWS, tokens)
+    logits = 3.0 * item * sizes.vocabulary * min(logit_rows(sizes.vocabulary), tokens)
     return Need(held, adapter, 2.0 * window * sizes.cache * item, kept + logits)
 
 

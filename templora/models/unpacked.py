@@ -77,6 +77,13 @@ class UnpackedModel:
         """Whether what is kept are the file's own blocks, of which any format can be made."""
         return self._builtin or self._file.known
 
+    @property
+    def blocks_bytes(self) -> float:
+        """Bytes that its weights take in int4."""
+        if self._builtin and self._kept:
+            return float(sum(path.stat().st_size for path in self._folder.glob("*.safetensors")))
+        return self._file.blocks_bytes
+
     @cached_property
     def config(self) -> Any:
         if not self._kept:

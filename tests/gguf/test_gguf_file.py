@@ -134,6 +134,16 @@ def test_blocks_are_kept_where_nothing_else_is_said(tmp_path: Path) -> None:
     assert not packed(folder)
 
 
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_blocks_take_is_known_before_they_are_read(kind: Kind, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", kind=kind)
+    file = GgufFile(tmp_path / "m.gguf")
+    model = file.load(torch.bfloat16, "int4")
+    held = {t.data_ptr(): t.nbytes for m in model.modules() if isinstance(m, Packed) for t in m.buffers()}
+    plain = sum(p.nbytes for p in model.parameters())
+    assert file.blocks_bytes == pytest.approx(sum(held.values()) + plain, rel=0.03)  # scales of rows are not counted
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", without="blk.1.ffn_up.weight")
     with pytest.raises(ModelError, match=r"incomplete: blk\.1\.ffn_up\.weight is missing"):

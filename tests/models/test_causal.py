@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from templora.engine.engine import Engine
-from templora.models.causal import _LOGIT_ROWS
+from templora.models.memory_estimate import _LOGIT_ROWS
 from templora.testing import tiny_engine
 
 ROWS = 2 * _LOGIT_ROWS + 45

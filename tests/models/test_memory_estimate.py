@@ -38,11 +38,12 @@ def test_sizes_are_those_of_the_model(family: str) -> None:
 def test_weights_are_counted_by_format() -> None:
     sizes = Sizes(linear=3200, ends=320, other=10, adapter=100, cache=8, vocabulary=10, positions=64)
     whole = 3530 * 2
-    assert needed(sizes, "auto", 2, None) == needed(sizes, "bf16", 2, None) == Need(whole)
-    assert needed(sizes, "auto", 4, None).total == 3530 * 4
-    assert needed(sizes, "int8", 2, None, as_stored=True).total == 3200 + 320 + 20
-    assert needed(sizes, "int4", 2, None, as_stored=True).total == 2000 + 340 + 20
-    assert needed(sizes, "int4", 2, None).total == whole  # it is read whole first
+    assert needed(sizes, "unpacked", 2, None) == needed(sizes, "bf16", 2, None) == Need(whole)
+    assert needed(sizes, "unpacked", 4, None).total == 3530 * 4
+    assert needed(sizes, "int4", 2, None, blocks=1234.0).total == 1234
+    for weights in ("int8", "int4"):
+        assert needed(sizes, weights, 2, None).total == whole  # it is read whole first
+    assert needed(sizes, "int8", 2, None, blocks=1234.0).total == whole
 
 
 def test_what_a_plan_adds() -> None:
@@ -121,9 +122,10 @@ import transformers.models.llama.modeling_llama, templora.engine.engine, numba
 from templora.models import memory_estimate
 from templora.runtime.rss import peak_rss_bytes as peak
 weights, plan = sys.argv[1], templora.TempLoraConfig(chunk_size=256, window=512, learning=sys.argv[2])
-sizes = memory_estimate.Sizes.of(UnpackedModel(BUILTIN_MODELS[DEFAULT_MODEL]).config)
+source = UnpackedModel(BUILTIN_MODELS[DEFAULT_MODEL])
+sizes = memory_estimate.Sizes.of(source.config)
 before = peak()
-need = memory_estimate.needed(sizes, weights, 2, plan, as_stored=True)
+need = memory_estimate.needed(sizes, weights, 2, plan, source.blocks_bytes)
 with templora.load(weights=weights).session(plan) as session:
     for _ in session.score_ids([i % 9973 for i in range(1, 769)]):
         pass
