@@ -68,7 +68,10 @@ def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, 
     pairs, lying, sums = address(prepared[0]), address(prepared[1]), address(prepared[2])
     piece = claim(sync, phase, count)
     if piece < count:
-        call(calls[PREPARE], (x, rows * blocks, pairs, lying, sums, dots))
+        for row in range(rows):
+            before = n * row
+            places = (pairs + 2 * before, lying + 2 * before, sums + 4 * blocks * row)
+            call(calls[PREPARE], (x + 4 * before, blocks, places[0], places[1], places[2], dots))
     while piece < count:
         s = segments[pieces[first + piece, SEGMENT]]
         lo, hi, row, at = pieces[first + piece, FIRST], pieces[first + piece, LAST], s[ROW], s[OUTPUT]

@@ -21,6 +21,7 @@ from templora.kernels.vectors import (
     INT4_BLOCKS,
     INT5_BLOCKS,
     LANES,
+    fifth_bits,
     lanes_at,
     spread,
     vector,
@@ -62,7 +63,9 @@ def _nibbles_block(format: int, half: bool) -> Any:
             s, m = (spread(b, widened(b, factors, _F16, index, 1)) for factors in (scale, minimum))
             parts = [b.zext(part, vector(_I32)) for part in (b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4)))]
             if format == INT5_BLOCKS:
-                parts = [with_fifth(b, codes, index, part, half, 16) for half, part in enumerate(parts)]
+                bits = fifth_bits(b, codes, index)
+                masks = [b.trunc(bits, _I16), b.trunc(b.lshr(bits, ir.Constant(_I32, 16)), _I16)]
+                parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
             for i, part in enumerate(parts):
                 numbers = b.fadd(b.fmul(b.uitofp(part, vector(_F32)), s), m)
                 first = b.add(b.mul(index, ir.Constant(index.type, 2 * LANES)), ir.Constant(index.type, i * LANES))

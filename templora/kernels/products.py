@@ -41,7 +41,9 @@ from templora.kernels.vectors import (
     INT8_HALVES,
     INT8_ROWS,
     LANES,
+    fifth_bits,
     fma,
+    halved,
     integer,
     lanes_at,
     prefetch,
@@ -93,7 +95,9 @@ def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
         high = b.lshr(pair, ir.Constant(vector(I8), [4] * LANES))
         parts = [b.zext(half, vector(I32)) for half in (low, high)]
         if format == INT5_BLOCKS:
-            parts = [with_fifth(b, codes, block, part, half, 16) for half, part in enumerate(parts)]
+            bits = fifth_bits(b, codes, block)
+            masks = [b.trunc(bits, I16), b.trunc(b.lshr(bits, ir.Constant(I32, 16)), I16)]
+            parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
         return [b.sitofp(part, vector(F32)) for part in parts]
     first = b.mul(block, integer(BLOCK))
     starts = [first, b.add(first, integer(LANES))]
@@ -105,16 +109,40 @@ def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
     return [b.sitofp(b.sext(lanes_at(b, codes, I8, at, 1), vector(I32)), vector(F32)) for at in starts]
 
 
-def _pairs(b: Any, format: int, codes: Any, block: Any) -> Any:
-    """The 32 weights of a block as words of two bf16: codes k and k + 16, or weights as they lie."""
+def _shorts(value: int) -> ir.Constant:
+    return ir.Constant(vector(I16, 2 * LANES), [value] * 2 * LANES)
+
+
+def _dotted(b: Any, format: int, codes: Any, block: Any) -> Any:
+    """The 32 weights of a block as words of two bf16 that follow each other; codes with 128 added."""
     if format == BFLOAT16:
         return lanes_at(b, codes, I32, b.mul(block, integer(LANES)), 2)
-    # A code c under this exponent is the bf16 128 + c; what that is too much goes with the minimum.
-    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1), vector(I32))
-    pair = b.and_(b.or_(pair, b.shl(pair, _words(12))), _words(0x000F000F))
+    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1), vector(I16))
+    halves = b.and_(pair, ir.Constant(vector(I16), [15] * LANES)), b.lshr(pair, ir.Constant(vector(I16), [4] * LANES))
+    numbers = b.shuffle_vector(*halves, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))
     if format == INT5_BLOCKS:
-        pair = with_fifth(b, codes, block, with_fifth(b, codes, block, pair, 0, 16), 1, 16 << 16)
-    return b.or_(pair, _words(0x43004300))
+        numbers = with_fifth(b, numbers, fifth_bits(b, codes, block))
+    return _as_bfloat16(b, numbers)
+
+
+def _both_dotted(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
+    """The same of two blocks, which takes as many instructions: the lower halves of both, and the upper ones."""
+    size = BLOCK_BYTES[format]
+    pairs = [lanes_at(b, codes, I8, b.mul(b.add(block, integer(n)), integer(size)), 1) for n in (0, 1)]
+    both = b.shuffle_vector(*pairs, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))
+    both = b.zext(both, vector(I16, 2 * LANES))
+    parts = [b.and_(both, _shorts(15)), b.lshr(both, _shorts(4))]
+    if format == INT5_BLOCKS:
+        one, other = (fifth_bits(b, codes, b.add(block, integer(n))) for n in (0, 1))
+        sixteen, low, high = (ir.Constant(I32, n) for n in (16, 0x0000FFFF, 0xFFFF0000))
+        masks = b.or_(b.and_(one, low), b.shl(other, sixteen)), b.or_(b.lshr(one, sixteen), b.and_(other, high))
+        parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
+    return [_as_bfloat16(b, part) for part in parts]
+
+
+def _as_bfloat16(b: Any, codes: Any) -> Any:
+    # A code c under this exponent is the bf16 128 + c; what that is too much goes with the minimum.
+    return b.bitcast(b.or_(codes, _shorts(0x4300)), vector(I32))
 
 
 def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]:
@@ -126,6 +154,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
     """
     halves, least = format == INT8_HALVES, format in NIBBLES
     scaled = halves or least or format == INT8_BLOCKS
+    both = dots and least  # two blocks at a time
 
     @intrinsic
     def tile(
@@ -139,7 +168,8 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                 zero = ir.Constant(kind, None if isinstance(kind, ir.VectorType) else 0.0)
                 return [[cgutils.alloca_once_value(b, zero) for _ in range(texts)] for _ in range(rows)]
 
-            totals, offsets, singles = sums_of(vector(F32)), sums_of(vector(F32, _GROUP)), sums_of(F32)
+            totals, offsets, couples = (sums_of(vector(F32, n)) for n in (LANES, _GROUP, 2))
+            singles = sums_of(F32)
             firsts = [b.mul(b.add(row, integer(i)), blocks) for i in range(rows)]  # blocks of each row
             before = [b.mul(blocks, integer(t)) for t in range(texts)]  # blocks of x before each text's
 
@@ -154,7 +184,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                     block = b.add(firsts[i], column)
                     ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
                     prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
-                    weights = _pairs(b, format, codes, block) if dots else _halves(b, format, codes, block)
+                    weights = _dotted(b, format, codes, block) if dots else _halves(b, format, codes, block)
                     for t in range(texts):
                         so_far = b.load(totals[i][t])
                         into = ir.Constant(vector(F32), None) if scaled else so_far
@@ -171,14 +201,31 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                             part = fma(b, weights[1], given[t][1], fma(b, weights[0], given[t][0], into))
                         b.store(fma(b, part, scales[i][0], so_far) if scaled else part, totals[i][t])
 
+            def add_both(column: Any, scales: list[Any]) -> None:
+                """Blocks `column` and the next of every row; a row's two scales are in halves of the lanes."""
+                at = [b.mul(b.add(t, column), integer(LANES)) for t in before]
+                given = [[lanes_at(b, x, I32, b.add(a, integer(n)), 4) for n in (0, LANES)] for a in at]
+                for i in range(rows):
+                    block = b.add(firsts[i], column)
+                    ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
+                    prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                    low, high = _both_dotted(b, format, codes, block)
+                    for t in range(texts):
+                        part = _dot(b, _dot(b, ir.Constant(vector(F32), None), low, given[t][0]), high, given[t][1])
+                        b.store(fma(b, part, scales[i], b.load(totals[i][t])), totals[i][t])
+
             def some(column: Any, width: int) -> None:
                 """`width` blocks from `column` on, whose scales and minimums are widened together."""
                 each = 2 if halves else 1
                 places = [b.mul(b.add(at, column), integer(each)) for at in firsts] if scaled else []
                 numbers = [widened(b, scale, F16, at, each * width) for at in places]
-                for n in range(width):
-                    of = range(each * n, each * n + each)
-                    add(b.add(column, integer(n)), [[spread(b, row, lane) for lane in of] for row in numbers])
+                if both and width > 1:
+                    for n in range(0, width, 2):
+                        add_both(b.add(column, integer(n)), [halved(b, row, n) for row in numbers])
+                else:
+                    for n in range(width):
+                        of = range(each * n, each * n + each)
+                        add(b.add(column, integer(n)), [[spread(b, row, lane) for lane in of] for row in numbers])
                 for i in range(rows if least else 0):
                     less = widened(b, minimum, F16, b.add(firsts[i], column), width)
                     if dots:
@@ -186,23 +233,22 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                         much = much if width == 1 else ir.Constant(vector(F32, width), [-128.0] * width)
                         less = fma(b, numbers[i], much, less)
                     for t in range(texts):
-                        into = (singles if width == 1 else offsets)[i][t]
+                        into = {1: singles, 2: couples, _GROUP: offsets}[width][i][t]
                         given = widened(b, sums, F32, b.add(before[t], column), width)
                         b.store(fma(b, less, given, b.load(into)), into)
 
-            single = integer(0)  # the first block that is not read in a group
-            if scaled:
-                groups = b.udiv(blocks, integer(_GROUP))
-                with cgutils.for_range(b, groups) as loop:
-                    some(b.mul(loop.index, integer(_GROUP)), _GROUP)
-                single = b.mul(groups, integer(_GROUP))
-            with cgutils.for_range(b, b.sub(blocks, single)) as loop:
-                some(b.add(single, loop.index), 1)
+            done = integer(0)  # blocks
+            for width in (*((_GROUP,) if scaled else ()), *((2,) if both else ()), 1):
+                begin, times = done, b.udiv(b.sub(blocks, done), integer(width))
+                with cgutils.for_range(b, times) as loop:
+                    some(b.add(begin, b.mul(loop.index, integer(width))), width)
+                done = b.add(begin, b.mul(times, integer(width)))
             for i in range(rows):
                 for t in range(texts):
                     found = total(b, b.load(totals[i][t]))
                     if least:
-                        found = b.fadd(found, b.fadd(total(b, b.load(offsets[i][t])), b.load(singles[i][t])))
+                        less = b.fadd(total(b, b.load(couples[i][t])), b.load(singles[i][t]))
+                        found = b.fadd(found, b.fadd(total(b, b.load(offsets[i][t])), less))
                     if format == INT8_ROWS:
                         found = b.fmul(found, widened(b, scale, F32, b.add(row, integer(i)), 1))
                     store(b, found, y, F32, b.add(b.mul(stride, integer(t)), integer(i)))
@@ -214,7 +260,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 
 
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
-    many = {INT4_BLOCKS: 2, INT5_BLOCKS: 1}.get(format, _TILE)
+    many = 2 if format in NIBBLES else _TILE
     tile, one = _tile(format, many, texts, dots), _tile(format, 1, texts, dots)
     size = 2 if dots else 4  # bytes of a number of x
     alone = 0 if format in NIBBLES else _AT_HAND // (size * texts * BLOCK)  # blocks of x
@@ -390,15 +436,20 @@ def _prepare(typing: Any, x: Any, blocks: Any, pairs: Any, lying: Any, sums: Any
         b = builder
         x, blocks, pairs, lying, sums, dots = args
         with cgutils.for_range(b, blocks) as loop:
-            begin, at = b.mul(loop.index, integer(BLOCK)), b.mul(loop.index, integer(LANES))
+            begin = b.mul(loop.index, integer(BLOCK))
             halves = [lanes_at(b, x, F32, b.add(begin, integer(n)), 4) for n in (0, LANES)]
             with b.if_else(b.icmp_signed("!=", dots, integer(0))) as (rounded, plain):
                 with rounded:
                     low, high = (_nearest(b, half) for half in halves)
-                    upper = _words(0xFFFF0000)
-                    store(b, b.or_(b.lshr(low, _words(16)), b.and_(high, upper)), pairs, I32, at)
+                    upper, odd = _words(0xFFFF0000), b.and_(loop.index, integer(1))
+                    # The last of an odd number of blocks is read by itself, its halves after each other.
+                    last = b.icmp_signed("==", b.add(loop.index, integer(1)), blocks)
+                    alone = b.and_(last, b.icmp_signed("==", odd, integer(0)))
+                    apart = b.select(alone, integer(LANES), integer(2 * LANES))
+                    first = b.sub(begin, b.mul(odd, integer(LANES)))
                     for n, half in enumerate((low, high)):
                         short = b.trunc(b.lshr(half, _words(16)), vector(I16))
+                        store(b, short, pairs, I16, b.add(first, b.mul(apart, integer(n))))
                         store(b, short, lying, I16, b.add(begin, integer(n * LANES)))
                     floats = [b.bitcast(b.and_(half, upper), vector(F32)) for half in (low, high)]
                     store(b, total(b, b.fadd(*floats)), sums, F32, loop.index)
@@ -418,10 +469,11 @@ def _nearest(b: Any, x: Any) -> Any:
 
 @njit(**_INNER)
 def prepare(x, blocks, pairs, lying, sums, dots):
-    """What products need of fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
+    """What products need of a text's fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
 
     sums: those of each block. With `dots`, of the numbers rounded to bf16 (nearest, ties to even), which go to `lying`
-    as they lie, and to `pairs` as numbers k and k + 16 of a block in one word.
+    as they lie, and to `pairs` in the order in which two blocks of `NIBBLES` are read: the lower halves of both, then
+    the upper ones.
     """
     _prepare(x, blocks, pairs, lying, sums, dots)
 

@@ -45,12 +45,18 @@ def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) 
     return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
 
 
-def with_fifth(builder: Any, codes: Any, block: Any, numbers: Any, half: int, bit: int) -> Any:
-    """`numbers`, words for the elements of half an INT5_BLOCKS block, with `bit` set where an element has its fifth."""
+def fifth_bits(builder: Any, codes: Any, block: Any) -> Any:
+    """Those of an INT5_BLOCKS block, as one number of 32 bits."""
     b = builder
-    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES + 2 * half)))
-    mask = b.bitcast(b.load(b.inttoptr(place, I16.as_pointer()), align=1), ir.VectorType(ir.IntType(1), LANES))
-    return b.select(mask, b.or_(numbers, ir.Constant(vector(I32), [bit] * LANES)), numbers)
+    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES)))
+    return b.load(b.inttoptr(place, I32.as_pointer()), align=1)
+
+
+def with_fifth(builder: Any, codes: Any, bits: Any) -> Any:
+    """`codes`, a vector of integers, and 16 more for those whose bit is set; as many bits as codes."""
+    kind = codes.type
+    mask = builder.bitcast(bits, vector(ir.IntType(1), kind.count))
+    return builder.select(mask, builder.or_(codes, ir.Constant(kind, [16] * kind.count)), codes)
 
 
 def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
@@ -74,6 +80,13 @@ def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
         numbers = builder.insert_element(ir.Constant(vector(F32), ir.Undefined), numbers, ir.Constant(I32, 0))
     empty = ir.Constant(numbers.type, ir.Undefined)
     return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), [lane] * LANES))
+
+
+def halved(builder: Any, numbers: Any, lane: int) -> Any:
+    """One lane of several in the first half of all lanes, and the next in the second."""
+    lanes = [lane] * (LANES // 2) + [lane + 1] * (LANES // 2)
+    empty = ir.Constant(numbers.type, ir.Undefined)
+    return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), lanes))
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:

@@ -84,7 +84,11 @@ def times(
     sums = np.zeros(texts * (n // vectors.BLOCK) + 1, np.float32)
     y = np.full((texts, 14), 7, np.float32)
     a, b, c, p, q, s = (array.ctypes.data for array in (*arrays, pairs, lying, sums))
-    called(products.PREPARE, x.ctypes.data, texts * (n // vectors.BLOCK), p, q, s, dots)
+    blocks = n // vectors.BLOCK
+    for text in range(texts):
+        at_text = n * text
+        given = x.ctypes.data + 4 * at_text, blocks, p + 2 * at_text, q + 2 * at_text, s + 4 * blocks * text, dots
+        called(products.PREPARE, *given)
     called(
         products.TIMES, format, a, b, c, first, last, n, x.ctypes.data, p, q, s, dots, texts, y.ctypes.data + 4 * at, 14
     )
