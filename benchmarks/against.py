@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """This tree against another commit of it, in turn: has a change made anything slower?
 
-    benchmarks/against.py COMMIT --text BOOK.txt [--runs 5]
+    benchmarks/against.py COMMIT --text BOOK.txt [--runs 5] [--most 1.1]
 
 The command line does the same work from both trees: reads and scores --score-tokens of BOOK; then goes on from its
 first --prompt-tokens with a session on disk, --write-tokens greedily. Each run is a process of its own, the sides in
 another order every other run, and a ratio is this tree's figure by the other's, the median of the pairs'. Whether both
 wrote the same text is a figure as well. Every finished pair is appended to results/benchmarks/against-COMMIT.jsonl and
-not measured again; the .json holds the medians. Keep the machine quiet.
+not measured again; the .json holds the medians. It fails, and names them, if figures are more than --most times the
+other's: before a release it is run against the last. Keep the machine quiet.
 """
 
 from __future__ import annotations
@@ -77,11 +78,17 @@ def measure(a: argparse.Namespace, tree: Path, text: Path, prompt: Path) -> dict
     }
 
 
+def worse(rows: dict[str, Any], most: float) -> list[str]:
+    """Names of figures that are more than `most` times the other side's, in the median of pairs."""
+    return [name for name, row in rows.items() if row["ratio"]["median"] > most]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the other side")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--most", type=float, default=1.1)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--weights", default="int4")
     parser.add_argument("--score-tokens", type=int, default=4096)
@@ -89,7 +96,7 @@ def main() -> None:
     parser.add_argument("--write-tokens", type=int, default=1024)
     parser.add_argument("--results", type=Path, default=RESULTS)
     a = parser.parse_args()
-    settings = {k: v for k, v in vars(a).items() if k not in ("runs", "results")} | {"text": a.text.name}
+    settings = {k: v for k, v in vars(a).items() if k not in ("runs", "most", "results")} | {"text": a.text.name}
     journal = Journal(a.results / f"against-{a.commit}.jsonl", settings, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         other, text, prompt = Path(folder) / "other", Path(folder) / "book.txt", Path(folder) / "prompt.txt"
@@ -123,6 +130,8 @@ def main() -> None:
     document["pairs that wrote the same text"] = f"{sum(pair['same text'] for pair in pairs)} of {len(pairs)}"
     write_results(a.results / f"against-{a.commit}.json", document)
     print(json.dumps({name: round(row["ratio"]["median"], 3) for name, row in rows.items()}))
+    if lost := worse(rows, a.most):
+        sys.exit(f"worse than {a.commit}: {', '.join(lost)}")
 
 
 if __name__ == "__main__":

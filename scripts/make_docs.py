@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/options.md from the fields and flags themselves; `--check` only says whether it is up to date."""
+"""Writes docs/options.md from the fields and flags themselves, and README's table of speeds from results/.
+
+`--check` only says whether they are up to date.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import json
 import sys
 from pathlib import Path
 
+from speed_table import BEGIN, END, speed_table
+
 from templora.cli.options import flag_name
 from templora.config import TempLoraConfig, field_type
 from templora.recipes import RECIPES
 from templora.sampling import SamplingParams
 
-TARGET = Path(__file__).parent.parent / "docs" / "options.md"
+ROOT = Path(__file__).parent.parent
 
 
 def shown(value: object) -> str:
@@ -58,11 +63,21 @@ def options() -> str:
     return "\n".join(lines) + "\n"
 
 
+def readme() -> str:
+    """README.md, its table of speeds made anew."""
+    before, begin, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"README.md: {BEGIN} or {END} is missing")
+    return before + speed_table(ROOT) + after
+
+
 def main() -> int:
-    text = options()
+    made = {ROOT / "docs" / "options.md": options(), ROOT / "README.md": readme()}
     if "--check" in sys.argv:
-        return 0 if TARGET.is_file() and TARGET.read_text() == text else 1
-    TARGET.write_text(text)
+        return int(any(not path.is_file() or path.read_text() != text for path, text in made.items()))
+    for path, text in made.items():
+        path.write_text(text)
     return 0
 
 

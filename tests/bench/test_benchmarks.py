@@ -15,6 +15,7 @@ import torch
 from conftest import TEXT
 from forked import PYTHON
 
+import templora
 from templora.testing import byte_tokenizer, tiny_model
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
@@ -39,7 +40,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the scripts' own modules importable, as they are to the scripts."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("journal", "flatness", "table", "gpu"):
+    for name in ("journal", "flatness", "table", "gpu", "against", "random_gguf"):
         sys.modules.pop(name, None)
 
 
@@ -141,6 +142,34 @@ def test_parts_add_up_to_their_phase(tmp_path: Path) -> None:
     assert {"adapter products", "head and cross-entropy"} <= set(rows["score"]["parts"])
     memory = document["memory, bytes"]
     assert memory["imports"] < memory["loaded"] <= memory["peak"]
+
+
+@pytest.mark.usefixtures("scripts")
+def test_what_has_become_worse_is_named() -> None:
+    from against import worse
+
+    rows = {"decode": {"ratio": {"median": 1.2}}, "score": {"ratio": {"median": 1.05}}}
+    assert worse(rows, 1.1) == ["decode"]
+    assert worse(rows, 1.2) == []
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_random_file_is_a_model_in_the_formats_of_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights lie around 0, so that logits are finite and not all alike; value and down projections are the better kind
+    in some layers."""
+    from random_gguf import kind_of, more_bits, write
+
+    monkeypatch.setenv("TEMPLORA_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "m.gguf", "tiny")
+    engine = templora.load(tmp_path / "m.gguf", weights="unpacked")
+    weights = [p.float() for p in engine.model.module.parameters() if p.dim() > 1]
+    assert all(abs(w.mean()) < 0.002 and 0.01 < w.std() < 0.04 for w in weights)
+    logits = engine.model.logits(engine.model.hidden([1, 2, 3], None))
+    assert logits.isfinite().all()
+    assert logits.std() > 0.01
+    assert [kind_of(name, 896, True).name for name in ("attn_q", "attn_v", "token_embd")] == ["Q5_0", "Q8_0", "Q8_0"]
+    assert [kind_of(name, 4864, True).name for name in ("ffn_up", "ffn_down")] == ["Q4_K", "Q6_K"]
+    assert sum(more_bits(layer, 24) for layer in range(24)) == 12
 
 
 @pytest.mark.parametrize(
