@@ -7,10 +7,8 @@ whatever else changes on the machine changes for both.
 from __future__ import annotations
 
 import gc
-import resource
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ import torch
 from templora import Session, TempLoraConfig
 from templora.engine.engine import Engine
 from templora.runtime.metering import peak_memory_bytes
+from templora.runtime.rss import rss_bytes
 
 
 def memory_now(device: torch.device) -> int:
@@ -25,7 +24,7 @@ def memory_now(device: torch.device) -> int:
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return rss_bytes()
 
 
 def read_on(session: Session, ids: Sequence[int], count: int) -> float:

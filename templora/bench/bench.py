@@ -38,7 +38,7 @@ from templora.models.causal import CausalModel
 from templora.runtime.metering import peak_memory_bytes
 from templora.session.session import Session
 
-Unit = Literal["tok/s", "s", "GB", "GB/s", "TFLOP/s", "×"]
+Unit = Literal["tok/s", "s", "ms", "GB", "GB/s", "TFLOP/s", "×"]
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class Bench:
             if gguf is not None:
                 lora = Path(stack.enter_context(TemporaryDirectory())) / "adapter.gguf"
                 session.save_adapter(lora, half=True)
-                for name, file in (("with adapter", lora), ("without", None)):
-                    rival = stack.enter_context(LlamaCpp(gguf, config.window + 1, torch.get_num_threads(), file))
+                for name, file in (("with adapter", [lora]), ("without", [])):
+                    rival = stack.enter_context(LlamaCpp(gguf, config.window + 1, torch.get_num_threads(), *file))
 
                     def decode(rival: LlamaCpp = rival, name: str = name) -> float:
                         done = rival.decode(text[-(config.window - tokens) :], tokens)

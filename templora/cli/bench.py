@@ -30,11 +30,13 @@ Examples:
   templora bench --quick --window 512 --chunk-size 256
   templora bench --compare llama.cpp --json
   templora bench --shape llama-2-7b --device cuda
+  templora bench --sessions 1,2,4,8      # how many write together, how fast
 
 Figures in s and in tok/s are medians. "of it" is the share of the ceiling's speed that was reached: a token cannot be
 decoded faster than its weights are read, nor a chunk learnt faster than its products take. Keep the machine quiet.
 """
 _RIVALS = ("llama.cpp",)
+_MOST_SESSIONS = 64
 
 
 @click.command(epilog=EPILOG)
@@ -42,6 +44,9 @@ _RIVALS = ("llama.cpp",)
 @click.option("--quick", is_flag=True, help="rough figures soon: 2 runs, few tokens, small buffers")
 @click.option("--shape", metavar="NAME", help="random weights of this shape instead of --model (llama-2-7b, ...)")
 @click.option("--compare", metavar="NAME", help="decode with this one too, in turn (llama.cpp)")
+@click.option(
+    "--sessions", metavar="LIST", help="instead: so many sessions at once (1,2,4,8), also while one more learns"
+)
 @click.option("--json", "as_json", is_flag=True, help="print every figure as JSON, the last line of standard output")
 @click.option("--quiet", is_flag=True, help="no progress, only the figures")
 @model_options
@@ -54,6 +59,7 @@ def bench(**arguments: Any) -> None:
     given, options = split_config(arguments)
     recipe(options["recipe"], None, **given)  # what is wrong with it is found before anything slow
     gguf = _rival(options)
+    numbers = None if options["sessions"] is None else numbers_of_sessions(options["sessions"])
     figures: list[Figure] = []
     engine, about = None, {}
     stopped: Interrupted | None = None
@@ -63,7 +69,7 @@ def bench(**arguments: Any) -> None:
             engine, sources = _load(options)
             config = engine.config(options["recipe"], **given)
             about = _about(engine, config)
-            for figure in _measure(engine, config, options, sources, gguf):
+            for figure in _measure(engine, config, options, sources, gguf, numbers):
                 figures.append(figure)
                 console.line(f"measured: {_row(figure).strip()}")
         except Interrupted as stop:
@@ -77,6 +83,18 @@ def bench(**arguments: Any) -> None:
             print_out(json.dumps(document) + "\n")
     if stopped is not None:
         raise stopped
+
+
+def numbers_of_sessions(given: str) -> list[int]:
+    """`1,2,4` as numbers, the smallest first.
+
+    Raises:
+        OptionError: something else.
+    """
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= _MOST_SESSIONS for part in parts):
+        raise OptionError("sessions", f"takes numbers from 1 to {_MOST_SESSIONS}, as in 1,2,4, not {given!r}")
+    return sorted(set(map(int, parts)))
 
 
 def _rival(options: dict[str, Any]) -> Path | None:
@@ -109,7 +127,12 @@ def _load(options: dict[str, Any]) -> tuple[Engine, dict[str, Any] | None]:
 
 
 def _measure(
-    engine: Engine, config: Any, options: dict[str, Any], sources: dict[str, Any] | None, gguf: Path | None
+    engine: Engine,
+    config: Any,
+    options: dict[str, Any],
+    sources: dict[str, Any] | None,
+    gguf: Path | None,
+    numbers: list[int] | None,
 ) -> Any:
     from templora.bench.bench import Bench, Figure, ceiling_figures, load_figure, model_products
     from templora.bench.ceilings import measure_apart
@@ -120,7 +143,13 @@ def _measure(
     model = engine.model
     ceilings = measure_apart(model_products(model), config.chunk_size, model.device, model.dtype, **sizes)
     yield from ceiling_figures(ceilings)
-    yield from Bench(engine, config, ceilings, runs=runs, decode_tokens=16 if quick else 64).figures(gguf)
+    tokens = 16 if quick else 64
+    if numbers is not None:
+        from templora.bench.sessions import SessionsBench
+
+        yield from SessionsBench(engine, config, ceilings, runs=runs, tokens=tokens).figures(numbers, gguf)
+        return
+    yield from Bench(engine, config, ceilings, runs=runs, decode_tokens=tokens).figures(gguf)
     if engine.prepare_seconds:
         yield Figure("make the decode step", "s", (engine.prepare_seconds,))
     if sources is not None:

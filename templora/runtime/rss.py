@@ -1,4 +1,4 @@
-"""The most memory this process has held."""
+"""The memory that this process holds, and the most that it has held."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def peak_rss_bytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes() -> int:
+    """Resident memory now, in bytes; 0 where the system does not say (it is not Linux)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
