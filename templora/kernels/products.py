@@ -173,6 +173,13 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
             firsts = [b.mul(b.add(row, integer(i)), blocks) for i in range(rows)]  # blocks of each row
             before = [b.mul(blocks, integer(t)) for t in range(texts)]  # blocks of x before each text's
 
+            def place(i: int, column: Any) -> Any:
+                """Which block of all it is; asks for what will be read some rows later."""
+                block = b.add(firsts[i], column)
+                ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
+                prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                return block
+
             def add(column: Any, scales: list[list[Any]]) -> None:
                 """Block `column` of every row; scales, one or two of a block, are spread over the lanes already."""
                 if dots:
@@ -181,9 +188,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                     starts = [b.mul(b.add(t, column), integer(BLOCK)) for t in before]
                     given = [[lanes_at(b, x, F32, b.add(at, integer(n)), 4) for n in (0, LANES)] for at in starts]
                 for i in range(rows):
-                    block = b.add(firsts[i], column)
-                    ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
-                    prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                    block = place(i, column)
                     weights = _dotted(b, format, codes, block) if dots else _halves(b, format, codes, block)
                     for t in range(texts):
                         so_far = b.load(totals[i][t])
@@ -206,9 +211,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                 at = [b.mul(b.add(t, column), integer(LANES)) for t in before]
                 given = [[lanes_at(b, x, I32, b.add(a, integer(n)), 4) for n in (0, LANES)] for a in at]
                 for i in range(rows):
-                    block = b.add(firsts[i], column)
-                    ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
-                    prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                    block = place(i, column)
                     low, high = _both_dotted(b, format, codes, block)
                     for t in range(texts):
                         part = _dot(b, _dot(b, ir.Constant(vector(F32), None), low, given[t][0]), high, given[t][1])
@@ -282,7 +285,8 @@ def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
 
 def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callable[..., None]:
     """Four texts at once, then two, then one: the weights of a few rows at a time, so that they are read once."""
-    four, two, one = (_all_rows(format, texts if together else 1, dots) for texts in (4, 2, 1))
+    one = _all_rows(format, 1, dots)
+    four, two = (_all_rows(format, texts, dots) if together else one for texts in (4, 2))
     size = 2 if dots else 4
 
     @njit(**_INNER)
