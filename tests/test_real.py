@@ -48,7 +48,12 @@ def test_loading_again_is_fast(engine: Engine) -> None:
     assert again.load_seconds < 5
 
 
-def test_weights_are_those_that_transformers_unpacks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def unpacked() -> Engine:
+    return templora.load(weights="unpacked")
+
+
+def test_weights_are_those_that_transformers_unpacks(unpacked: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What that asks of gguf for each of 400 modules is the same each time; what is refused has tests of its own."""
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     monkeypatch.setattr("templora.gguf.file.foreign_tensors", lambda *_: None)
@@ -57,15 +62,14 @@ def test_weights_are_those_that_transformers_unpacks(engine: Engine, monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = GgufFile(path)._through_transformers(torch.bfloat16)
-    assert CausalModel(wanted).fingerprint() == engine.model.fingerprint()
+    assert CausalModel(wanted).fingerprint() == unpacked.model.fingerprint()
 
 
-def test_the_files_own_blocks_predict_as_the_unpacked_weights(engine: Engine) -> None:
+def test_the_files_own_blocks_predict_as_the_unpacked_weights(engine: Engine, unpacked: Engine) -> None:
     """Bit for bit: what is unpacked from them is the same."""
-    packed = templora.load(weights="int4")
     ids = torch.tensor([engine.tokenizer(STORY)["input_ids"]])
     with torch.no_grad():
-        assert torch.equal(packed.model.module(ids).logits, engine.model.module(ids).logits)
+        assert torch.equal(engine.model.module(ids).logits, unpacked.model.module(ids).logits)
 
 
 def test_fresh_adapter_is_the_base(engine: Engine) -> None:

@@ -156,8 +156,8 @@ def test_llama_cpp_predicts_as_we_do_with_a_trained_adapter(tmp_path: Path) -> N
     model = BUILTIN_MODELS["smollm2-135m"].path()
     assert model is not None
     found = {}
-    for name, file in (("with", lora), ("without", None)):
-        with LlamaCpp(model, 192, 1, file) as rival:
+    for name, loras in (("with", [lora]), ("without", [])):
+        with LlamaCpp(model, 192, 1, *loras) as rival:
             (step,) = rival.decode(prompt, 1, likeliest=20).logprobs
             found[name] = step
 
