@@ -29,7 +29,7 @@ from templora.runtime.scratch import scratch_memory
 
 BLOCK = 32
 Bits = Literal[4, 8]  # that can be asked for; a file may have 5, too
-NIBBLES, WITH_FIFTH = BLOCK // 2, BLOCK // 2 + BLOCK // 8  # bytes of a block's codes, of 4 bits and of 5
+NIBBLES = BLOCK // 2  # bytes of a block's codes in 4 bits; fifth bits come behind them
 # Weights unpacked or widened at once. Bounds the scratch memory, also for a head of 262,144 rows; 8 MB stay in a cache.
 _PIECE = 1 << 22
 # Fewer weights than this, such as a token's embedding, are not worth a second thread.
