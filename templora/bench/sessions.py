@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,9 @@ class SessionsBench:
         seed: int = 0,
     ) -> None:
         self._engine, self._ceilings, self._runs = engine, ceilings, runs
-        self._config = replace(config, learning="cascaded", patience=0, max_repetition=1.0, min_entropy=0.0)
-        self._config = replace(self._config, learn_written=False)
+        # As `Bench` has it; and what is written in one run is not learnt before the next.
+        measured: dict[str, Any] = {"patience": 0, "max_repetition": 1.0, "min_entropy": 0.0, "learn_written": False}
+        self._config = replace(config, learning="cascaded", **measured)
         self._tokens = max(2, min(tokens, config.chunk_size - 1))
         self._random = random.Random(seed)
 
