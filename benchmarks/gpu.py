@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed on a GPU, beside what the GPU can do.
 
-    benchmarks/gpu.py [--shape llama-2-7b,smollm2-135m-embedded] [--device cuda] [--runs 5]
+    benchmarks/gpu.py [--shape llama-2-7b,smollm2-135m-embedded] [--device cuda] [--runs 5] [--sessions 1,8,32]
 
 For each model (a shape with random bf16 weights, or the embedded model):
 
@@ -9,6 +9,8 @@ For each model (a shape with random bf16 weights, or the embedded model):
     learn      seconds a chunk: (FLOPs counted / measured matrix rate) / seconds             target: at least 0.40
     overhead   wall-clock of writing with learning / without, less 1        target: 10 %
     flat       a chunk at --long tokens beside one at --short, and memory likewise           target: at most 1.05
+    sessions   tokens a second of so many at once / what bandwidth allows, on an engine with as many rows; the same
+               while one more learns                                         target: at least 0.70; 15 % less at 8
 
 Each finished part is appended to results/benchmarks/gpu.jsonl and not measured again; gpu.json holds the medians.
 `--device cpu --shape tiny` runs all of it in seconds, for the code's own sake.
@@ -31,8 +33,9 @@ from journal import RESULTS, Journal, spread, write_results
 import templora
 from templora import OptionError, SamplingParams, TempLoraConfig
 from templora.bench.bench import Bench, ceiling_figures, model_products
-from templora.bench.ceilings import measure_apart
+from templora.bench.ceilings import Ceilings, measure_apart
 from templora.bench.random_models import random_engine
+from templora.bench.sessions import SessionsBench
 from templora.config import LEARNING_MODES
 from templora.engine.engine import Engine
 from templora.loading import find_device
@@ -41,15 +44,26 @@ EMBEDDED = "smollm2-135m-embedded"
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0)
 
 
-def engine_of(shape: str, device: str) -> Engine:
-    return templora.load(device=device) if shape == EMBEDDED else random_engine(shape, device)
+def engine_of(shape: str, device: str, rows: int = 1) -> Engine:
+    return templora.load(device=device, rows=rows) if shape == EMBEDDED else random_engine(shape, device, rows=rows)
+
+
+def ceilings_of(engine: Engine, config: TempLoraConfig, a: argparse.Namespace) -> Ceilings:
+    model, sizes = engine.model, {"square": a.square, "buffer_bytes": a.buffer_bytes}
+    return measure_apart(model_products(model), config.chunk_size, model.device, model.dtype, **sizes)
+
+
+def sessions(shape: str, rows: int, a: argparse.Namespace) -> dict[str, Any]:
+    """`templora bench --sessions`' figures of as many sessions as an engine has rows."""
+    engine = engine_of(shape, a.device, rows)
+    config = engine.config(window=a.session_window, chunk_size=a.session_window // 2, rank=a.rank)
+    found = SessionsBench(engine, config, ceilings_of(engine, config, a), runs=a.runs).figures([rows])
+    return {f.name: f.to_dict() for f in found}
 
 
 def bench(engine: Engine, config: TempLoraConfig, a: argparse.Namespace) -> dict[str, Any]:
     """`templora bench`'s figures, ceilings first."""
-    model = engine.model
-    sizes = {"square": a.square, "buffer_bytes": a.buffer_bytes}
-    ceilings = measure_apart(model_products(model), config.chunk_size, model.device, model.dtype, **sizes)
+    ceilings = ceilings_of(engine, config, a)
     figures = [*ceiling_figures(ceilings), *Bench(engine, config, ceilings, runs=a.runs).figures()]
     return {f.name: f.to_dict() for f in figures}
 
@@ -79,7 +93,7 @@ def overhead(engine: Engine, config: TempLoraConfig, chunks: int, run: int) -> d
 def summary(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """One model's rows from its measured parts."""
     found: dict[str, Any] = {}
-    for measured in parts["bench"]:
+    for measured in [*parts["bench"], *parts["sessions"]]:
         for name, figure in measured.items():
             found[name] = {key: figure[key] for key in ("median", "unit", "ceiling", "ratio")}
     for mode in [m for m in LEARNING_MODES if m != "off" and parts["overhead"]]:
@@ -105,6 +119,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=3, help="chunks written to measure the overhead")
     parser.add_argument("--short", type=int, default=5_000)
     parser.add_argument("--long", type=int, default=100_000)
+    parser.add_argument("--sessions", default="1,8,32", help="how many at once, comma-separated")
+    parser.add_argument("--session-window", type=int, default=1024, help="of each of them; a chunk is half of it")
     parser.add_argument("--square", type=int, default=8192, help="side of the large matrix product")
     parser.add_argument("--buffer-bytes", type=int, default=2**32, help="read to find the memory bandwidth")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -131,10 +147,15 @@ def main() -> int:
         journal.fill(
             f"{shape}: flat", 1, lambda run, e=engine, c=config, i=ids: flatness(e, c, i, a.short, a.long, a.runs)
         )
-        parts = ("bench", "overhead", "flat")
-        rows[shape] = summary({p: [x["measured"] for x in journal.pairs(f"{shape}: {p}")] for p in parts})
+        engine.close()  # the next one's weights and states take its place
+        parts = ["bench", "overhead", "flat"]
+        for number in map(int, a.sessions.split(",")):
+            parts.append(f"{number} sessions")
+            journal.fill(f"{shape}: {parts[-1]}", 1, lambda run, s=shape, n=number: sessions(s, n, a))
+        measured = {part: [x["measured"] for x in journal.pairs(f"{shape}: {part}")] for part in parts}
+        measured["sessions"] = [found for part in parts[3:] for found in measured[part]]
+        rows[shape] = summary(measured)
         write_results(a.results / "gpu.json", {"benchmark": "gpu", **journal.header, "rows": rows})
-        del engine
     print(json.dumps(rows))
     return 0
 

@@ -2,6 +2,7 @@
 """Several texts in one pass of the compiled step: tokens a second, each with an adapter of its own.
 
     benchmarks/rows.py TEXT [--rows 1,2,4,8] [--passes 40] [--weights int4] [--out results/benchmarks/rows.json]
+    benchmarks/rows.py TEXT --modules --rows 0,1,2,4     # as families do it that the step does not know; 0: by itself
 
 Each text is another part of TEXT, of which 600 to 700 tokens are in the window and a chunk is learnt. Passes of each
 size take turns. Then known tokens of one text, one at a time and several. And what it changes that texts are rounded to
@@ -14,10 +15,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import templora
+from templora.decoding.module_rows import ModuleRows
+from templora.decoding.reader import Reader
 from templora.engine.engine import Engine
 from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.session.session import Session
@@ -39,29 +45,31 @@ def begin(engine: Engine, text: str, many: int) -> list[Session]:
 def passes(sessions: list[Session], sizes: list[int], many: int) -> dict[int, list[float]]:
     """Seconds of passes of each size, in turn."""
     readers = [session.readers[0] for session in sessions]
-    step = readers[0].step
-    assert step is not None
+    lengths = [reader.cache.length for reader in readers]
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for turn in range(many + 1):
         for size in sizes:
+            together = zip(readers[: size or 1], sessions, strict=False)
+            rows = [reader.row(session.tokens[-1]) for reader, session in together]
             began = time.perf_counter()
-            step([reader.row(session.tokens[-1]) for reader, session in zip(readers[:size], sessions, strict=False)])
+            readers[0].runner.step(rows if size else [replace(rows[0], step=None)])
             if turn:
                 seconds[size].append(time.perf_counter() - began)
+            for reader, length in zip(readers, lengths, strict=True):
+                reader.cache.truncate(length)
     return seconds
 
 
 def replay(session: Session, ids: list[int], runs: int) -> dict[str, list[float]]:
     """Tokens a second, going over `KNOWN` of them at a time that are known, one by one and as many as a pass takes."""
-    step: Any = session.readers[0].step
-    most, found = type(step).most_rows, {"one by one": [], "together": []}
+    found: dict[str, list[float]] = {"one by one": [], "together": []}
     for run in range(2 * runs):
         at, name = run * KNOWN, list(found)[run % 2]
-        step.most_rows = most if run % 2 else 1
-        began = time.perf_counter()
-        for _ in session.stream(max_new_tokens=KNOWN, forced_tokens=ids[at : at + KNOWN]):
-            pass
-        found[name].append(KNOWN / (time.perf_counter() - began))
+        with nullcontext() if run % 2 else mock.patch.object(Reader, "rows", 1):
+            began = time.perf_counter()
+            for _ in session.stream(max_new_tokens=KNOWN, forced_tokens=ids[at : at + KNOWN]):
+                pass
+            found[name].append(KNOWN / (time.perf_counter() - began))
     return found
 
 
@@ -85,21 +93,24 @@ def main() -> None:
     parser.add_argument("--rows", default="1,2,4,8")
     parser.add_argument("--passes", type=int, default=40)
     parser.add_argument("--weights", default="int4")
+    parser.add_argument("--modules", action="store_true", help="through the model's own modules")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/rows.json"))
     a = parser.parse_args()
     engine, text = templora.load(weights=a.weights), a.text.read_text()
+    if a.modules:
+        step = ModuleRows(engine.model)
+        vars(engine)["new_step"] = lambda: step
     sizes = [int(size) for size in a.rows.split(",")]
     sessions = begin(engine, text, max(sizes))
     seconds = passes(sessions, sizes, a.passes)
     following = sessions[0].encode(text[CHARACTERS : CHARACTERS + 1200])[:256]
-    step: Any = sessions[0].readers[0].step
-    nll = rounding(sessions[0], following) if step._dots else {}
+    nll = rounding(sessions[0], following) if getattr(sessions[0].readers[0].step, "_dots", 0) else {}
     rows = [
         {
             "rows": size,
             "milliseconds": 1e3 * statistics.median(found),
-            "tokens_a_second": size / statistics.median(found),
-            "ratio": statistics.median(size * one / each for one, each in zip(seconds[sizes[0]], found, strict=True)),
+            "tokens_a_second": max(1, size) / statistics.median(found),
+            "ratio": max(1, size) * statistics.median(a / b for a, b in zip(seconds[sizes[0]], found, strict=True)),
         }
         for size, found in seconds.items()
     ]

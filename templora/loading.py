@@ -35,6 +35,7 @@ def load(
     dtype: str = "auto",
     weights: str = "auto",
     threads: int | str = "auto",
+    rows: int = 1,
     trust_remote_code: bool = False,
     named_by_file: bool = False,
     plan: TempLoraConfig | None = None,
@@ -52,6 +53,8 @@ def load(
             `auto`: `int4` where those are blocks as they are, on a CPU that is to compute in bfloat16; else `unpacked`.
         threads: CPU threads to compute with: a number, or `auto`: as many as torch is set to, fewer while other
             programs use the cores.
+        rows: texts that get a token in one pass on a GPU when sessions are served together, at most; the bits of what
+            is written depend on it. On a CPU there are four.
         trust_remote_code: let a model's repository run its own Python. Off unless you ask for it.
         named_by_file: the name is not yours but a file's, such as a session's log, which may be anybody's. Then only
             data is read: no Python, no pickles, nothing from the network, nothing that config.json leads to.
@@ -60,9 +63,11 @@ def load(
 
     Raises:
         ModelError: not found, not readable, not a causal language model, or too large for the memory there is.
-        OptionError: a device, dtype or weights that is unknown or absent, no number of threads, or trust in a model
-            that a file names.
+        OptionError: a device, dtype or weights that is unknown or absent, no number of threads or rows, or trust in a
+            model that a file names.
     """
+    if not isinstance(rows, int) or rows < 1:
+        raise OptionError("rows", f"must be a number from 1, not {rows!r}")
     if trust_remote_code and named_by_file:
         raise OptionError("trust_remote_code", f"is for a model that you name yourself, not a file; it names {model!r}")
     began = time.perf_counter()
@@ -89,7 +94,7 @@ def load(
             _check_memory(name, source, weights, kind, plan, trust_remote_code)
         module, tokenizer = source.load(kind or source.dtype, weights), source.tokenizer
     on_its_device = where.type == "cuda" and weights == "int4"
-    engine = Engine(module if on_its_device else module.to(where), tokenizer, name=name)
+    engine = Engine(module if on_its_device else module.to(where), tokenizer, name=name, rows=rows)
     engine.threads = count
     engine.load_seconds = time.perf_counter() - began
     return engine

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from forked import PLACE
 
 from templora import TempLoraConfig
 from templora.decoding.cpu_step import CpuStep
+from templora.decoding.module_rows import ModuleRows
 from templora.engine.engine import Engine
 from templora.models.runner import Row
 from templora.testing import tiny_engine
@@ -97,13 +98,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of each pass of the compiled step."""
+    """Rows of each pass of a step that takes several."""
     sizes: list[int] = []
-    real = CpuStep.__call__
+    for kind in (CpuStep, ModuleRows):
 
-    def counted(step: CpuStep, rows: Sequence[Row]) -> list[torch.Tensor]:
-        sizes.append(len(rows))
-        return real(step, rows)
+        def counted(
+            step: Any, rows: Sequence[Row], real: Callable[[Any, Sequence[Row]], Any] = kind.__call__
+        ) -> list[torch.Tensor]:
+            sizes.append(len(rows))
+            found: list[torch.Tensor] = real(step, rows)
+            return found
 
-    monkeypatch.setattr(CpuStep, "__call__", counted)
+        monkeypatch.setattr(kind, "__call__", counted)
     return sizes

@@ -48,12 +48,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def random_engine(shape: str, device: str = "auto", dtype: str = "auto") -> Engine:
+def random_engine(shape: str, device: str = "auto", dtype: str = "auto", rows: int = 1) -> Engine:
     """An engine on a Llama of this shape, its weights random, made on the device itself.
 
     Args:
         shape: a key of `SHAPES`.
-        device, dtype: as for `templora.load`; `auto` is bfloat16.
+        device, dtype, rows: as for `templora.load`; `auto` is bfloat16.
 
     Raises:
         OptionError: a shape, device or dtype that is unknown or absent.
@@ -70,6 +70,6 @@ def random_engine(shape: str, device: str = "auto", dtype: str = "auto") -> Engi
     with torch.random.fork_rng(), find_device(device):
         torch.manual_seed(0)
         module = AutoModelForCausalLM.from_config(config, dtype=kind)
-    engine = Engine(module.eval(), byte_tokenizer(), name=f"{shape} (random weights)")
+    engine = Engine(module.eval(), byte_tokenizer(), name=f"{shape} (random weights)", rows=rows)
     engine.load_seconds = time.perf_counter() - began
     return engine

@@ -71,15 +71,19 @@ class SessionsBench:
         """
         with ExitStack() as stack:
             sessions: list[Session] = []
-            held = [rss_bytes()]
+            held = [self._memory()]
             for i in range(max(numbers) + 1):  # one that learns beside
                 sessions.append(stack.enter_context(self._engine.session(replace(self._config, seed=i))))
                 self._fill(sessions[-1], 1 + -(-self._config.context // self._config.chunk_size))
-                held.append(rss_bytes())
+                held.append(self._memory())
             for number in numbers:
                 yield from self._together(sessions[:number], sessions[-1], gguf)
             # The first one's memory is that of learning, too.
             yield Figure("memory of a further session", "GB", tuple(b / 1e9 for b in np.diff(held[1:]).tolist()))
+
+    def _memory(self) -> int:
+        device = self._engine.model.device
+        return torch.cuda.memory_allocated(device) if device.type == "cuda" else rss_bytes()
 
     def _fill(self, session: Session, chunks: int = 1) -> None:
         """Reads and learns on to the end of so many chunks, and reads of the next one what leaves room to write."""

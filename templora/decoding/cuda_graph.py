@@ -13,6 +13,7 @@ so evictions, window moves and commits need no new recording; another cache or a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +22,8 @@ from templora.kvcache.window import StaticView, WindowCache
 from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.models.runner import Row, through
+
+_R = TypeVar("_R")
 
 # Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
 _VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -52,6 +55,7 @@ class CudaGraphStep:
     """
 
     most_rows = 1  # a recording is of one cache
+    is_apart = False
 
     def __init__(
         self,
@@ -104,7 +108,7 @@ def can_be_static(model: CausalModel) -> bool:
     return not any(kind.get("rope_type") in _VALUE_DEPENDENT_ROPE for kind in kinds)
 
 
-def cuda_graph(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+def cuda_graph(step: Callable[[], _R]) -> Callable[[], _R]:
     """Records `step` as a CUDA graph; it is run a few times first, which must do no harm."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
@@ -115,10 +119,10 @@ def cuda_graph(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     graph = torch.cuda.CUDAGraph()
     # Other threads may be learning on streams of their own meanwhile.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        logits = step()
+        found = step()
 
-    def replay() -> torch.Tensor:
+    def replay() -> _R:
         graph.replay()
-        return logits
+        return found
 
     return replay

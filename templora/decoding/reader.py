@@ -72,19 +72,20 @@ class Reader:
         _ = self.step
 
     @property
-    def is_compiled(self) -> bool:
+    def is_apart(self) -> bool:
         """Whether its next token does not go through the model's modules, not even once to be recorded; known once it
         is `ready`."""
         return getattr(self.__dict__.get("step"), "is_apart", False) and bool(self.cache.length)
 
     @property
     def rows(self) -> int:
-        """How many known tokens it reads at once, when it is `ready`."""
-        return self.step.most_rows if self.is_compiled and self.step else 1
+        """How many known tokens it reads at once, when it is `ready`, and texts with others."""
+        step: Step | None = self.__dict__.get("step")
+        return step.most_rows if step and self.cache.length else 1
 
     def joins(self, other: Reader) -> bool:
-        """Whether its next token can be read in one pass with another's, which is compiled."""
-        return self.is_compiled and self.step is other.step and self.cache is not other.cache
+        """Whether its next token can be read in one pass with another's."""
+        return min(self.rows, other.rows) > 1 and self.step is other.step and self.cache is not other.cache
 
     @property
     def route(self) -> Route | None:

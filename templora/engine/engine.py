@@ -12,20 +12,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 
 from templora.config import TempLoraConfig
-from templora.decoding.cuda_graph import CudaGraphStep
 from templora.decoding.plans import Kind, Plan, Work, driven
+from templora.decoding.steps import Steps
 from templora.engine.scheduler import SLICE, Scheduler
 from templora.engine.turn import Turn
 from templora.engine.watch import Found, Watch, unlike
@@ -44,7 +42,7 @@ from templora.recipes import recipe
 from templora.runtime.allocator import give_freed_memory_back, keep_freed_memory
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferrable, safe_point
-from templora.runtime.threads import governor, threads
+from templora.runtime.threads import governor
 from templora.session.chunk_cycle import Lesson
 from templora.session.results import Receipt
 from templora.session.session import Session
@@ -80,17 +78,17 @@ class Engine:
             and is exactly as it was when the last one is discarded.
         tokenizer: its tokenizer.
         name: what to call it in reports.
-        compiled: decode through the compiled step where it applies (docs/decisions.md).
+        compiled: decode through a step of our own where one applies (docs/decisions.md).
+        rows: texts that get a token in one pass on a GPU, whose bits depend on it; on a CPU there are four.
 
     Attributes:
         lock: held for each step of a session.
         load_seconds: what `templora.load` took.
-        prepare_seconds: what making the compiled step took, at the first token: seconds where it had to be compiled.
         threads: how many threads to compute with on a CPU; None: as many as torch is set to, fewer while other
             programs use the cores.
     """
 
-    def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True) -> None:
+    def __init__(self, module: Any, tokenizer: Any, name: str = "", compiled: bool = True, rows: int = 1) -> None:
         keep_freed_memory()
         self._model: CausalModel | None = CausalModel(module)
         self.model.check()
@@ -101,8 +99,8 @@ class Engine:
         self.generation_config = getattr(module, "generation_config", None)
         self.lock = Turn(weakref.WeakMethod(self._collect))
         self.load_seconds = 0.0
-        self.prepare_seconds = 0.0
-        self._compiled = compiled
+        self._steps: Steps | None = None
+        self._compiled, self._rows = compiled, rows
         self.threads: int | None = None
         self._banks: dict[Layout, AdapterBank] = {}
         self._rates: dict[tuple[Target, ...], float] = {}
@@ -141,22 +139,20 @@ class Engine:
         """How a new reader is to decode one token; None through the model's own modules."""
         if not self._compiled:
             return None
-        return CudaGraphStep(self.model) if CudaGraphStep.supports(self.model) else self._compiled_step
+        if self._steps is None:
+            self._steps = Steps(self.model, self._rows)
+        return self._steps.new()
 
-    @cached_property
-    def _compiled_step(self) -> Step | None:
-        from templora.decoding.cpu_step import cpu_step
-
-        began = time.perf_counter()
-        made = cpu_step(self.model, governor.wanted, threads)
-        self.prepare_seconds = time.perf_counter() - began
-        return made
+    @property
+    def prepare_seconds(self) -> float:
+        """What making the decode step took, at the first token: seconds where it had to be compiled."""
+        return self._steps.seconds if self._steps else 0.0
 
     def _forget(self) -> None:
         """What was worked out of the model is of another than there is now."""
         self._rates.clear()
         self._probes.clear()
-        self.__dict__.pop("_compiled_step", None)
+        self._steps = None
 
     def config(self, name: str = "default", **options: Any) -> TempLoraConfig:
         """The config of a recipe, its sizes cut to this model's positions, with `options` set differently."""

@@ -276,9 +276,7 @@ class Scheduler:
             ready = [
                 run
                 for run in self.runs
-                if isinstance(run.need, Token)
-                and run not in served
-                and (not self._nested or run.need.reader.is_compiled)
+                if isinstance(run.need, Token) and run not in served and (not self._nested or run.need.reader.is_apart)
             ]
             order = self.order_rows(ready) if ready else ()
             if not order:
@@ -416,11 +414,9 @@ def _one_pass(order: Sequence[Run]) -> list[Run]:
     """Those that are decoded in one pass with the first."""
     first = order[0]
     assert isinstance(first.need, Token)
-    reader = first.need.reader
-    most = reader.step.most_rows if reader.is_compiled and reader.step else 1
-    rows = [first]
+    reader, rows = first.need.reader, [first]
     for run in order[1:]:
-        if len(rows) < most and isinstance(run.need, Token) and run.need.reader.joins(reader):
+        if len(rows) < reader.rows and isinstance(run.need, Token) and run.need.reader.joins(reader):
             rows.append(run)
     return rows
 

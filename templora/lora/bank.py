@@ -8,7 +8,7 @@ replaced and no base weight is ever written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,11 @@ from templora.runtime.signals import Between, between
 
 
 class _Current(threading.local):
-    """The route of the calling thread: whoever uses the model in another one meets the bare base."""
+    """The route of the calling thread, or one for each row of its passes: whoever uses the model in another one meets
+    the bare base."""
 
     route: Route | None = None
+    rows: Sequence[Route | None] = ()
 
 
 class AdapterBank:
@@ -52,15 +54,20 @@ class AdapterBank:
     def _hook(self, index: int) -> Callable[..., torch.Tensor | None]:
         def add_adapter(_: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
             self.between()
-            route = self._current.route
-            if route is None:
+            route, rows = self._current.route, self._current.rows
+            if route is None and not rows:
                 return None
-            a, b = route.pairs[index]
             x = args[0]
-            if route.dropout:
-                x = dropped_inputs(x, route.dropout, route.seed + index)
             if output._is_view() or not output.is_contiguous():  # autograd lets nobody edit some views in place
                 output = output.clone(memory_format=torch.contiguous_format)
+            if route is None:
+                for own, out, inputs in zip(rows, output, x, strict=False):
+                    if own is not None:
+                        _add(out, inputs, *own.pairs[index], own.scaling)
+                return output
+            a, b = route.pairs[index]
+            if route.dropout:
+                x = dropped_inputs(x, route.dropout, route.seed + index)
             if route.gradients is None:
                 return _add(output, x, a, b, route.scaling)[0]
             gradients = route.gradients[index]
@@ -97,6 +104,17 @@ class AdapterBank:
             yield
         finally:
             current.route = before
+
+    @contextmanager
+    def by_rows(self, routes: Sequence[Route | None]) -> Iterator[None]:
+        """In the calling thread's forward passes inside, which learn nothing, each row goes through an adapter of its
+        own; None, and rows beyond, are the bare base."""
+        current = self._current
+        before, current.rows = current.rows, routes
+        try:
+            yield
+        finally:
+            current.rows = before
 
     def detach(self) -> None:
         """Takes the hooks off the model."""

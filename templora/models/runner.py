@@ -21,9 +21,15 @@ from templora.runtime.metering import Meter
 
 
 class Step(Protocol):
-    """A compiled way to read one token of each of at most `most_rows` texts."""
+    """A way to read one token of each of at most `most_rows` texts.
+
+    Attributes:
+        most_rows: of a pass.
+        is_apart: it does not go through the model's modules, so that it may be in the middle of a pass that does.
+    """
 
     most_rows: int
+    is_apart: bool
 
     def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """fp32 logits [vocabulary] of each; writes its token's key and value behind what its cache holds."""
@@ -40,7 +46,7 @@ class Row:
         token: its id.
         cache: holds all before it; takes it in.
         route: the adapter; None: the bare base.
-        step: the compiled way; None: through the model's own modules.
+        step: the way; None: by itself, through the model's own modules.
         meter: where FLOPs are counted.
         mix: makes what is predicted of the model's logits [vocabulary] and the state [hidden size] before them; None:
             they stay as they are.

@@ -185,6 +185,7 @@ def test_what_is_missing_is_named(arguments: list[str], named: str) -> None:
 def test_the_gpu_benchmark_runs_on_the_cpu(tmp_path: Path) -> None:
     arguments = ["--device", "cpu", "--shape", "tiny", *SIZES, "--rank", 4, "--runs", 1, "--chunks", 1]
     arguments += ["--short", 128, "--long", 256, "--square", 64, "--buffer-bytes", 2**16, "--results", tmp_path]
+    arguments += ["--sessions", "1,2", "--session-window", 128]
     ran = run("gpu.py", *arguments)
     assert ran.returncode == 0, ran.stderr
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]["tiny"]
@@ -193,6 +194,7 @@ def test_the_gpu_benchmark_runs_on_the_cpu(tmp_path: Path) -> None:
     assert decode["ratio"] == pytest.approx(decode["median"] / decode["ceiling"])
     assert {"learn a chunk, 2 epochs", "memory bandwidth", "peak memory"} <= rows.keys()
     assert {"overhead of learning, cascaded", "a chunk of a long text against a short one"} <= rows.keys()
+    assert {"1 session: together", "2 sessions, one more learns: together"} <= rows.keys()
     seconds = [json.loads(x)["measured"] for x in (tmp_path / "gpu.jsonl").read_text().splitlines()][1]
     assert rows["overhead of learning, cascaded"]["median"] == seconds["cascaded"] / seconds["off"] - 1
 

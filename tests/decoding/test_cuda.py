@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import small
 from test_cuda_graph import both_ways
+from test_module_rows import alone_and_together
 
 from templora import ChunkLearned, ChunkScored
 from templora.engine.engine import Engine
@@ -64,6 +65,16 @@ def test_the_recorded_step_is_the_step(family: str, text: str) -> None:
         both_ways(session, plain, text[:70], 50)
         with engine.session(small(seed=7)):  # moves the serving rows
             both_ways(session, plain, "", 30)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_a_graph_are_each_what_they_are_alone(family: str, dtype: torch.dtype, text: str) -> None:
+    """Three sessions at once and one after another, with commits, window moves and known tokens."""
+    engine = Engine(tiny_model(family, dtype).cuda(), byte_tokenizer(), rows=4)
+    assert type(engine.new_step()).__name__ == "GraphRows"
+    alone, together = alone_and_together(engine, text)
+    assert alone == together
 
 
 def test_going_on_from_a_file(tmp_path: Path, text: str) -> None:

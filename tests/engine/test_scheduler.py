@@ -214,11 +214,13 @@ def written(session: Any) -> Plan[None]:
     return loop.run(Sampled(loop, session.engine.tokenizer, Sampler(HOT, [], loop.seed), [], 40, False, ()))
 
 
+@pytest.mark.parametrize("family", ["llama", "phi"])  # the compiled step's, and not
 @pytest.mark.parametrize("broken", [False, True])
-def test_rows_share_a_pass_and_errors_do_not(broken: bool, passes: list[int]) -> None:
+def test_rows_share_a_pass_and_errors_do_not(family: str, broken: bool, passes: list[int]) -> None:
     """Ten sessions, of which at most four go through the step at once, write what they write alone; where one cannot
     be read, the others are."""
-    engine, found = tiny_engine(), list[list[list[int]]]()
+    engine, found = tiny_engine(family), list[list[list[int]]]()
+    engine.new_step()
     for together in (False, True):
         sessions = [engine.session(small(seed=seed)) for seed in range(10)]
         for session in sessions:
