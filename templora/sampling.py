@@ -25,6 +25,8 @@ from templora.text import first_ids, token_text, tokens_holding
 if TYPE_CHECKING:  # the options are known without torch, which takes seconds
     import torch
 
+    from templora.kernels.choosing import Chooser
+
 # Longest text that may be a stop, in characters: so much is held back at most, and looked through at each token.
 _MAX_STOP = 100
 _TEXTS = f"must be a text, or several, of 1 to {_MAX_STOP} characters each"
@@ -238,6 +240,13 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
+    def usual(self) -> bool:
+        """Whether no option is used but the repetition penalty, the temperature and min-p."""
+        penalties = self.frequency_penalty or self.presence_penalty or self.dry_multiplier or self.logit_bias
+        truncated = self.top_k or self.top_p < 1 or self.xtc_probability or not self.min_p
+        return not penalties and (self.greedy or not truncated)
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """The texts before which writing stops."""
         return _texts(self.stop)
@@ -295,6 +304,11 @@ class Sampler:
         self.params = params
         self._seed, self._alternative, self._tokenizer = seed, alternative, tokenizer
         self._banned = torch.tensor(banned, dtype=torch.long, device=device)
+        self._chooser: Chooser | None = None
+        if torch.device(device).type == "cpu" and params.usual:
+            from templora.kernels.choosing import Chooser  # brings numba with it, which a GPU has no use for
+
+            self._chooser = Chooser(banned, params.repetition_penalty, params.temperature, params.min_p)
         self._filters: list[Any] = []
         self._reads = False  # whether one of them reads the ids
         self._xtc: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -352,6 +366,11 @@ class Sampler:
         def drawn(which: int = 0) -> float:
             return uniform(self._seed, index, earlier, self._alternative, which)
 
+        if self._chooser is not None:
+            token = self._chooser(logits, recent, drawn())
+            if token is None:
+                raise _not_finite()
+            return token
         with _one_thread(logits.device):
             return self._choose(logits, recent, drawn)
 
@@ -360,7 +379,7 @@ class Sampler:
         import torch
 
         if not math.isfinite(float(logits.max())):
-            raise ModelError("the model's logits are not finite; what it has learnt, or its dtype, is too extreme")
+            raise _not_finite()
         scores = logits[None].clone()
         if len(self._banned):
             scores[0, self._banned] = -math.inf
@@ -388,6 +407,10 @@ class Sampler:
             top = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
             said = tuple(TopLogprob(i, token_text(self._tokenizer, i), value) for i, value in top)
             return TokenLogprobs(float(every[token]), said)
+
+
+def _not_finite() -> ModelError:
+    return ModelError("the model's logits are not finite; what it has learnt, or its dtype, is too extreme")
 
 
 def _checked(biases: dict[int, float], banned: Sequence[int], vocabulary: int | None) -> dict[int, float]:
@@ -420,7 +443,11 @@ def uniform(seed: int, index: int, earlier: int = 0, alternative: int = 0, which
 
 
 def entropy_of(logits: torch.Tensor) -> float:
-    """Entropy of what a model predicts, in nats, before any filter; logits [vocabulary]."""
+    """Entropy of what a model predicts, in nats, before any filter; logits fp32 [vocabulary]."""
+    if logits.device.type == "cpu":
+        from templora.kernels.choosing import entropy
+
+        return float(entropy(logits.numpy()))
     with _one_thread(logits.device):
         # What is 60 nats less likely than the likeliest has no part in it, and −inf would give 0 · −inf.
         below = (logits - logits.max()).clamp_(min=-60.0)

@@ -12,7 +12,7 @@ from pieces import piece_tokenizer
 from transformers.generation import logits_process as hf
 
 from templora import processors
-from templora.errors import OptionError
+from templora.errors import ModelError, OptionError
 from templora.events import TokenLogprobs
 from templora.sampling import Sampler, SamplingParams, uniform
 from templora.testing import byte_tokenizer
@@ -265,3 +265,63 @@ def test_an_older_log_has_nothing_of_this() -> None:
     older = {"temperature": 1.5, "top_p": 1.0, "top_k": 0, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["x"]}
     assert SamplingParams.stored(older) == SamplingParams(temperature=1.5, min_p=0.1, stop="x")
     assert not any([SamplingParams().dry_multiplier, SamplingParams().xtc_probability, SamplingParams().logit_bias])
+
+
+USUAL: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0},
+    {"temperature": 0, "repetition_penalty": 1.0, "top_k": 3, "min_p": 0.0},
+    {"temperature": 1.7, "min_p": 0.01},
+    {"temperature": 0.3, "repetition_penalty": 0.8},
+    {"temperature": 1e-9},
+    {"temperature": 1e9, "min_p": 1e-6},
+    {"min_p": 0.99},
+]
+
+
+@pytest.mark.parametrize("params", USUAL, ids=str)
+def test_the_quick_way_is_the_usual_one(params: dict[str, Any]) -> None:
+    """The same tokens as one processor after another, also where many are equal, banned, or out of the question."""
+    random = torch.Generator().manual_seed(3)
+    quick, slow = (Sampler(SamplingParams(**params), [7, 0], 5) for _ in range(2))
+    assert quick._chooser is not None
+    slow._chooser = None
+    for index in range(300):
+        logits = 4 * torch.randn(1 + index * 7, generator=random) if index > 1 else torch.arange(9.0)
+        if index % 3 == 0:
+            logits = logits.round()
+        if index % 5 == 0:
+            logits[::4] = -math.inf
+        if len(logits) < 9 or not logits.isfinite().any():
+            continue
+        kept = logits.clone()
+        recent = torch.randint(len(logits), (40,), generator=random).tolist() if index % 7 else []
+        assert quick(logits, recent, index) == slow(logits, recent, index)
+        assert torch.equal(kept, logits)
+
+
+@pytest.mark.parametrize("params", [*USUAL, {"top_k": 3}], ids=str)
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(params: dict[str, Any], bad: float) -> None:
+    chosen = Sampler(SamplingParams(**params), [], 0)
+    assert chosen(torch.tensor([1.0, -math.inf, 2.0]), [], 0) in (0, 2)
+    for logits in (torch.tensor([1.0, bad, 2.0]), torch.full((9,), -math.inf)):
+        with pytest.raises(ModelError, match="not finite"):
+            chosen(logits, [], 0)
+
+
+def test_what_the_quick_way_does_not_know_goes_the_other() -> None:
+    others: list[dict[str, Any]] = [
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"min_p": 0.0},
+        {"frequency_penalty": 0.1},
+        {"presence_penalty": 0.1},
+        {"dry_multiplier": 0.8},
+        {"xtc_probability": 0.5},
+        {"logit_bias": {3: 1.0}},
+        {"temperature": 0, "logit_bias": {3: 1.0}},
+        {"temperature": 0, "dry_multiplier": 0.8},
+    ]
+    for params in others:
+        assert Sampler(SamplingParams(**params), [], 0, tokenizer=TOKENS)._chooser is None

@@ -13,15 +13,23 @@ import torch
 from numba import njit
 from numba.core.dispatcher import Dispatcher
 
-from templora.kernels import bf16, decode, products, thread_team, vectors
+from templora.kernels import bf16, choosing, decode, products, thread_team, vectors
 
-ENTRIES = {decode.decode, thread_team._linger}  # called from Python
+# Called from Python.
+ENTRIES = {
+    decode.decode,
+    thread_team._linger,
+    choosing.entropy,
+    choosing.penalised,
+    choosing.likeliest,
+    choosing.drawn,
+}
 
 
 def test_a_kernel_is_compiled_whole() -> None:
     """Or the process that compiles it would compute other bits than those that find it compiled (`bf16.PART`); but
     what may not be rearranged has the same bits however often it is compiled."""
-    modules = (decode, products, thread_team)
+    modules = (decode, products, thread_team, choosing)
     parts = {f for module in modules for f in vars(module).values() if isinstance(f, Dispatcher)} - ENTRIES
     assert len(parts) > 15
     strict = {part for part in parts if part.targetoptions.get("fastmath") is False}  # else it is as its caller has it

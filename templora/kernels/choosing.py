@@ -1,0 +1,147 @@
+"""One token from fp32 logits [vocabulary] on the CPU, in a few passes over them: `templora.sampling` for its most usual
+options, several times faster than one operator after another.
+
+Logits are compared as integers: a maximum of those is vectorised, one of floats is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from templora.kernels.bf16 import FAST, bits_of, exp, float_of
+
+_f = np.float32
+_LOWEST = np.int32(-(2**31))
+_ZERO, _FAINT = _f(0), _f(-60)
+_INFINITE = _f(np.inf)
+
+
+@njit(inline="always")
+def _ordered(x):
+    """An int32 that is larger where x is. Own inverse."""
+    bits = bits_of(x)
+    return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@njit(inline="always")
+def _largest(x):
+    """The maximum; of NaNs, those without a sign count as larger than infinity, the others are passed over."""
+    top = _LOWEST
+    for j in range(x.size):
+        top = max(top, _ordered(x[j]))
+    return float_of(np.int32(top ^ (np.int32(top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+
+
+@njit(**FAST)
+def entropy(logits):
+    """Entropy in nats, fp32, of the softmax of logits."""
+    most = _largest(logits)
+    total, weighted = _ZERO, _ZERO
+    for j in range(logits.size):
+        # What is 60 nats less likely than the likeliest has no part in it, and −inf would give 0 · −inf.
+        below = max(logits[j] - most, _FAINT)
+        weight = exp(below)
+        total += weight
+        weighted += weight * below
+    return math.log(total) - weighted / total
+
+
+@njit(**FAST)
+def penalised(logits, banned, recent, penalty, scores):
+    """Logits [V] with those of `banned` ids at −inf, and of `recent` ones divided by the penalty, or multiplied where
+    they are negative (arXiv 1909.05858, section 4.1), into `scores` [V]; False if the largest logit is not finite, or
+    one of them no number."""
+    wrong = 0
+    for j in range(logits.size):
+        scores[j] = logits[j]
+        wrong += np.int32(logits[j] != logits[j])
+    most = _largest(logits)
+    if wrong or most == _INFINITE or most == -_INFINITE:
+        return False
+    for token in banned:
+        scores[token] = -_INFINITE
+    if penalty != _f(1):
+        for token in recent:
+            x = -_INFINITE if scores[token] == -_INFINITE else logits[token]
+            scores[token] = x * penalty if x < _ZERO else x / penalty
+    return True
+
+
+@njit(**FAST)
+def likeliest(scores):
+    """The first index of the largest of scores [V]."""
+    most = _largest(scores)
+    for j in range(scores.size):
+        if scores[j] == most:
+            return j
+    return 0
+
+
+@njit(**FAST)
+def drawn(scores, temperature, margin, uniform, kept, below):
+    """The index that is drawn from the softmax of scores [V] / temperature, without those that are further than −margin
+    below the largest.
+
+    Args:
+        uniform: from [0, 1).
+        kept, below: memory, int64 and float64 [V].
+    """
+    most = _largest(scores)
+    least, many = most + margin, 0
+    if temperature != _f(1):
+        for j in range(scores.size):
+            scores[j] = (scores[j] - most) / temperature
+        most, least = _ZERO, margin
+    for j in range(scores.size):
+        if scores[j] >= least and scores[j] > -_INFINITE:
+            kept[many] = j
+            many += 1
+    total = 0.0
+    for i in range(many):
+        total += math.exp(float(scores[kept[i]]) - float(most))
+        below[i] = total
+    for i in range(many):
+        if below[i] > total * uniform:
+            return kept[i]
+    return kept[many - 1]
+
+
+class Chooser:
+    """Chooses tokens with the options that most texts are written with.
+
+    Args:
+        banned: ids that are never chosen.
+        penalty: that of repetition; 1: none.
+        temperature: 0: always the likeliest.
+        min_p: above 0.
+    """
+
+    def __init__(self, banned: Sequence[int], penalty: float, temperature: float, min_p: float) -> None:
+        self._banned = np.array(banned, np.int64)
+        self._penalty, self._greedy, self._margin = _f(penalty), temperature == 0, _f(math.log(min_p or 1))
+        self._temperature = _f(min(1e6, max(1e-6, temperature)))
+        self._scores = np.empty(0, np.float32)
+
+    def __call__(self, logits: Any, recent: Sequence[int], uniform: float) -> int | None:
+        """A token; None: logits that are not finite.
+
+        Args:
+            logits: fp32 [vocabulary], as torch or numpy has them; left as they are.
+            recent: ids that the penalty is for.
+            uniform: the random number, from [0, 1).
+        """
+        x = np.asarray(logits)
+        if self._scores.size != x.size:
+            self._scores = np.empty(x.size, np.float32)
+            self._kept, self._below = np.empty(x.size, np.int64), np.empty(x.size, np.float64)
+        ids = np.array(recent if self._penalty != 1 else (), np.int64)
+        if not penalised(x, self._banned, ids, self._penalty, self._scores):
+            return None
+        if self._greedy:
+            return int(likeliest(self._scores))
+        return int(drawn(self._scores, self._temperature, self._margin, uniform, self._kept, self._below))
