@@ -11,7 +11,8 @@
     logits        a block of rows over the vocabulary, about three times
 
 Per adapter weight: master and two moments in fp32 (12 bytes; the moments come with the first step); in compute dtype
-(2 each) what serves and a gradient, and with several epochs a gradient for each and the weights between two of them.
+(2 each) what serves and a gradient, and with several epochs a gradient for each and the weights between two of them. An
+update that is tried and committed takes another 6, when the activations have gone.
 Checked against the measured peak in tests/models/test_memory_estimate.py.
 """
 
@@ -125,6 +126,8 @@ def needed(sizes: Sizes, weights: str, item: int, config: TempLoraConfig | None,
     tokens = window if config.context_gradients else min(config.chunk_size, window)
     all_kept = learning and not config.checkpointing
     kept = tokens * sizes.adapter * item * (_KEPT if all_kept else _NOT_KEPT)
+    if learning:  # what is kept has gone when the update is tried, and committed beside the weights that it began with
+        kept = max(kept, share * sizes.adapter * config.rank * (4 + item))
     logits = 3.0 * item * sizes.vocabulary * min(logit_rows(sizes.vocabulary), tokens)
     return Need(held, adapter, 2.0 * window * sizes.cache * item, kept + logits)
 
