@@ -97,7 +97,6 @@ def test_passes_begin_in_one_place() -> None:
     assert begins == {
         "models.runner": {"hidden"},
         "models.causal": {"hidden", "decoder", "module"},
-        "decoding.cuda_graph": {"decoder"},
         "decoding.row_pass": {"decoder"},
     }
 

@@ -1,12 +1,16 @@
 """`GraphRows`: a token of each of several texts on CUDA in one pass, as one recorded graph.
 
+Read token by token, a model on a GPU waits for Python: hundreds of small kernels, each launched by hand. Here they are
+recorded once and replayed with one launch. What a graph reads stays where it was recorded:
+
     token, position, entry    int64 [3, rows] on the device, rewritten before each replay
     active                    bool [rows]: whose token this replay reads; the others' caches stay as they are
     keys and values           each text's own `WindowCache` buffers, at full capacity under a mask
     adapters                  what serves of each slot, which commits rewrite in place
 
-A recording is of some texts, of which each replay reads any. One that is not among them is another recording, of it and
-as many of the last ones as there is room for. The bits of a row depend on `most_rows`, and on nothing else of this.
+so evictions, window moves and commits need no new recording. A recording is of some texts, of which each replay reads
+any; one that is not among them is another recording, of it and as many of the last ones as there is room for. The bits
+of a row depend on `most_rows`, and on nothing else of this.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from templora.decoding.cuda_graph import can_be_static, cuda_graph
 from templora.decoding.module_rows import agrees, can_have_rows
 from templora.decoding.row_pass import RowPass, RowReader
 from templora.errors import ModelError
@@ -28,9 +31,38 @@ from templora.models.causal import CausalModel
 from templora.models.runner import Row
 
 _RECORDINGS = 4  # that are kept
+# Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
+_VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 _Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # fp32 logits [rows, V], last hidden states [rows, H]
 _Step: TypeAlias = Callable[[], _Found]
+
+
+def can_be_recorded(model: CausalModel) -> bool:
+    """Whether nothing in this model's step depends on values that a recording would freeze."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kinds = [rope, *(r for r in rope.values() if isinstance(r, dict))]
+    return not any(kind.get("rope_type") in _VALUE_DEPENDENT_ROPE for kind in kinds)
+
+
+def cuda_graph(step: _Step) -> _Step:
+    """Records `step` as a CUDA graph; it is run a few times first, which must do no harm."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # libraries set themselves up at first use, which cannot be recorded
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may be learning on streams of their own meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        found = step()
+
+    def replay() -> _Found:
+        graph.replay()
+        return found
+
+    return replay
 
 
 class _Pass(RowPass):
@@ -38,7 +70,7 @@ class _Pass(RowPass):
 
     Args:
         entries: int64 [rows], that the tokens become.
-        active: bool [rows].
+        active: bool [rows]; None: all of them are.
     """
 
     def __init__(
@@ -46,16 +78,18 @@ class _Pass(RowPass):
         caches: Sequence[WindowCache],
         routes: Sequence[Route | None],
         entries: torch.Tensor,
-        active: torch.Tensor,
+        active: torch.Tensor | None,
     ) -> None:
         super().__init__(caches, routes)
         self._entries, self._active = entries, active
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def _put(self, row: int, held: Any, key: torch.Tensor, value: torch.Tensor) -> None:
-        at, active = self._entries[row : row + 1], self._active[row]
+        at = self._entries[row : row + 1]
         for entries, new in ((held.keys, key), (held.values, value)):
-            entries.index_copy_(2, at, torch.where(active, new, entries.index_select(2, at)))
+            if self._active is not None:
+                new = torch.where(self._active[row], new, entries.index_select(2, at))
+            entries.index_copy_(2, at, new)
 
     def _seen(self, row: int, held: Any, window: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if (row, window) not in self._masks:  # the same for all layers
@@ -121,12 +155,9 @@ class GraphRows:
                 raise ModelError(
                     f"the window's cache holds {at[i]} of {row.cache.capacity} entries: no room for a token"
                 )
-        recording, places = self._recorded(rows, texts)
-        inputs, active = [[0, 0, 0]] * self.most_rows, [False] * self.most_rows
-        for row, entry, place in zip(rows, at, places, strict=True):
-            inputs[place], active[place] = [row.token, row.cache.shift + entry, entry], True
-        self._inputs.copy_(torch.tensor(inputs).t())
-        self._active.copy_(torch.tensor(active))
+        inputs = [[row.token, row.cache.shift + entry, entry] for row, entry in zip(rows, at, strict=True)]
+        recording, places = self._recorded(rows, texts, inputs)
+        self._set(inputs, places)
         logits, hidden = recording.replay()
         self._hidden = hidden[places]  # a copy, as that of the logits: the next replay overwrites them
         return list(logits[places])
@@ -135,7 +166,17 @@ class GraphRows:
         """The last hidden state [hidden size] of a row of the last pass."""
         return self._hidden[row]
 
-    def _recorded(self, rows: Sequence[Row], texts: Sequence[tuple[int, int]]) -> tuple[_Recording, list[int]]:
+    def _set(self, inputs: Sequence[Sequence[int]], places: Sequence[int]) -> None:
+        """Says which tokens are read by which rows; the others are idle."""
+        every, active = [[0, 0, 0]] * self.most_rows, [False] * self.most_rows
+        for place, given in zip(places, inputs, strict=True):
+            every[place], active[place] = list(given), True
+        self._inputs.copy_(torch.tensor(every).t())
+        self._active.copy_(torch.tensor(active))
+
+    def _recorded(
+        self, rows: Sequence[Row], texts: Sequence[tuple[int, int]], inputs: Sequence[Sequence[int]]
+    ) -> tuple[_Recording, list[int]]:
         """A recording that these texts stand in, and where."""
         for recording in self._recordings:
             places = recording.places(texts)
@@ -143,7 +184,9 @@ class GraphRows:
                 self._recordings.remove(recording)
                 break
         else:
-            recording, places = self._record_new(rows, texts), list(range(len(rows)))
+            places = list(range(len(rows)))
+            self._set(inputs, places)  # its first runs read the same tokens as the replay that follows
+            recording = self._record_new(rows, texts)
         self._recordings = [recording, *self._recordings][:_RECORDINGS]
         return recording, places
 
@@ -166,15 +209,14 @@ class GraphRows:
                     together.append((cache, of() if of else None))
         caches, routes = [cache for cache, _ in together], [route for _, route in together]
 
+        active = self._active if self.most_rows > 1 else None
+
         def step() -> _Found:
-            going = _Pass(caches, routes, self._inputs[2], self._active)
+            going = _Pass(caches, routes, self._inputs[2], active)
             hidden = self._reader.read(going, self._inputs[0], self._inputs[1])
             self.attended = going.attended
             return self._model.logits(hidden), hidden
 
-        # In its first runs it must read what is there, and change nothing.
-        self._inputs.zero_()
-        self._active.zero_()
         return _Recording(tuple((id(cache), id(route)) for cache, route in together), self._record(step))
 
     def _forget(self, text: tuple[int, int]) -> None:
@@ -185,7 +227,7 @@ class GraphRows:
 
 def graph_rows(model: CausalModel, most_rows: int) -> GraphRows | None:
     """Rows of `model`, recorded, or None where that cannot be, or one's would depend on others."""
-    if model.device.type != "cuda" or not can_be_static(model) or not can_have_rows(model):
+    if model.device.type != "cuda" or not can_be_recorded(model) or not can_have_rows(model):
         return None
     rows = GraphRows(model, most_rows)
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 
-from templora.decoding.cuda_graph import CudaGraphStep
-from templora.decoding.graph_rows import graph_rows
+from templora.decoding.graph_rows import GraphRows, graph_rows
 from templora.decoding.module_rows import rows_of
 from templora.models.causal import CausalModel
 from templora.models.runner import Step
@@ -30,10 +29,9 @@ class Steps:
 
     def new(self) -> Step | None:
         """That of a new reader; None: one text at a time, through the model's own modules."""
-        alone = CudaGraphStep.supports(self._model)
-        if alone and self._rows == 1:
-            return CudaGraphStep(self._model)
-        return self._shared or (CudaGraphStep(self._model) if alone else None)
+        if isinstance(self._shared, GraphRows) and self._rows == 1:
+            return GraphRows(self._model, 1)
+        return self._shared
 
     @cached_property
     def _shared(self) -> Step | None:

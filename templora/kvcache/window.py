@@ -54,7 +54,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         size = list(key_states.shape)
         size[2] = self._capacity
-        # Zeros: `StaticView` reads all of it, and a mask does not hide what is not a number.
+        # Zeros: recorded passes read all of it, and a mask does not hide what is not a number.
         self.keys = key_states.new_zeros(size)
         size[3] = value_states.shape[3]
         self.values = value_states.new_zeros(size)
@@ -252,55 +252,3 @@ class WindowCache(Cache):  # type: ignore[misc]
         if not 0 <= end <= self.length:
             raise ModelError(f"the window's cache holds {self.length} entries, and the context would end after {end}")
         return 0 if end <= max(most, self.opening) else max(self.opening, end - max(0, most - self.opening)), end
-
-
-class _StaticLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer of a `StaticView`: writes one entry into another cache's layer, and hands out all of its capacity."""
-
-    is_compileable = True  # so that transformers makes masks from tensors, never from numbers it has read back
-    is_sliding = False
-
-    def __init__(self, held: _Layer, capacity: int, at: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = held.keys, held.values
-        self.is_initialized = True
-        self._capacity = capacity
-        self._at = at
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        raise AssertionError("a view has nothing to make")
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self.keys, self.values
-        if keys is None or values is None:
-            raise ModelError("a layer's cache was used before it was made")
-        keys.index_copy_(2, self._at, key_states)
-        values.index_copy_(2, self._at, value_states)
-        return keys, values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._capacity, 0
-
-    def get_seq_length(self) -> torch.Tensor:
-        return self._at
-
-    def get_max_length(self) -> int:
-        return self._capacity
-
-
-class StaticView(Cache):  # type: ignore[misc]
-    """A `WindowCache` as a pass of one token sees it whose every address and shape stays the same.
-
-    What such a pass does depends on numbers in device memory alone, so it can be recorded once and replayed. All of the
-    capacity is attended to; the causal mask, made from `at`, hides what is not filled yet.
-
-    Args:
-        cache: whose buffers are read and written; something must have been fed to it. It stays responsible for counting
-            entries (`advance`).
-        at: int64 [1], the entry to write: the cache's `length` at each pass.
-    """
-
-    def __init__(self, cache: WindowCache, at: torch.Tensor) -> None:
-        super().__init__(layers=[_StaticLayer(layer, cache.capacity, at) for layer in cache.layers])

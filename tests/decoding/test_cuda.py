@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import small
-from test_cuda_graph import both_ways
+from test_graph_rows import both_ways
 from test_module_rows import alone_and_together
 
 from templora import ChunkLearned, ChunkScored

@@ -22,7 +22,7 @@ from templora import (
     TokenEvent,
 )
 from templora.chunks import Chunk
-from templora.decoding.cuda_graph import CudaGraphStep
+from templora.decoding.graph_rows import GraphRows
 from templora.engine.engine import Engine
 from templora.learning.optimizer import Step
 from templora.learning.probe import Probe
@@ -410,7 +410,7 @@ def test_steps_read_the_cache_by_entry_whatever_stands_there(monkeypatch: pytest
     for kind in ("compiled", "graph", "modules"):
         engine = tiny_engine(bos=True)
         if kind != "compiled":
-            step = CudaGraphStep(engine.model, record=lambda step: step) if kind == "graph" else None
+            step = GraphRows(engine.model, 1, record=lambda step: step) if kind == "graph" else None
             monkeypatch.setattr(engine, "new_step", lambda step=step: step)
         with engine.session(small(), notes=NOTES) as session:
             events = list(session.stream(TEXT[:60], max_new_tokens=60, sampling=GREEDY))

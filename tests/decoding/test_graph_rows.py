@@ -1,4 +1,4 @@
-"""The recorded decode step. The recording itself needs CUDA (`test_cuda.py`); everything it replays is held here."""
+"""The recorded step of one text; of several: `test_module_rows.py`. The recording itself needs CUDA (`test_cuda.py`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from conftest import small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from templora import SamplingParams
-from templora.decoding.cuda_graph import CudaGraphStep, can_be_static, static_step
+from templora.decoding.graph_rows import GraphRows, can_be_recorded, graph_rows
 from templora.decoding.reader import Reader
-from templora.kvcache.window import StaticView, WindowCache
 from templora.session.session import Session
 from templora.testing import FAMILIES, tiny_engine
 
@@ -28,12 +27,13 @@ def recorded(decoder: Reader, records: list[int] | None = None) -> None:
     `records` gets an item for each recording.
     """
 
-    def record(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    def record(step: Any) -> Any:
         if records is not None:
             records.append(1)
+        step()
         return step
 
-    decoder.step = CudaGraphStep(decoder.model, record)
+    decoder.step = GraphRows(decoder.model, 1, record)
 
 
 def both_ways(session: Session, plain: Session, text: str, tokens: int) -> None:
@@ -97,20 +97,6 @@ class NothingReadBack(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_keeps_the_step_from_being_recorded(family: str) -> None:
-    """A graph cannot wait for the host: a value read back, or uploaded, in the middle of the step would end it."""
-    model = tiny_engine(family).model
-    cache = WindowCache(model.layers, 16)
-    with torch.no_grad():
-        model.hidden([1, 2, 3], cache)
-        cache.advance(3, 0)
-        inputs = torch.tensor([4, 3, 3])
-        view = StaticView(cache, inputs[2:3])
-        with NothingReadBack():
-            static_step(model, view, inputs, None)
-
-
 def test_flops_are_counted_alike(text: str) -> None:
     engine = tiny_engine()
     with engine.session(small()) as session, engine.session(small()) as plain:
@@ -123,7 +109,7 @@ def test_flops_are_counted_alike(text: str) -> None:
 def test_what_cannot_be_recorded() -> None:
     """No CUDA, or a rotary embedding that chooses its frequencies by the positions it is given."""
     model = tiny_engine().model
-    assert can_be_static(model)
-    assert not CudaGraphStep.supports(model)
+    assert can_be_recorded(model)
+    assert graph_rows(model, 1) is None
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    assert not can_be_static(model)
+    assert not can_be_recorded(model)
