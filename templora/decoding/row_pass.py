@@ -126,8 +126,7 @@ class RowReader:
 
     def __init__(self, model: CausalModel) -> None:
         self._model = model
-        blocks = (m for m in model.decoder.modules() if hasattr(m, "experts"))
-        self._forwards = [(m, _row_by_row(m.forward)) for m in blocks]
+        self._forwards = [(m, _row_by_row(m.forward)) for m in model.mixtures]
         AttentionInterface.register(_NAME, _attend)
 
     def read(self, going: RowPass, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -135,7 +134,8 @@ class RowReader:
         caller counts the entries (`WindowCache.advance`)."""
         layers = zip(*(cache.layers for cache in going.caches), strict=True)
         view = Cache(layers=[_Layer(held) for held in layers])
-        with self._by_rows(going), _through(going.routes):
+        nobody = [None] * (len(ids) - len(going.routes))
+        with self._by_rows(going), _through([*going.routes, *nobody]):
             out = self._model.decoder(
                 input_ids=ids[:, None], position_ids=positions[:, None], past_key_values=view, use_cache=True
             )

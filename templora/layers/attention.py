@@ -68,7 +68,8 @@ def attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [1, H, Q, D], key and value [1, G, K, D] → ([1, Q, H, D], None).
+    """transformers' attention interface: query [B, H, Q, D], key and value [B, G, K, D] → ([B, Q, H, D], None), of B
+    texts one after another.
 
     Where K > Q, the first K − Q keys and values are a context of constants: their gradient is left at zero.
 
@@ -76,13 +77,13 @@ def attend(
         NotImplementedError: a mask, dropout, or something else that changes scores.
     """
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if attention_mask is not None or dropout or unknown or query.shape[0] != 1:
+    if attention_mask is not None or dropout or unknown:
         raise NotImplementedError(f"attention with {unknown or 'a mask or dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    out: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-        query[0], key[0], value[0], scale, sliding_window or key.shape[2]
-    )
-    return out[None], None
+    window = sliding_window or key.shape[2]
+    texts = zip(query, key, value, strict=True)
+    out = [_Attention.apply(*text, scale, window) for text in texts]  # type: ignore[no-untyped-call]
+    return torch.stack(out) if len(out) > 1 else out[0][None], None
 
 
 class _Tiles:

@@ -224,10 +224,8 @@ class Learner:
         if probe is None:
             return update
 
-        def read(weights: torch.Tensor) -> tuple[float, float]:
-            return probe.read(before[-len(probe.drawn) :], self._slot.route_of(weights), self.meter)
-
-        was, now = read(self._slot.serving), read(copy.weights)
+        routes = [self._slot.route_of(weights) for weights in (self._slot.serving, copy.weights)]
+        was, now = probe.read(before[-len(probe.drawn) :], routes, self.meter)
         drift, forgetting = now[0] - was[0], now[1] - was[1]
         update = replace(update, drift=drift, forgetting=forgetting)
         for rise, of in ((drift, "the base's own predictions"), (forgetting, "the text before it")):

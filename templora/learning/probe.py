@@ -53,19 +53,18 @@ class Probe:
             drawn = torch.multinomial(runner.model.logits(hidden).softmax(-1).cpu(), 1, generator=generator)
         return cls(runner, inputs, drawn[:, 0].tolist())
 
-    def read(self, recent: Sequence[int], route: Route | None, meter: Meter) -> tuple[float, float]:
-        """Mean NLL of the base's predictions and of `recent`, in nats a token.
+    def read(self, recent: Sequence[int], routes: Sequence[Route], meter: Meter) -> list[tuple[float, float]]:
+        """Mean NLL of the base's predictions and of `recent`, in nats a token, through each adapter, in one pass.
 
         Args:
             recent: as many tokens as the passage has; of fewer, at the beginning of a text, nothing is said (0).
-            route: the adapter through which they are predicted.
+            routes: the adapters, of one bank.
             meter: where FLOPs are counted.
         """
         if len(recent) < len(self.drawn):
             recent = []
         inputs, targets = [*self.inputs, *recent[:-1]], [*self.drawn, *recent[1:]]
-        with torch.no_grad():
-            hidden = self.runner.read(inputs, None, 0, route, meter, logits=len(targets))[-len(targets) :]
-            nll = self.runner.model.nll(hidden, targets)
         kept = len(self.drawn)
-        return float(nll[:kept].double().mean()), float(nll[kept:].double().mean()) if recent else 0.0
+        hidden = self.runner.compare(inputs, routes, meter, logits=len(targets))[:, -len(targets) :]
+        every = self.runner.model.nll(hidden.flatten(0, 1), targets * len(routes)).double().view(len(routes), -1)
+        return [(float(nll[:kept].mean()), float(nll[kept:].mean()) if recent else 0.0) for nll in every]

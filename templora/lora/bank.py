@@ -61,7 +61,9 @@ class AdapterBank:
             if output._is_view() or not output.is_contiguous():  # autograd lets nobody edit some views in place
                 output = output.clone(memory_format=torch.contiguous_format)
             if route is None:
-                for own, out, inputs in zip(rows, output, x, strict=False):
+                # Some modules get the tokens of all rows in one.
+                by_row = output.view(len(rows), -1, output.shape[-1]), x.reshape(len(rows), -1, x.shape[-1])
+                for own, out, inputs in zip(rows, *by_row, strict=True):
                     if own is not None:
                         _add(out, inputs, *own.pairs[index], own.scaling)
                 return output
@@ -107,8 +109,8 @@ class AdapterBank:
 
     @contextmanager
     def by_rows(self, routes: Sequence[Route | None]) -> Iterator[None]:
-        """In the calling thread's forward passes inside, which learn nothing, each row goes through an adapter of its
-        own; None, and rows beyond, are the bare base."""
+        """In the calling thread's forward passes inside, which learn nothing and have as many rows, each row goes
+        through an adapter of its own; None is the bare base."""
         current = self._current
         before, current.rows = current.rows, routes
         try:

@@ -97,6 +97,8 @@ class CausalModel:
         self.layers: int = config.num_hidden_layers
         self.max_positions: int = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.shape = self._shape()
+        # Of experts: each token goes where it is sent.
+        self.mixtures: list[Any] = [m for m in self.decoder.modules() if hasattr(m, "experts")]
         self._fused: FusedPasses | None = None
         if self.device.type == "cpu":
             from templora.layers.fused import FusedPasses  # brings numba with it, which a GPU has no use for
@@ -162,12 +164,16 @@ class CausalModel:
 
     def hidden(self, ids: list[int], cache: WindowCache | None, position: int = 0) -> torch.Tensor:
         """Final hidden states [T, H] of `ids`, the first of which stands at `position`, seen after `cache`."""
+        return self.hidden_rows([ids], cache, position)[0]
+
+    def hidden_rows(self, rows: list[list[int]], cache: WindowCache | None = None, position: int = 0) -> torch.Tensor:
+        """`hidden` [rows, T, H] of texts of one length."""
         governor.tick()
-        where = torch.arange(position, position + len(ids), device=self.device)[None]
-        tokens = torch.tensor([ids], dtype=torch.long, device=self.device)
+        tokens = torch.tensor(rows, dtype=torch.long, device=self.device)
+        where = torch.arange(position, position + tokens.shape[1], device=self.device)[None]
         with self.passes():
             out = self.decoder(input_ids=tokens, position_ids=where, past_key_values=cache, use_cache=cache is not None)
-        state: torch.Tensor = out.last_hidden_state[0]
+        state: torch.Tensor = out.last_hidden_state
         return state
 
     @cached_property

@@ -1,7 +1,8 @@
 """`Runner`: the one caller of the model's forward pass, for whoever reads, scores, learns or writes.
 
-read    many tokens of one text, in a pass that is shared with nobody
-step    one token of each of several texts, in one pass where there is one; the result of each depends on that one alone
+read     many tokens of one text, in a pass that is shared with nobody
+compare  the same tokens through several adapters
+step     one token of each of several texts, in one pass where there is one; each depends on itself alone
 """
 
 from __future__ import annotations
@@ -87,6 +88,16 @@ class Runner:
         meter.count(self.model.shape.forward(len(ids), seen, logits, weights_of(route)))
         with through(route):
             return self.model.hidden(ids, cache, position)
+
+    @torch.no_grad()
+    def compare(self, ids: list[int], routes: Sequence[Route], meter: Meter, *, logits: int = 0) -> torch.Tensor:
+        """Final hidden states [routes, len(ids), hidden size] of the same tokens through adapters of one bank."""
+        if self.model.mixtures:
+            return torch.stack([self.read(ids, None, 0, route, meter, logits=logits) for route in routes])
+        for route in routes:
+            meter.count(self.model.shape.forward(len(ids), 0, logits, weights_of(route)))
+        with routes[0].bank.by_rows(routes):
+            return self.model.hidden_rows([ids] * len(routes))
 
     @torch.no_grad()
     def step(self, rows: Sequence[Row]) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The recorded step of one text; of several: `test_module_rows.py`. The recording itself needs CUDA (`test_cuda.py`)."""
+"""The recorded step of one text; of several, `test_module_rows.py`. Recording itself needs CUDA (`test_cuda.py`)."""
 
 from __future__ import annotations
 

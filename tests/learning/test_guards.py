@@ -39,8 +39,8 @@ def sharp_engine() -> Engine:
 
 def readings(monkeypatch: pytest.MonkeyPatch, rises: list[tuple[float, float]]) -> None:
     """Has the probe find these rises, one update after the other; then none."""
-    left = [part for rise in rises for part in ((1.0, 1.0), (1.0 + rise[0], 1.0 + rise[1]))]
-    monkeypatch.setattr(Probe, "read", lambda *_: left.pop(0) if left else (1.0, 1.0))
+    left = [[(1.0, 1.0), (1.0 + rise[0], 1.0 + rise[1])] for rise in rises]
+    monkeypatch.setattr(Probe, "read", lambda *_: left.pop(0) if left else [(1.0, 1.0)] * 2)
 
 
 # The probe ---------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_drift_is_measured_against_what_the_base_predicts(engine: Engine) -> Non
         plain = torch.nn.functional.cross_entropy(logits, torch.tensor(probe.drawn)).item()
 
         def read(recent: list[int]) -> tuple[float, float]:
-            return probe.read(recent, session.slot.route, Meter())
+            return probe.read(recent, [session.slot.route], Meter())[0]
 
         recent = list(b"what was read before, as many ids.")
         assert len(recent) == len(passage)
@@ -102,8 +102,12 @@ def test_drift_is_measured_against_what_the_base_predicts(engine: Engine) -> Non
         assert read(recent)[1] == pytest.approx(
             torch.nn.functional.cross_entropy(logits, torch.tensor(recent[1:])).item(), rel=1e-5
         )
+        fresh, before = session.slot.route_of(session.slot.serving.clone()), read(recent)
         with_random_adapter(session)
         assert read(recent)[0] > plain + 1e-3
+        # Both in one pass are what each is.
+        both = probe.read(recent, [fresh, session.slot.route], Meter())
+        assert both == [pytest.approx(before, rel=1e-5), pytest.approx(read(recent), rel=1e-5)]
 
 
 @pytest.mark.parametrize(
