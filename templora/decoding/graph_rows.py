@@ -147,10 +147,8 @@ class GraphRows:
     def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """As `ModuleRows`."""
         texts, at = [(id(row.cache), id(row.route)) for row in rows], list[int]()
-        for i, row in enumerate(rows):
-            at.append(
-                row.cache.length + texts[:i].count(texts[i])
-            )  # rows of one cache are tokens that follow each other
+        for i, row in enumerate(rows):  # those of one cache are tokens that follow each other
+            at.append(row.cache.length + texts[:i].count(texts[i]))
             if not 0 < at[i] < row.cache.capacity:
                 raise ModelError(
                     f"the window's cache holds {at[i]} of {row.cache.capacity} entries: no room for a token"
@@ -208,7 +206,6 @@ class GraphRows:
                 if cache is not None:
                     together.append((cache, of() if of else None))
         caches, routes = [cache for cache, _ in together], [route for _, route in together]
-
         active = self._active if self.most_rows > 1 else None
 
         def step() -> _Found:

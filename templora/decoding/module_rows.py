@@ -116,7 +116,7 @@ def agrees(step: Step, model: CausalModel) -> bool:
         # Loose enough for bf16, where a product of more rows may round differently.
         if not (found - wanted).norm() <= 0.05 * wanted.norm():
             return False
-    for order in (range(len(each)), range(len(each))[::-1], range(1, len(each))):
+    for order in (range(len(each)), range(len(each))[::-1], range(len(each) // 2, len(each))):
         together = step([each[i] for i in order])
         if not all(torch.equal(found, alone[i]) for i, found in zip(order, together, strict=True)):
             return False

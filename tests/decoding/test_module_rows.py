@@ -19,7 +19,7 @@ from test_graph_rows import NothingReadBack
 
 from templora import SamplingParams, Session
 from templora.decoding.graph_rows import GraphRows
-from templora.decoding.module_rows import ModuleRows, rows_of
+from templora.decoding.module_rows import ModuleRows, agrees, rows_of
 from templora.decoding.steps import Steps
 from templora.engine.engine import Engine
 from templora.errors import ModelError
@@ -67,7 +67,7 @@ def model_of(family: str, dtype: torch.dtype = torch.float32) -> CausalModel:
     return model
 
 
-def graph(model: CausalModel, records: list[int] | None = None) -> GraphRows:
+def graph(model: CausalModel, records: list[int] | None = None, most: int = 4) -> GraphRows:
     """Rows as a GPU has them; where there is none a replay runs the very step to be recorded."""
 
     def record(step: Any) -> Any:
@@ -76,7 +76,7 @@ def graph(model: CausalModel, records: list[int] | None = None) -> GraphRows:
         step()
         return step
 
-    return GraphRows(model, 4, record)
+    return GraphRows(model, most, record)
 
 
 class Texts:
@@ -290,6 +290,14 @@ def test_what_depends_on_its_neighbours_is_not_shared(monkeypatch: pytest.Monkey
     norm = model.decoder.layers[0].input_layernorm  # type: ignore[index,union-attr]
     monkeypatch.setattr(norm, "forward", lambda x: x - x.mean((0, 1)))
     assert rows_of(model) is None
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 8])
+def test_a_step_of_any_size_can_be_tried(most: int) -> None:
+    model = model_of("gemma3")
+    for step in (ModuleRows(model, most), graph(model, most=most)):
+        assert agrees(step, model)
+        assert step.attended == model.layers
 
 
 def test_the_compiled_step_comes_first() -> None:
