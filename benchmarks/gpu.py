@@ -55,10 +55,10 @@ def ceilings_of(engine: Engine, config: TempLoraConfig, a: argparse.Namespace) -
 
 def sessions(shape: str, rows: int, a: argparse.Namespace) -> dict[str, Any]:
     """`templora bench --sessions`' figures of as many sessions as an engine has rows."""
-    engine = engine_of(shape, a.device, rows)
-    config = engine.config(window=a.session_window, chunk_size=a.session_window // 2, rank=a.rank)
-    found = SessionsBench(engine, config, ceilings_of(engine, config, a), runs=a.runs).figures([rows])
-    return {f.name: f.to_dict() for f in found}
+    with engine_of(shape, a.device, rows) as engine:
+        config = engine.config(window=a.session_window, chunk_size=a.session_window // 2, rank=a.rank)
+        found = SessionsBench(engine, config, ceilings_of(engine, config, a), runs=a.runs).figures([rows])
+        return {f.name: f.to_dict() for f in found}
 
 
 def bench(engine: Engine, config: TempLoraConfig, a: argparse.Namespace) -> dict[str, Any]:
@@ -148,13 +148,15 @@ def main() -> int:
             f"{shape}: flat", 1, lambda run, e=engine, c=config, i=ids: flatness(e, c, i, a.short, a.long, a.runs)
         )
         engine.close()  # the next one's weights and states take its place
-        parts = ["bench", "overhead", "flat"]
-        for number in map(int, a.sessions.split(",")):
-            parts.append(f"{number} sessions")
-            journal.fill(f"{shape}: {parts[-1]}", 1, lambda run, s=shape, n=number: sessions(s, n, a))
-        measured = {part: [x["measured"] for x in journal.pairs(f"{shape}: {part}")] for part in parts}
-        measured["sessions"] = [found for part in parts[3:] for found in measured[part]]
-        rows[shape] = summary(measured)
+        numbers = [int(number) for number in a.sessions.split(",")]
+        for number in numbers:
+            journal.fill(f"{shape}: {number} sessions", 1, lambda run, s=shape, n=number: sessions(s, n, a))
+
+        def measured(*parts: str, shape: str = shape) -> list[dict[str, Any]]:
+            return [pair["measured"] for part in parts for pair in journal.pairs(f"{shape}: {part}")]
+
+        found = {part: measured(part) for part in ("bench", "overhead", "flat")}
+        rows[shape] = summary(found | {"sessions": measured(*(f"{number} sessions" for number in numbers))})
         write_results(a.results / "gpu.json", {"benchmark": "gpu", **journal.header, "rows": rows})
     print(json.dumps(rows))
     return 0

@@ -66,7 +66,7 @@ def load(
         OptionError: a device, dtype or weights that is unknown or absent, no number of threads or rows, or trust in a
             model that a file names.
     """
-    if not isinstance(rows, int) or rows < 1:
+    if type(rows) is not int or rows < 1:
         raise OptionError("rows", f"must be a number from 1, not {rows!r}")
     if trust_remote_code and named_by_file:
         raise OptionError("trust_remote_code", f"is for a model that you name yourself, not a file; it names {model!r}")

@@ -367,7 +367,7 @@ class Sampler:
             return uniform(self._seed, index, earlier, self._alternative, which)
 
         if self._chooser is not None:
-            token = self._chooser(logits, recent, drawn())
+            token = self._chooser(logits.detach(), recent, drawn())
             if token is None:
                 raise _not_finite()
             return token
@@ -447,7 +447,7 @@ def entropy_of(logits: torch.Tensor) -> float:
     if logits.device.type == "cpu":
         from templora.kernels.choosing import entropy
 
-        return float(entropy(logits.numpy()))
+        return float(entropy(logits.detach().numpy()))
     with _one_thread(logits.device):
         # What is 60 nats less likely than the likeliest has no part in it, and −inf would give 0 · −inf.
         below = (logits - logits.max()).clamp_(min=-60.0)

@@ -15,6 +15,7 @@ of a row depend on `most_rows`, and on nothing else of this.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,19 +24,20 @@ from typing import Any, TypeAlias
 import torch
 
 from templora.decoding.module_rows import agrees, can_have_rows
-from templora.decoding.row_pass import RowPass, RowReader
-from templora.errors import ModelError
+from templora.decoding.row_pass import RowPass, RowReader, place_of
 from templora.kvcache.window import WindowCache
 from templora.lora.slot import Route
 from templora.models.causal import CausalModel
 from templora.models.runner import Row
+from templora.runtime.signals import deferred
 
-_RECORDINGS = 4  # that are kept
+_RECORDINGS = 8  # that are kept
 # Rotary embeddings that look at the positions' values to choose their frequencies: a replay cannot.
 _VALUE_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 _Found: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # fp32 logits [rows, V], last hidden states [rows, H]
 _Step: TypeAlias = Callable[[], _Found]
+_Text: TypeAlias = tuple[WindowCache, Route | None]
 
 
 def can_be_recorded(model: CausalModel) -> bool:
@@ -45,9 +47,15 @@ def can_be_recorded(model: CausalModel) -> bool:
     return not any(kind.get("rope_type") in _VALUE_DEPENDENT_ROPE for kind in kinds)
 
 
+@functools.cache
+def _aside() -> torch.cuda.Stream:
+    """Where steps are run first: one stream for all, since libraries keep memory for each."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
 def cuda_graph(step: _Step) -> _Step:
     """Records `step` as a CUDA graph; it is run a few times first, which must do no harm."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside = _aside()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # libraries set themselves up at first use, which cannot be recorded
         for _ in range(3):
@@ -140,21 +148,17 @@ class GraphRows:
         self._inputs = torch.zeros(3, most_rows, dtype=torch.long, device=model.device)
         self._active = torch.zeros(most_rows, dtype=torch.bool, device=model.device)
         self._recordings: list[_Recording] = []  # that replayed last stands first
-        self._texts: dict[tuple[int, int], tuple[weakref.ref[WindowCache], weakref.ref[Route] | None]] = {}
+        self._texts: dict[tuple[int, int], Callable[[], _Text | None]] = {}
         self._hidden = torch.zeros(0)
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """As `ModuleRows`."""
-        texts, at = [(id(row.cache), id(row.route)) for row in rows], list[int]()
-        for i, row in enumerate(rows):  # those of one cache are tokens that follow each other
-            at.append(row.cache.length + texts[:i].count(texts[i]))
-            if not 0 < at[i] < row.cache.capacity:
-                raise ModelError(
-                    f"the window's cache holds {at[i]} of {row.cache.capacity} entries: no room for a token"
-                )
-        inputs = [[row.token, row.cache.shift + entry, entry] for row, entry in zip(rows, at, strict=True)]
-        recording, places = self._recorded(rows, texts, inputs)
+        caches, inputs = [row.cache for row in rows], list[list[int]]()
+        for i, row in enumerate(rows):
+            at = place_of(caches, i)
+            inputs.append([row.token, row.cache.shift + at, at])
+        recording, places, _held = self._recorded([(row.cache, row.route) for row in rows], inputs)
         self._set(inputs, places)
         logits, hidden = recording.replay()
         self._hidden = hidden[places]  # a copy, as that of the logits: the next replay overwrites them
@@ -173,38 +177,31 @@ class GraphRows:
         self._active.copy_(torch.tensor(active))
 
     def _recorded(
-        self, rows: Sequence[Row], texts: Sequence[tuple[int, int]], inputs: Sequence[Sequence[int]]
-    ) -> tuple[_Recording, list[int]]:
-        """A recording that these texts stand in, and where."""
+        self, texts: Sequence[_Text], inputs: Sequence[Sequence[int]]
+    ) -> tuple[_Recording, list[int], Sequence[_Text]]:
+        """A recording that these texts stand in, where they do, and its texts, to be held while it is replayed."""
+        ids = [_ids(text) for text in texts]
         for recording in self._recordings:
-            places = recording.places(texts)
-            if places is not None:
-                self._recordings.remove(recording)
+            places, held = recording.places(ids), [self._texts.get(each, lambda: None)() for each in recording.texts]
+            if places is not None and None not in held:
                 break
         else:
-            places = list(range(len(rows)))
+            places = list(range(len(texts)))
             self._set(inputs, places)  # its first runs read the same tokens as the replay that follows
-            recording = self._record_new(rows, texts)
-        self._recordings = [recording, *self._recordings][:_RECORDINGS]
-        return recording, places
+            recording, held = self._record_new(texts)
+        # One of whom somebody has gone meanwhile is not among them any more.
+        others = [each for each in self._recordings if each is not recording]
+        self._recordings = [recording, *others][:_RECORDINGS]
+        return recording, places, [text for text in held if text is not None]
 
-    def _record_new(self, rows: Sequence[Row], texts: Sequence[tuple[int, int]]) -> _Recording:
-        together = [(row.cache, row.route) for row in rows]
-        for row, text in zip(rows, texts, strict=True):
-            if text not in self._texts:
-                forget = weakref.WeakMethod(self._forget)
-
-                def gone(_: Any, text: tuple[int, int] = text, forget: Any = forget) -> None:
-                    if found := forget():
-                        found(text)
-
-                route = weakref.ref(row.route, gone) if row.route else None
-                self._texts[text] = weakref.ref(row.cache, gone), route
-        for text in self._recordings[0].texts if self._recordings else ():
-            if len(together) < self.most_rows and text not in texts:
-                cache, of = self._texts[text][0](), self._texts[text][1]
-                if cache is not None:
-                    together.append((cache, of() if of else None))
+    def _record_new(self, texts: Sequence[_Text]) -> tuple[_Recording, list[_Text | None]]:
+        together, ids = list(texts), [_ids(text) for text in texts]
+        for text, each in zip(texts, ids, strict=True):
+            self._texts[each] = self._weak(text)
+        for each in self._recordings[0].texts if self._recordings else ():
+            other = self._texts.get(each, lambda: None)()
+            if len(together) < self.most_rows and each not in ids and other is not None:
+                together.append(other)
         caches, routes = [cache for cache, _ in together], [route for _, route in together]
         active = self._active if self.most_rows > 1 else None
 
@@ -214,20 +211,40 @@ class GraphRows:
             self.attended = going.attended
             return self._model.logits(hidden), hidden
 
-        return _Recording(tuple((id(cache), id(route)) for cache, route in together), self._record(step))
+        with deferred():
+            return _Recording(tuple(map(_ids, together)), self._record(step)), list(together)
 
-    def _forget(self, text: tuple[int, int]) -> None:
-        """Forgets the recordings of a text that is gone: another may come to lie where it did."""
-        self._texts.pop(text, None)
-        self._recordings = [r for r in self._recordings if text not in r.texts]
+    def _weak(self, text: _Text) -> Callable[[], _Text | None]:
+        """Gives a text while it lives; when it goes, so do its recordings: another may come to lie where it did."""
+        (cache, route), ids, forget = text, _ids(text), weakref.WeakMethod(self._forget)
+
+        def gone(_: Any) -> None:
+            if found := forget():
+                found(ids)
+
+        of_cache, of_route = weakref.ref(cache, gone), weakref.ref(route, gone) if route else None
+
+        def found() -> _Text | None:
+            cache, route = of_cache(), of_route() if of_route else None
+            return None if cache is None or (of_route and route is None) else (cache, route)
+
+        return found
+
+    def _forget(self, ids: tuple[int, int]) -> None:
+        self._texts.pop(ids, None)
+        self._recordings = [r for r in self._recordings if ids not in r.texts]
+
+
+def _ids(text: _Text) -> tuple[int, int]:
+    return id(text[0]), id(text[1])
 
 
 def graph_rows(model: CausalModel, most_rows: int) -> GraphRows | None:
     """Rows of `model`, recorded, or None where that cannot be, or one's would depend on others."""
     if model.device.type != "cuda" or not can_be_recorded(model) or not can_have_rows(model):
         return None
-    rows = GraphRows(model, most_rows)
     try:
+        rows = GraphRows(model, most_rows)
         return rows if agrees(rows, model) and rows.attended == model.layers else None
     except Exception:  # what cannot be recorded
         return None

@@ -6,15 +6,17 @@ model itself (`rows_of`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from templora.decoding.row_pass import RowPass, RowReader
-from templora.errors import ModelError
+from templora.decoding.row_pass import RowPass, RowReader, place_of
 from templora.kvcache.window import WindowCache
-from templora.lora.slot import Route
+from templora.lora.bank import AdapterBank
+from templora.lora.slot import Layout, Route
+from templora.lora.targets import linear_layers
 from templora.models.causal import CausalModel
 from templora.models.runner import Row, Runner, Step
 from templora.runtime.metering import Meter
@@ -61,11 +63,7 @@ class ModuleRows:
         holds, at least one entry; rows of one cache are tokens that follow each other. The caller counts the entries
         (`cache.advance`)."""
         caches = [row.cache for row in rows]
-        # Rows of one cache are tokens that follow each other.
-        entries = [cache.length + caches[:i].count(cache) for i, cache in enumerate(caches)]
-        for cache, at in zip(caches, entries, strict=True):
-            if not 0 < at < cache.capacity:
-                raise ModelError(f"the window's cache holds {at} of {cache.capacity} entries: no room for a token")
+        entries = [place_of(caches, i) for i in range(len(rows))]
         inputs = [(row.token, cache.shift + at) for row, cache, at in zip(rows, caches, entries, strict=True)]
         inputs += (self.most_rows - len(rows)) * inputs[:1]
         going = _Pass(caches, [row.route for row in rows], entries)
@@ -83,8 +81,8 @@ def rows_of(model: CausalModel, most_rows: int = 4) -> ModuleRows | None:
     """Rows of `model`, or None where one's would depend on others, or not be what the model predicts alone."""
     if not can_have_rows(model):
         return None
-    rows = ModuleRows(model, most_rows)
     try:
+        rows = ModuleRows(model, most_rows)
         return rows if agrees(rows, model) and rows.attended == model.layers else None
     except Exception:  # whatever an unknown architecture trips over
         return None
@@ -98,26 +96,39 @@ def can_have_rows(model: CausalModel) -> bool:
 
 @torch.no_grad()
 def agrees(step: Step, model: CausalModel) -> bool:
-    """Tries texts of several lengths alone and together, in several places: equal to the bit, and near what a pass of
-    one text makes of them."""
-    texts = [[(31 * i + n) % model.vocabulary for i in range(1, 4 + 3 * n)] for n in range(min(4, step.most_rows))]
+    """Tries texts of several lengths, with adapters and without, alone and together, in several places: equal to the
+    bit, and near what a pass of one text makes of them."""
     runner, meter = Runner(model), Meter()
 
-    def row(ids: list[int]) -> Row:
+    def row(number: int, route: Route | None) -> Row:
+        ids = [(31 * i + number) % model.vocabulary for i in range(1, 4 + 3 * (number % 4))]
         cache = WindowCache(model.layers, len(ids))
-        runner.read(ids[:-1], cache, 0, None, meter)
+        runner.read(ids[:-1], cache, 0, route, meter)
         cache.advance(len(ids) - 1, 0)
-        return Row(ids[-1], cache, None, step, meter)
+        return Row(ids[-1], cache, route, step, meter)
 
-    each = [row(ids) for ids in texts]
-    alone = [step([one])[0] for one in each]
-    for one, found in zip(each, alone, strict=True):
-        wanted = model.logits(runner.read([one.token], one.cache, one.cache.next_position, None, meter))[0]
-        # Loose enough for bf16, where a product of more rows may round differently.
-        if not (found - wanted).norm() <= 0.05 * wanted.norm():
-            return False
-    for order in (range(len(each)), range(len(each))[::-1], range(len(each) // 2, len(each))):
-        together = step([each[i] for i in order])
-        if not all(torch.equal(found, alone[i]) for i, found in zip(order, together, strict=True)):
-            return False
-    return True
+    with _adapters(model, 2) as (one, other):
+        each = [row(i, (one, None, other, None)[i % 4]) for i in range(step.most_rows)]
+        alone = [step([text])[0] for text in each]
+        for text, found in zip(each, alone, strict=True):
+            wanted = model.logits(runner.read([text.token], text.cache, text.cache.next_position, text.route, meter))[0]
+            # Loose enough for bf16, where a product of more rows may round differently.
+            if not (found - wanted).norm() <= 0.05 * wanted.norm():
+                return False
+        for order in (range(len(each)), range(len(each))[::-1], range(len(each) // 2, len(each))):
+            together = step([each[i] for i in order])
+            if not all(torch.equal(found, alone[i]) for i, found in zip(order, together, strict=True)):
+                return False
+        return True
+
+
+@contextmanager
+def _adapters(model: CausalModel, many: int) -> Iterator[list[Route]]:
+    """Some adapters that do something, while inside."""
+    bank = AdapterBank(model.module, Layout(tuple(linear_layers(model.module)), 1), model.dtype)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        drawn = (torch.randn(bank.layout.weights, generator=generator) for _ in range(many))
+        yield [bank.allocate(0.1 * weights, 1.0).route for weights in drawn]
+    finally:
+        bank.detach()

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from templora.errors import ModelError
 from templora.kvcache.window import WindowCache
 from templora.layers import attention
 from templora.lora.slot import Route
@@ -47,7 +48,8 @@ class RowPass(ABC):
         self.caches, self.routes = caches, routes
         self.attended = 0
         self.attention: str | None = None  # the model's own, by name
-        self._held: Sequence[Any] = ()  # the layer of each cache that was given keys and values last
+        # The layer of each cache that was given keys and values last: that is done just before they are attended to.
+        self._held: Sequence[Any] = ()
 
     def take(self, held: Sequence[Any], keys: torch.Tensor, values: torch.Tensor) -> None:
         """Puts the keys and values [rows, heads, 1, head size] of a layer into that layer of each cache."""
@@ -69,11 +71,12 @@ class RowPass(ABC):
     ) -> torch.Tensor:
         """Attention [rows, 1, heads, head size] of query [rows, heads, 1, head size], by the model's own function."""
         self.attended += 1
+        window = attention.window_of(module, how.get("sliding_window"))
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         own = ALL_ATTENTION_FUNCTIONS.get_interface(self.attention, eager)
         out = query.new_zeros(len(query), 1, query.shape[1], value.shape[3])
         for row, held in enumerate(self._held):
-            keys, values, mask = self._seen(row, held, how.get("sliding_window") or 0)
+            keys, values, mask = self._seen(row, held, window)
             out[row] = own(module, query[row : row + 1], keys, values, mask, **how)[0][0]
         return out
 
@@ -88,7 +91,8 @@ _going = _Going()
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """A layer of all caches, which hands out what it was given: `RowPass.attend` knows the rest."""
+    """A layer of all caches, which hands out what it was given: `RowPass.attend` knows the rest. It says that it is
+    empty, for nobody else is to make a mask or a position of its length."""
 
     is_sliding = False
 
@@ -117,6 +121,19 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
+def place_of(caches: Sequence[WindowCache], row: int) -> int:
+    """The entry of its cache that a row's token becomes: rows of one cache are tokens that follow each other.
+
+    Raises:
+        ModelError: there is no room for it, or nothing before it.
+    """
+    cache = caches[row]
+    at = cache.length + caches[:row].count(cache)
+    if not 0 < at < cache.capacity:
+        raise ModelError(f"the window's cache holds {at} of {cache.capacity} entries: no room for a token")
+    return at
+
+
 class RowReader:
     """Reads rows through a model's own modules.
 
@@ -127,6 +144,8 @@ class RowReader:
     def __init__(self, model: CausalModel) -> None:
         self._model = model
         self._forwards = [(m, _row_by_row(m.forward)) for m in model.mixtures]
+        if any("forward" in m.__dict__ for m, _ in self._forwards):
+            raise ModelError("somebody else has put a forward in the place of an expert block's own")
         AttentionInterface.register(_NAME, _attend)
 
     def read(self, going: RowPass, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -147,11 +166,13 @@ class RowReader:
         """Inside, what must be done a row at a time is done so."""
         config = self._model.config
         going.attention = config._attn_implementation
-        _going.current = going
-        config._attn_implementation = _NAME
-        for module, forward in self._forwards:
-            module.__dict__["forward"] = forward
+        if going.attention == _NAME:
+            raise ModelError("this model is decoding in another thread, for another engine")
         try:
+            _going.current = going
+            config._attn_implementation = _NAME
+            for module, forward in self._forwards:
+                module.__dict__["forward"] = forward
             yield
         finally:
             for module, _ in self._forwards:
@@ -165,6 +186,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface, for which it makes no masks."""
     if _going.current is None:  # somebody else's pass meanwhile, in another thread
+        if query.device.type != "cpu":
+            raise ModelError("this model is decoding in another thread; it has no attention for others meanwhile")
         return attention.attend(module, query, key, value, None, **how)
     return _going.current.attend(module, query, key, value, **how), None
 
@@ -175,9 +198,9 @@ def _row_by_row(own: Callable[..., Any]) -> Callable[..., Any]:
     def forward(x: torch.Tensor, *others: Any, **how: Any) -> Any:
         if _going.current is None:
             return own(x, *others, **how)
-        out, found = torch.zeros_like(x), None
-        for row, route in enumerate(_going.current.routes):
-            with _through([route]):
+        out, found, routes = torch.zeros_like(x), None, _going.current.routes
+        for row, route in enumerate(routes):
+            with _through([route], among=routes):
                 found = own(x[row : row + 1], *others, **how)
             out[row] = (found[0] if isinstance(found, tuple) else found)[0]
         return (out, *found[1:]) if isinstance(found, tuple) else out
@@ -186,9 +209,10 @@ def _row_by_row(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _through(routes: Sequence[Route | None]) -> Iterator[None]:
-    """Inside, each row of the calling thread's passes goes through its own adapter."""
+def _through(routes: Sequence[Route | None], among: Sequence[Route | None] = ()) -> Iterator[None]:
+    """Inside, each row of the calling thread's passes goes through its own adapter, and through none of those `among`
+    which it is that were on the way."""
     with ExitStack() as stack:
-        for bank in {id(route.bank): route.bank for route in routes if route}.values():
+        for bank in {id(route.bank): route.bank for route in (*routes, *among) if route}.values():
             stack.enter_context(bank.by_rows([r if r and r.bank is bank else None for r in routes]))
         yield

@@ -29,7 +29,7 @@ class Steps:
 
     def new(self) -> Step | None:
         """That of a new reader; None: one text at a time, through the model's own modules."""
-        if isinstance(self._shared, GraphRows) and self._rows == 1:
+        if isinstance(self._shared, GraphRows) and self._shared.most_rows == 1:
             return GraphRows(self._model, 1)
         return self._shared
 
@@ -37,7 +37,7 @@ class Steps:
     def _shared(self) -> Step | None:
         began = time.perf_counter()
         if self._model.device.type == "cuda":
-            made: Step | None = graph_rows(self._model, self._rows)
+            made: Step | None = graph_rows(self._model, self._rows) or graph_rows(self._model, 1)
         else:
             from templora.decoding.cpu_step import cpu_step  # brings numba with it, which a GPU has no use for
 

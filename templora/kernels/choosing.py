@@ -7,6 +7,7 @@ Logits are compared as integers: a maximum of those is vectorised, one of floats
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def _largest(x):
     top = _LOWEST
     for j in range(x.size):
         top = max(top, _ordered(x[j]))
-    return float_of(np.int32(top ^ (np.int32(top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    return float_of(_ordered(float_of(top)))
 
 
 @njit(**FAST)
@@ -64,28 +65,29 @@ def penalised(logits, banned, recent, penalty, scores):
     if wrong or most == _INFINITE or most == -_INFINITE:
         return False
     for token in banned:
-        scores[token] = -_INFINITE
+        if 0 <= token < scores.size:  # a tokenizer may know more than the model
+            scores[token] = -_INFINITE
     if penalty != _f(1):
         for token in recent:
-            x = -_INFINITE if scores[token] == -_INFINITE else logits[token]
-            scores[token] = x * penalty if x < _ZERO else x / penalty
+            if 0 <= token < scores.size and scores[token] != -_INFINITE:
+                scores[token] = logits[token] * penalty if logits[token] < _ZERO else logits[token] / penalty
     return True
 
 
 @njit(**FAST)
 def likeliest(scores):
-    """The first index of the largest of scores [V]."""
+    """The first index of the largest of scores [V]; −1 if all are −inf."""
     most = _largest(scores)
     for j in range(scores.size):
-        if scores[j] == most:
+        if scores[j] == most and most > -_INFINITE:
             return j
-    return 0
+    return -1
 
 
 @njit(**FAST)
 def drawn(scores, temperature, margin, uniform, kept, below):
     """The index that is drawn from the softmax of scores [V] / temperature, without those that are further than −margin
-    below the largest.
+    below the largest; −1 if none is left.
 
     Args:
         uniform: from [0, 1).
@@ -108,7 +110,23 @@ def drawn(scores, temperature, margin, uniform, kept, below):
     for i in range(many):
         if below[i] > total * uniform:
             return kept[i]
-    return kept[many - 1]
+    return kept[many - 1] if many else -1
+
+
+class _Scratch(threading.local):
+    """Memory of a thread: whoever chooses is done with it before another one begins."""
+
+    scores = np.empty(0, np.float32)
+    kept = np.empty(0, np.int64)
+    below = np.empty(0, np.float64)
+
+    def room(self, size: int) -> None:
+        if self.scores.size != size:
+            self.scores, self.kept = np.empty(size, np.float32), np.empty(size, np.int64)
+            self.below = np.empty(size, np.float64)
+
+
+_scratch = _Scratch()
 
 
 class Chooser:
@@ -125,23 +143,23 @@ class Chooser:
         self._banned = np.array(banned, np.int64)
         self._penalty, self._greedy, self._margin = _f(penalty), temperature == 0, _f(math.log(min_p or 1))
         self._temperature = _f(min(1e6, max(1e-6, temperature)))
-        self._scores = np.empty(0, np.float32)
+        self(np.zeros(2, np.float32), (), 0.0)  # compiled or loaded before the first token's clock runs
 
     def __call__(self, logits: Any, recent: Sequence[int], uniform: float) -> int | None:
-        """A token; None: logits that are not finite.
+        """A token; None: logits that are not finite, or none that may be chosen.
 
         Args:
             logits: fp32 [vocabulary], as torch or numpy has them; left as they are.
             recent: ids that the penalty is for.
             uniform: the random number, from [0, 1).
         """
-        x = np.asarray(logits)
-        if self._scores.size != x.size:
-            self._scores = np.empty(x.size, np.float32)
-            self._kept, self._below = np.empty(x.size, np.int64), np.empty(x.size, np.float64)
+        x, own = np.asarray(logits), _scratch
+        own.room(x.size)
         ids = np.array(recent if self._penalty != 1 else (), np.int64)
-        if not penalised(x, self._banned, ids, self._penalty, self._scores):
+        if not penalised(x, self._banned, ids, self._penalty, own.scores):
             return None
         if self._greedy:
-            return int(likeliest(self._scores))
-        return int(drawn(self._scores, self._temperature, self._margin, uniform, self._kept, self._below))
+            token = likeliest(own.scores)
+        else:
+            token = drawn(own.scores, self._temperature, self._margin, uniform, own.kept, own.below)
+        return None if token < 0 else int(token)

@@ -57,6 +57,22 @@ def register() -> None:
     AttentionInterface.register(NAME, attend)
 
 
+def window_of(module: Any, told: int | None) -> int:
+    """How many of the last keys a layer sees; 0: all.
+
+    Args:
+        module: the layer's attention.
+        told: the window that it hands over.
+
+    Raises:
+        NotImplementedError: its config says that there is one, and it hands none over.
+    """
+    kinds, index = getattr(getattr(module, "config", None), "layer_types", None), getattr(module, "layer_idx", None)
+    if not told and kinds and index is not None and kinds[index] == "sliding_attention":
+        raise NotImplementedError("attention whose window is in a mask alone")
+    return told or 0
+
+
 def attend(
     module: Any,
     query: torch.Tensor,
@@ -80,7 +96,7 @@ def attend(
     if attention_mask is not None or dropout or unknown:
         raise NotImplementedError(f"attention with {unknown or 'a mask or dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    window = sliding_window or key.shape[2]
+    window = window_of(module, sliding_window) or key.shape[2]
     texts = zip(query, key, value, strict=True)
     out = [_Attention.apply(*text, scale, window) for text in texts]  # type: ignore[no-untyped-call]
     return torch.stack(out) if len(out) > 1 else out[0][None], None
