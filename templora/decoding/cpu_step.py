@@ -96,7 +96,7 @@ class CpuStep:
         self._team = thread_team.Team(most)
         self._workers = workers
         self._scales = np.array([layout.epsilon, layout.attention_scale], np.float32)
-        self._dots = int(products.DOTS and self._format == vectors.BFLOAT16)
+        self._dots = int(vectors.DOTS and self._format == vectors.BFLOAT16)
         self._outputs = model.head.out_features
         self._rows = 0
         self._t = self._scratch = np.zeros((0, 0), np.float32)

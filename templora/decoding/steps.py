@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from functools import cached_property
 
 from templora.decoding.graph_rows import GraphRows, graph_rows
@@ -37,7 +38,10 @@ class Steps:
     def _shared(self) -> Step | None:
         began = time.perf_counter()
         if self._model.device.type == "cuda":
-            made: Step | None = graph_rows(self._model, self._rows) or graph_rows(self._model, 1)
+            made: Step | None = graph_rows(self._model, self._rows)
+            if made is None and self._rows > 1:
+                warnings.warn(f"this model cannot read {self._rows} texts in one pass; rows=1 it is", stacklevel=2)
+                made = graph_rows(self._model, 1)
         else:
             from templora.decoding.cpu_step import cpu_step  # brings numba with it, which a GPU has no use for
 

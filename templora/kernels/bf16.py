@@ -17,6 +17,8 @@ FAST: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "f
 # loaded first: the process that compiles the kernels would compute other bits than those that find them compiled.
 PART: dict[str, Any] = FAST | {"forceinline": True}
 
+LOWEST = np.int32(-(2**31))  # below what `ordered` makes of any number
+
 _WORD, _HALF = ir.IntType(32), ir.IntType(16)
 _f = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693359375), _f(-2.12194440e-4)
@@ -34,6 +36,19 @@ def float_of(typing: Any, bits: Any) -> Any:
 def bits_of(typing: Any, number: Any) -> Any:
     """A float32's bits as int32."""
     return types.int32(types.float32), lambda c, builder, s, args: builder.bitcast(args[0], _WORD)
+
+
+@njit(inline="always")
+def ordered(x):
+    """An int32 that is larger where x is: a maximum of integers is vectorised, one of floats is not."""
+    bits = bits_of(x)
+    return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@njit(inline="always")
+def unordered(key):
+    """What `ordered` has made it of."""
+    return float_of(np.int32(key ^ (np.int32(key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
 @intrinsic

@@ -1,7 +1,5 @@
 """One token from fp32 logits [vocabulary] on the CPU, in a few passes over them: `templora.sampling` for its most usual
 options, several times faster than one operator after another.
-
-Logits are compared as integers: a maximum of those is vectorised, one of floats is not.
 """
 
 from __future__ import annotations
@@ -14,28 +12,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from templora.kernels.bf16 import FAST, bits_of, exp, float_of
+from templora.kernels.bf16 import FAST, LOWEST, exp, ordered, unordered
 
 _f = np.float32
-_LOWEST = np.int32(-(2**31))
 _ZERO, _FAINT = _f(0), _f(-60)
 _INFINITE = _f(np.inf)
 
 
 @njit(inline="always")
-def _ordered(x):
-    """An int32 that is larger where x is. Own inverse."""
-    bits = bits_of(x)
-    return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@njit(inline="always")
 def _largest(x):
     """The maximum; of NaNs, those without a sign count as larger than infinity, the others are passed over."""
-    top = _LOWEST
+    top = LOWEST
     for j in range(x.size):
-        top = max(top, _ordered(x[j]))
-    return float_of(_ordered(float_of(top)))
+        top = max(top, ordered(x[j]))
+    return unordered(top)
 
 
 @njit(**FAST)

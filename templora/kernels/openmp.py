@@ -94,6 +94,7 @@ def _pointer_to(kind: Any) -> Any:
 halves = _pointer_to(types.uint16)
 floats = _pointer_to(types.float32)
 longs = _pointer_to(types.int64)
+words = _pointer_to(types.int32)
 signed_bytes = _pointer_to(types.int8)
 
 

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, config, njit, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -29,6 +28,7 @@ from templora.kernels.vectors import (
     BFLOAT16,
     BLOCK,
     BLOCK_BYTES,
+    DOTS,
     F16,
     F32,
     FLOAT32,
@@ -41,6 +41,7 @@ from templora.kernels.vectors import (
     INT8_HALVES,
     INT8_ROWS,
     LANES,
+    dot,
     fifth_bits,
     fma,
     halved,
@@ -60,9 +61,6 @@ STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": False}
 # What `entries` call is compiled into them: names of functions are numbered as they come, and those of two processes,
 # each of which has compiled another entry, would be taken for each other.
 _INNER = STRICT | {"forceinline": True}
-_FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
-# Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once.
-DOTS = bool(_FEATURES.get("avx512bf16"))
 
 NIBBLES = INT4_BLOCKS, INT5_BLOCKS  # formats with two codes a byte, and a minimum
 PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
@@ -73,18 +71,9 @@ _AT_HAND = 1 << 14
 _NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
 
-if DOTS:
-    llvmlite.binding.initialize_native_asmparser()  # llvmlite has no type for bf16
-
 
 def _words(value: int) -> ir.Constant:
     return ir.Constant(vector(I32), [value] * LANES)
-
-
-def _dot(b: Any, total: Any, x: Any, y: Any) -> Any:
-    """total + the products of the two bf16 in each of 16 words."""
-    kind = ir.FunctionType(vector(F32), [vector(F32), vector(I32), vector(I32)])
-    return b.call(ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [total, x, y])
 
 
 def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
@@ -199,7 +188,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                             b.store(so_far, totals[i][t])
                             continue
                         if dots:
-                            part = _dot(b, into, weights, given[t][0])
+                            part = dot(b, into, weights, given[t][0])
                         elif scaled:
                             part = fma(b, weights[1], given[t][1], b.fmul(weights[0], given[t][0]))
                         else:
@@ -214,7 +203,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                     block = place(i, column)
                     low, high = _both_dotted(b, format, codes, block)
                     for t in range(texts):
-                        part = _dot(b, _dot(b, ir.Constant(vector(F32), None), low, given[t][0]), high, given[t][1])
+                        part = dot(b, dot(b, ir.Constant(vector(F32), None), low, given[t][0]), high, given[t][1])
                         b.store(fma(b, part, scales[i], b.load(totals[i][t])), totals[i][t])
 
             def some(column: Any, width: int) -> None:

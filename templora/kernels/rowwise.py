@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import cfunc, njit, types
 
-from templora.kernels.bf16 import LOOSE, bf16_to_f32, bits_of, exp, f32_to_bf16, float_of, rounded
+from templora.kernels.bf16 import LOOSE, LOWEST, bf16_to_f32, exp, f32_to_bf16, ordered, rounded, unordered
 from templora.kernels.openmp import doubles, floats, halves, integers, longs, share
 
 _KERNEL = types.void(types.voidptr)
@@ -25,91 +25,6 @@ _GELU_3B = _f(3 * 0.044715)
 def _load(pointer, index):
     """The bf16 number at pointer[index], as float32."""
     return bf16_to_f32(pointer[index])
-
-
-@njit(fastmath=LOOSE, error_model="numpy", inline="always")
-def _ordered(x):
-    """An int32 that is larger where x is: a maximum of integers is vectorised, one of floats is not. Own inverse."""
-    bits = bits_of(x)
-    return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@njit(inline="always")
-def _unordered(key):
-    return float_of(np.int32(key ^ (np.int32(key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
-
-
-_LOWEST = np.int32(-(2**31))
-
-
-@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
-def softmax(data):
-    """Softmax over what each row of scores may see, in place: P over the coarse part.
-
-    1 coarse, 2 fine    bf16 [rows, columns]: a score is coarse + fine, which keeps 16 bits of it
-    3 columns
-    4 tile              row r is query r % tile of its head
-    5 end               columns [0, end + r % tile) are visible ...
-    6 window            ... of which the last `window`
-    7 scale             of scores (double)
-    """
-    a = integers(data)
-    rows, coarse, fine, columns, tile, last, window = a[0], halves(a[1]), halves(a[2]), a[3], a[4], a[5], a[6]
-    scale = np.float32(doubles(data)[7])
-    scratch = np.empty(columns, np.float32)
-    exponents = floats(scratch.ctypes.data)  # indexed without a look at whether the index is negative
-    begin_row, end_row = share(rows)
-    for r in range(begin_row, end_row):
-        at = r * columns
-        end = min(columns, last + r % tile)
-        begin = max(0, end - window)
-        top = _LOWEST
-        for j in range(begin, end):
-            s = (_load(coarse, at + j) + _load(fine, at + j)) * scale
-            exponents[j] = s
-            top = max(top, _ordered(s))
-        most = _unordered(top)
-        total = _ZERO
-        for j in range(begin, end):
-            e = exp(exponents[j] - most)
-            exponents[j] = e
-            total += e
-        share_of_one = _ONE / total
-        for j in range(begin):
-            coarse[at + j] = np.uint16(0)
-        for j in range(begin, end):
-            coarse[at + j] = f32_to_bf16(exponents[j] * share_of_one)
-        for j in range(end, columns):
-            coarse[at + j] = np.uint16(0)
-    scratch[0] = _ZERO  # a use of the array, which would be freed after its last one
-
-
-@cfunc(_KERNEL, cache=True, fastmath=LOOSE, error_model="numpy")
-def softmax_gradient(data):
-    """The gradient of scores, over that of probabilities: dS = scale · P (dP − Σ P dP).
-
-    1 P, 2 dP    bf16 [rows, columns]; dP is overwritten
-    3 columns
-    4 scale      (double)
-    5 cut                the columns from here on are copied, unless it is 0:
-    6 P's, 7 dS's        bf16 [rows, columns − cut], written
-    """
-    a = integers(data)
-    rows, p, d, columns, scale = a[0], halves(a[1]), halves(a[2]), a[3], np.float32(doubles(data)[4])
-    cut, p_cut, d_cut = a[5], halves(a[6]), halves(a[7])
-    first, end = share(rows)
-    for r in range(first, end):
-        at = r * columns
-        mean = _ZERO
-        for j in range(at, at + columns):
-            mean += _load(p, j) * _load(d, j)
-        for j in range(at, at + columns):
-            d[j] = f32_to_bf16(_load(p, j) * (_load(d, j) - mean) * scale)
-        if cut:
-            to = r * (columns - cut)
-            for j in range(columns - cut):
-                p_cut[to + j] = p[at + cut + j]
-                d_cut[to + j] = d[at + cut + j]
 
 
 @njit(fastmath=LOOSE, error_model="numpy", inline="always")
@@ -135,10 +50,10 @@ def cross_entropy(data):
     first, end = share(rows)
     for r in range(first, end):
         at, target = r * columns, r * columns + targets[r]
-        top = _LOWEST
+        top = LOWEST
         for j in range(at, at + columns):
-            top = max(top, _ordered(_load(x, j)))
-        most, goal, total = _unordered(top), _load(x, target), _ZERO
+            top = max(top, ordered(_load(x, j)))
+        most, goal, total = unordered(top), _load(x, target), _ZERO
         if cap > _ZERO:
             most, goal = cap * _tanh(most / cap), cap * _tanh(goal / cap)
             for j in range(at, at + columns):

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding
 from llvmlite import ir
+from numba import config
 from numba.core import cgutils
 
 FLOAT32, BFLOAT16, INT8_ROWS, INT8_BLOCKS, INT8_HALVES, INT4_BLOCKS, INT5_BLOCKS = range(7)
@@ -26,6 +28,12 @@ BLOCK_BYTES = {
     FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT8_HALVES: 32, INT4_BLOCKS: 16, INT5_BLOCKS: 20
 }  # fmt: skip
 LANES = 16
+
+_FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
+# Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once (AVX512-BF16).
+DOTS = bool(_FEATURES.get("avx512bf16"))
+if DOTS:
+    llvmlite.binding.initialize_native_asmparser()  # llvmlite has no type for bf16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -94,6 +102,18 @@ def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
     name = f"llvm.fma.v{x.type.count}f32" if isinstance(x.type, ir.VectorType) else "llvm.fma.f32"
     call = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type] * 3), name)
     return builder.call(call, [x, y, z])
+
+
+def dot(builder: Any, total: Any, x: Any, y: Any) -> Any:
+    """total + the products of the two bf16 in each of 16 words: one instruction where there are `DOTS`."""
+    if DOTS:
+        kind = ir.FunctionType(vector(F32), [vector(F32), vector(I32), vector(I32)])
+        return builder.call(ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [total, x, y])
+    sixteen, upper = (ir.Constant(vector(I32), [n] * LANES) for n in (16, 0xFFFF0000))
+    for half in (lambda word: builder.shl(word, sixteen), lambda word: builder.and_(word, upper)):
+        one, other = (builder.bitcast(half(word), vector(F32)) for word in (x, y))
+        total = fma(builder, one, other, total)
+    return total
 
 
 def total(builder: Any, x: Any) -> Any:

@@ -39,6 +39,7 @@ mark.near { border-bottom: 2px solid var(--near); } mark.made { border-bottom: 2
 th, td { padding: .35rem 1.25rem .35rem 0; text-align: left; vertical-align: top; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 """
+_LOOP = 3  # compression from which a text is said to go round in circles; prose is near 2.3
 _BEFORE = 700  # characters of what was read last that are shown
 
 
@@ -174,13 +175,19 @@ def verdict(report: Mapping[str, Any], adapted: _Found, base: _Found) -> str:
             f"{_many(alone) if alone else 'none'} without."
         )
     if came <= alone:
-        said.append("In this text the adapter made no difference there." if came == alone else "It did not help there.")
+        did = "made no difference in this text" if came == alone else "did not help"
+        said.append(f"For names the adapter {did}.")
     if adapted.invented.total() != base.invented.total():
         fewer = adapted.invented.total() < base.invented.total()
         said.append(
             f"Of names that are not in the story it wrote {'fewer' if fewer else 'more'} with the adapter: "
             f"{adapted.invented.total()} against {base.invented.total()}."
         )
+    with_it, without = (compression_ratio(found.text) > _LOOP for found in (adapted, base))
+    if with_it and without:
+        said.append("Both texts go round in circles.")
+    elif with_it or without:
+        said.append(f"Only the text {'with' if with_it else 'without'} the adapter goes round in circles.")
     return " ".join(said)
 
 

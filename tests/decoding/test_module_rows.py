@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from test_cpu_step import IDS, slot_on, stirred
 from test_graph_rows import NothingReadBack
 
 from templora import SamplingParams, Session
+from templora.decoding import steps
 from templora.decoding.graph_rows import GraphRows
 from templora.decoding.module_rows import ModuleRows, agrees, rows_of
 from templora.decoding.steps import Steps
@@ -383,3 +385,13 @@ def test_sessions_on_recorded_rows(family: str, text: str, monkeypatch: pytest.M
     alone, together = alone_and_together(engine, text)
     assert alone == together
     assert len(records) <= 12  # of each by itself, four times for known tokens, and of those that come together
+
+
+def test_who_asks_for_rows_on_a_gpu_and_gets_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(steps, "graph_rows", lambda _, rows: asked.append(rows))
+    model: Any = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.warns(UserWarning, match="cannot read 8 texts"):
+        assert Steps(model, 8).new() is None
+    assert Steps(model, 1).new() is None  # and no warning, which would be an error
+    assert asked == [8, 1, 1]

@@ -103,7 +103,7 @@ def times(
     return y
 
 
-@pytest.mark.parametrize("dots", [False, pytest.param(True, marks=pytest.mark.skipif(not products.DOTS, reason="CPU"))])
+@pytest.mark.parametrize("dots", [False, pytest.param(True, marks=pytest.mark.skipif(not vectors.DOTS, reason="CPU"))])
 @pytest.mark.parametrize(("format", "n"), CASES)
 def test_products(format: int, n: int, dots: bool) -> None:
     """Any rows, of up to eight texts, into any place of the result, and nothing beside it; each text to the bits that

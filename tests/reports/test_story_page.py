@@ -70,7 +70,7 @@ def test_it_says_so_when_the_adapter_made_no_difference() -> None:
     made = text("It was so.", "It was so.", {**REPORT, "prompt": same})
     assert "made no difference to how well" in made
     assert "no name that had left the window came back, with the adapter or without" in made
-    assert "made no difference there" in made
+    assert "For names the adapter made no difference in this text" in made
     assert "No name that had left the window" in made
 
 
@@ -80,8 +80,16 @@ def test_it_says_so_when_the_adapter_did_harm() -> None:
     assert "perplexity 50 % higher" in made
     assert "none with" not in made
     assert "0 names that had left the window came back with the adapter, and 1 name without" in made
-    assert "It did not help there" in made
+    assert "For names the adapter did not help" in made
     assert "more with the adapter: 2 against 0" in made
+
+
+def test_it_says_which_text_goes_round_in_circles() -> None:
+    prose, loop = "The boy ran down to the river and saw no boat.", "He walked to the sea. " * 40
+    assert "circles" not in text(prose, prose)
+    assert "Only the text without the adapter goes round in circles." in text(prose, loop)
+    assert "Only the text with the adapter goes round in circles." in text(loop, prose)
+    assert "Both texts go round in circles." in text(loop, loop)
 
 
 def test_without_a_prompt_that_was_scored_there_is_a_page_all_the_same() -> None:
