@@ -12,8 +12,13 @@ from adapted import GREEDY, adapted_logits, logits, with_random_adapter
 from conftest import small
 
 from templora import ChunkScored, Finished, SamplingParams, TokenEvent
+from templora.decoding.reader import Reader
+from templora.decoding.steps import Steps
 from templora.engine.engine import Engine
 from templora.kvcache.window import WindowCache
+from templora.models.causal import CausalModel
+from templora.models.runner import Runner
+from templora.runtime.metering import Meter
 from templora.sampling import Sampler
 from templora.testing import tiny_engine
 
@@ -113,3 +118,25 @@ def test_learning_after_an_eviction_goes_on_at_the_texts_positions(
     assert shift > 0
     learnt = [(position, tokens) for learning, position, tokens in fed if learning]
     assert learnt == [(0, 31)] + [(32 * chunk - 1, 32) for chunk in range(1, 6)]
+
+
+def test_a_short_prompt_is_read_as_if_it_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, however it is cut, and not through the modules; a long one goes through them."""
+    model, ids = tiny_engine("llama", torch.bfloat16).model, list(b"The keeper of the house on the hill slept.")
+    step, real = Steps(model).new(), CausalModel.hidden
+    passes, found = list[int](), list[torch.Tensor]()
+
+    def spied(self: CausalModel, tokens: list[int], *how: Any) -> torch.Tensor:
+        passes.append(len(tokens))
+        return real(self, tokens, *how)
+
+    monkeypatch.setattr(CausalModel, "hidden", spied)
+    for cuts in ([10, 26], [10, 11, 18, 19, 26], [10, 27]):
+        reader = Reader(Runner(model), None, small(), 0, Meter(), lambda: step)
+        reader.prepare(ids[: cuts[0]], 0, 0)
+        for cut in cuts[1:]:
+            reader.fill(ids[:cut], 0)
+        found.append(torch.stack([layer.keys[:, :, :25] for layer in reader.cache.layers]))
+    assert torch.equal(found[0], found[1])
+    assert torch.allclose(found[0], found[2], atol=0.1)
+    assert passes == [9, 9, 9, 17]
