@@ -90,6 +90,7 @@ class CpuStep:
         self._sliding = np.array([layer.sliding for layer in layout.layers])
         self._kinds = np.array([layer.kind for layer in layout.layers])
         self._rotary: dict[int, np.ndarray] = {}
+        self._turns = self._layout.turns
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._watched: set[int] = set()  # ids of the routes that plans are of
         self._checked: weakref.WeakKeyDictionary[WindowCache, _Entries] = weakref.WeakKeyDictionary()
@@ -223,6 +224,9 @@ class CpuStep:
     def _rotary_row(self, position: int) -> np.ndarray:
         """[kinds, 2 · head size] of one position."""
         table, row = divmod(position, _ROTARY_ROWS)
+        if self._turns != self._layout.turns:  # a method has rewritten the model's frequencies
+            self._turns = self._layout.turns
+            self._rotary.clear()
         if table not in self._rotary:
             if len(self._rotary) == _ROTARY_TABLES:
                 del self._rotary[next(iter(self._rotary))]

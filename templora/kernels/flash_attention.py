@@ -29,7 +29,7 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from templora.kernels.bf16 import LOOSE, LOWEST, exp, f32_to_bf16, ordered, unordered
+from templora.kernels.bf16 import LOOSE, LOWEST, bf16_to_f32, exp, f32_to_bf16, ordered, unordered
 from templora.kernels.openmp import doubles, floats, halves, integers, run, share, words
 from templora.kernels.vectors import F32, I32, LANES, dot, integer, lanes_at, spread, store, vector, widened
 
@@ -102,12 +102,13 @@ def forward(data):
     1 query [H, Q', D / 2] words          2 keys across [G, K' / 64, D / 2, 64] words
     3 values along [G, V' / 64, K' / 2, 64] words
     4 out bf16 [Q, H, V], written         5 norm fp32 [H, Q'], written: the logarithm of what each softmax divides by
-    6 H   7 H / G   8 Q'   9 Q   10 K'   11 K   12 D   13 V   14 window   15 scale (double)   16 queries of a block
+    6 rest bf16 [Q, H, V], written unless it is 0: of out, what rounding took
+    7 H   8 H / G   9 Q'   10 Q   11 K'   12 K   13 D   14 V   15 window   16 scale (double)   17 queries of a block
     """
     a = integers(data)
-    query, across, along, out, norm = a[1], a[2], a[3], halves(a[4]), floats(a[5])
-    heads, shared, all_queries, queries, all_keys, keys = a[6], a[7], a[8], a[9], a[10], a[11]
-    size, width, window, scale, many = a[12], a[13], a[14], np.float32(doubles(data)[15]), a[16]
+    query, across, along, out, norm, rest = a[1], a[2], a[3], halves(a[4]), floats(a[5]), halves(a[6])
+    heads, shared, all_queries, queries, all_keys, keys = a[7], a[8], a[9], a[10], a[11], a[12]
+    size, width, window, scale, many = a[13], a[14], a[15], np.float32(doubles(data)[16]), a[17]
     blocks, own, panels = all_queries // many, keys - queries, (width + COLUMNS - 1) // COLUMNS
     stride = panels * COLUMNS
     memory, halves_memory = np.empty(many * (all_keys + stride + 1), np.float32), np.empty(many * all_keys, np.uint16)
@@ -137,6 +138,9 @@ def forward(data):
             to, factor = ((begin + r) * heads + head) * width, _ONE / totals[r]
             for j in range(width):
                 out[to + j] = f32_to_bf16(sums[r * stride + j] * factor)
+            if a[6]:
+                for j in range(width):
+                    rest[to + j] = f32_to_bf16(sums[r * stride + j] * factor - bf16_to_f32(out[to + j]))
     memory[0], halves_memory[0] = _ZERO, 0  # uses of the arrays, which would be freed after their last one
 
 
@@ -242,8 +246,11 @@ def backward(data):
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """x [N, M, D], contiguous, with M made `rows` by zeros."""
-    return x.contiguous() if x.shape[1] == rows else F.pad(x, (0, 0, 0, rows - x.shape[1]))
+    """x [N, M, D], contiguous and beginning with a whole word, with M made `rows` by zeros."""
+    if x.shape[1] < rows:
+        return F.pad(x, (0, 0, 0, rows - x.shape[1]))
+    x = x.contiguous()
+    return x.clone() if x.storage_offset() % 2 else x
 
 
 def _across(x: torch.Tensor) -> torch.Tensor:
@@ -266,18 +273,20 @@ def _rounded_up(number: int, to: int) -> int:
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """query [H, Q, D], key [G, K, D], value [G, K, V] in bf16, D and V multiples of 4 → out [Q, H, V] and what
-    `gradients` needs to know, fp32 [H, Q']."""
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int, learnt: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """query [H, Q, D], key [G, K, D], value [G, K, V] in bf16, D and V multiples of 4 → out [Q, H, V] and, if it is
+    `learnt`, what `gradients` needs: what rounding took of out, bf16 [Q, H, V], and the softmax's norm, fp32 [H, Q'].
+    """
     (heads, queries, size), (groups, keys, width) = query.shape, value.shape
     many = min(_QUERIES, _rounded_up(queries, _ROWS))
     rows, columns = _rounded_up(queries, many), _rounded_up(keys, COLUMNS)
-    out, norm = query.new_empty(queries, heads, width), torch.empty(heads, rows)
+    out, norm = query.new_empty(queries, heads, width), torch.empty(heads, rows, dtype=torch.float32)
+    rest = torch.empty_like(out) if learnt else out.new_empty(0)
     given = _padded(query, rows), _across(_padded(key, columns)), _along(_padded(value, columns))
     shape = heads, heads // groups, rows, queries, columns, keys, size, width, window
-    run(forward, heads * rows // many, *given, out, norm, *shape, float(scale), many)
-    return out, norm
+    run(forward, heads * rows // many, *given, out, norm, rest, *shape, float(scale), many)
+    return out, rest, norm
 
 
 def gradients(
@@ -285,6 +294,7 @@ def gradients(
     key: torch.Tensor,
     value: torch.Tensor,
     out: torch.Tensor,
+    rest: torch.Tensor,
     norm: torch.Tensor,
     grad: torch.Tensor,
     scale: float,
@@ -295,12 +305,13 @@ def gradients(
     many = min(_QUERIES, _rounded_up(queries, _ROWS))
     rows, columns, own = _rounded_up(queries, many), _rounded_up(keys, COLUMNS), keys - queries
     key, value = _padded(key, columns), _padded(value, columns)
-    means = _padded((grad.float() * out).sum(-1).t()[..., None], rows)
+    # Of out before it was rounded: what is left of a gradient after its mean has gone may be little.
+    means = _padded((grad * (out.float() + rest)).sum(-1).t()[..., None], rows)
     given = _padded(query, rows), _across(key), _across(value), _along(key), _padded(grad.transpose(0, 1), rows)
     parts = 1 if heads >= 16 else 2  # with few heads threads would wait for the one that has one more
     begin = own // COLUMNS * COLUMNS
     d_query = query.new_empty(heads, rows, size)
-    sums = [torch.zeros(groups, heads // groups * parts, n, columns - begin) for n in (size, width)]
+    sums = [norm.new_zeros(groups, heads // groups * parts, n, columns - begin) for n in (size, width)]
     shape = heads // groups, rows, queries, columns, keys, size, width, window
     run(backward, heads * parts, *given, norm, means, d_query, *sums, *shape, float(scale), many, parts)
     found = [query.new_zeros(groups, keys, n) for n in (size, width)]

@@ -116,10 +116,12 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int
     ) -> torch.Tensor:
         ctx.scale, ctx.window = scale, window
-        ctx.compiled = _compiled(query, value)
+        ctx.compiled = _compiled(query, key, value)
         if ctx.compiled:
-            out, norm = flash_attention.attend(query, key, value, scale, window)
-            ctx.save_for_backward(query, key, value, out, norm)
+            learnt = any(ctx.needs_input_grad)
+            out, *more = flash_attention.attend(query, key, value, scale, window, learnt)
+            if learnt:
+                ctx.save_for_backward(query, key, value, out, *more)
             return out
         (heads, queries, size), groups = query.shape, key.shape[0]
         found = query.new_empty(queries, groups, heads // groups, value.shape[2])
@@ -135,8 +137,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.compiled:
-            query, key, value, out, norm = ctx.saved_tensors
-            found = flash_attention.gradients(query, key, value, out, norm, grads[0], ctx.scale, ctx.window)
+            query, key, value, out, rest, norm = ctx.saved_tensors
+            found = flash_attention.gradients(query, key, value, out, rest, norm, grads[0], ctx.scale, ctx.window)
             return *found, None, None
         query, key, value = ctx.saved_tensors  # [H, Q, D], [G, K, D], [G, K, D]
         dtype, queries, size = query.dtype, query.shape[1], query.shape[2]
@@ -159,9 +161,10 @@ class _Attention(torch.autograd.Function):
         return d_query.to(dtype).flatten(0, 1), d_key.to(dtype), d_value.to(dtype), None, None
 
 
-def _compiled(query: torch.Tensor, value: torch.Tensor) -> bool:
+def _compiled(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether it is worked out by `kernels.flash_attention`."""
-    return query.dtype == torch.bfloat16 and not query.shape[2] % 4 and not value.shape[2] % 4
+    dtypes = {x.dtype for x in (query, key, value)}
+    return dtypes == {torch.bfloat16} and not query.shape[2] % 4 and not value.shape[2] % 4
 
 
 def _probabilities(q: torch.Tensor, k: torch.Tensor, scale: float, tile: int, window: int) -> torch.Tensor:

@@ -62,6 +62,7 @@ class LlamaLayout:
         if set(kinds or []) - {"full_attention", "sliding_attention"} or model.rewrites_itself:
             raise UnknownLayout
         self.activation: str = activation
+        self._frequencies = list(self._rotary.buffers())
         # A rotary module with layer types has a table for each.
         self.rotary_kinds: list[str | None] = (
             sorted(set(kinds)) if kinds and hasattr(self._rotary, "layer_types") else [None]
@@ -109,6 +110,11 @@ class LlamaLayout:
             raise UnknownLayout
         weight: torch.Tensor = norm.weight.detach().float() + self._norm_offset
         return weight
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Another one after the rotary embedding's frequencies have been rewritten."""
+        return tuple(buffer._version for buffer in self._frequencies)
 
     def rotary(self, first: int, count: int) -> torch.Tensor:
         """Cosines, then sines, fp32 [count, kinds, 2 · head size], of the positions from `first` on."""

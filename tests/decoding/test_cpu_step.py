@@ -210,6 +210,19 @@ def test_commits_and_new_slots_take_effect() -> None:
     assert not torch.equal(seen[1], seen[2])
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_frequencies_that_a_method_rewrites_take_effect(family: str) -> None:
+    """Dynamic NTK scaling does so, at chunks' beginnings."""
+    model = CausalModel(tiny_model(family))
+    step = CpuStep(model)
+    both_ways(model, step, None)
+    for name, frequencies in model.decoder.rotary_emb.named_buffers():
+        if "original" not in name:
+            frequencies.copy_(frequencies / 3)
+    (found, wanted), _ = both_ways(model, step, None)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_nothing_holds_an_adapter_that_is_gone() -> None:
     """What the step keeps for a route are addresses; they go when the adapter's memory does."""
     model = CausalModel(tiny_model("llama"))

@@ -39,7 +39,7 @@ def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize(
     ("dtype", "size", "most"),
-    [(torch.float32, 16, 2e-6), (torch.bfloat16, 16, 1e-2), (torch.bfloat16, 6, 6e-3)],
+    [(torch.float32, 16, 2e-6), (torch.bfloat16, 16, 6e-3), (torch.bfloat16, 6, 6e-3)],
 )
 def test_attention_and_its_gradients_are_those_of_fp64(
     queries: int,
@@ -50,7 +50,7 @@ def test_attention_and_its_gradients_are_those_of_fp64(
     size: int,
     most: float,
 ) -> None:
-    """In bf16 by the kernel, whose means are of rounded outputs; heads of sizes that it does not know in fp32."""
+    """In bf16 by the kernel; heads of sizes that it does not know in fp32."""
     ours = [x.requires_grad_() for x in given(queries, keys, heads, dtype, size)]
     wanted = [x.detach().double().requires_grad_() for x in ours]
     found, _ = attention.attend(None, *ours, None, sliding_window=window)
