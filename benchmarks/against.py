@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from journal import RESULTS, Journal, spread, write_results
+from journal import RESULTS, Journal, book, spread, write_results
 from table import in_turn
 
 import templora
@@ -102,7 +102,7 @@ def main() -> None:
         other, text, prompt = Path(folder) / "other", Path(folder) / "book.txt", Path(folder) / "prompt.txt"
         subprocess.run(["git", "-C", str(HERE), "worktree", "add", "-q", "--detach", str(other), a.commit], check=True)
         try:
-            text.write_text(a.text.read_text())
+            text.write_text(book(a.text))
             tokenizer = templora.load(a.model, device="cpu").tokenizer
             prompt.write_text(tokenizer.decode(encode(tokenizer, text.read_text(), special=False)[: a.prompt_tokens]))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from journal import RESULTS, Journal, write_results
+from journal import RESULTS, Journal, book, write_results
 
 import templora
 from templora.engine.engine import Engine
@@ -74,8 +73,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     a = parser.parse_args()
     engine = templora.load(threads=a.threads)
-    raw = a.text.read_bytes() if a.text else (SENTENCE * 100).encode()
-    text = (lzma.decompress(raw) if a.text and a.text.suffix == ".xz" else raw).decode()
+    text = book(a.text) if a.text else SENTENCE * 100
     ids = engine.tokenizer(text)["input_ids"]
     run(engine, ids)  # what is compiled or allocated once
     name = f"busy-threads-{a.threads}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import statistics
 import sys
@@ -24,6 +25,12 @@ from templora.reports.run_report import describe_device, source_commit
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 _PACKAGES = ("templora", "torch", "transformers", "peft", "numba", "xllamacpp")
+
+
+def book(path: Path) -> str:
+    """The text of a file, which may be compressed (.xz)."""
+    raw = path.read_bytes()
+    return (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from flatness import memory_now
+from journal import book
 
 import templora
 from templora.events import ChunkLearned
@@ -92,7 +93,7 @@ def main() -> None:
     engine = templora.load(threads=a.threads)
     store, config = SessionStore(a.store), engine.config()
     size = CHUNKS * config.chunk_size
-    ids = encode(engine.tokenizer, "\n\n".join(file.read_text() for file in a.files), special=False)
+    ids = encode(engine.tokenizer, "\n\n".join(book(file) for file in a.files), special=False)
     ids, after = ids[: a.tokens], ids[a.tokens :]
     if len(after) < (needed := size + (PAIRS + 2) * config.chunk_size):
         parser.error(f"--tokens: the files must have {needed:,} tokens more than that, and have {len(after):,}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from flatness import memory_now
-from journal import RESULTS, code_digest, versions, write_results
+from journal import RESULTS, book, code_digest, versions, write_results
 
 import templora
 from templora import ChunkLearned
@@ -110,9 +109,7 @@ def main() -> None:
     model = {"model": a.model} if a.model else {}
     engine = templora.load(**model, device="cpu", weights=a.weights)
     memory["loaded"] = memory_now(cpu)
-    raw = a.text.read_bytes()
-    text = (lzma.decompress(raw) if a.text.suffix == ".xz" else raw).decode()
-    ids = encode(engine.tokenizer, text, special=False)[: (a.chunks + 2) * a.chunk]
+    ids = encode(engine.tokenizer, book(a.text), special=False)[: (a.chunks + 2) * a.chunk]
     learning = {"epochs": a.epochs, "checkpointing": a.checkpointing}
     config = engine.config(window=a.window, chunk_size=a.chunk, rank=a.rank, **learning)
     sizes = {"square": a.square, "buffer_bytes": a.buffer_bytes}

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from journal import book
+
 import templora
 from templora.decoding.module_rows import ModuleRows
 from templora.decoding.reader import Reader
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--modules", action="store_true", help="through the model's own modules")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/rows.json"))
     a = parser.parse_args()
-    engine, text = templora.load(weights=a.weights), a.text.read_text()
+    engine, text = templora.load(weights=a.weights), book(a.text)
     if a.modules:
         step = ModuleRows(engine.model)
         vars(engine)["new_step"] = lambda: step

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import os
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from typing import Any
 
 import torch
 from flatness import flatness
-from journal import RESULTS, Journal, spread, write_results
+from journal import RESULTS, Journal, book, spread, write_results
 
 import templora
 from templora.bench.bench import Bench
@@ -45,7 +44,8 @@ ROWS = ("decode", "score", "write", "load", "flat")
 PROMPT = "The old lighthouse keeper climbed the stairs and"
 CPU = torch.device("cpu")
 # Writes as the plain side does: greedily, learning whatever it wrote, and nothing is scored. (A chunk that is scored is
-# read once for that and for learning; here all of the reading is learning's.)
+# read once for that and for learning; here all of the reading is learning's.) Every chunk must have been trained on:
+# what is written so goes in circles, and learning would be spared, or pause.
 _WRITE = """
 import json, sys, time
 import templora
@@ -53,10 +53,15 @@ from templora.runtime.rss import peak_rss_bytes
 a = json.loads(sys.argv[1])
 engine = templora.load(a["model"], device="cpu", **a["loading"])
 sampling = templora.SamplingParams(temperature=0, repetition_penalty=1.0)
-with engine.session(engine.config(**a["config"], max_repetition=1.0, learn_written=True)) as session:
+guards = {"max_repetition": 1.0, "min_entropy": 0.0, "patience": 0}
+config = engine.config(**a["config"], **guards, learn_written=True)
+with engine.session(config) as session:
     began = time.perf_counter()
-    session.write(a["prompt"], max_new_tokens=a["tokens"], sampling=sampling)
+    events = list(session.stream(a["prompt"], max_new_tokens=a["tokens"], sampling=sampling))
     total = time.perf_counter() - began
+learnt = sum(isinstance(e, templora.ChunkLearned) and e.loss is not None for e in events)
+if learnt < a["tokens"] // config.chunk_size:
+    sys.exit(f"only {learnt} chunks were learnt")
 print(json.dumps(session.meter.seconds | {"total": total, "peak_memory_bytes": peak_rss_bytes()}))
 """
 # Not measured here: nothing in the table is held against them.
@@ -119,17 +124,17 @@ class Table:
     # the plain side --------------------------------------------------------------------------------------------
 
     @cached_property
-    def _plain_model(self) -> Path:
+    def plain_model(self) -> Path:
         """The same weights in a directory, in bf16: what the plain side can read fast."""
         folder = self._text.with_suffix(".model")
-        engine = templora.load(self._a.model, device="cpu")
+        engine = templora.load(self._a.model, device="cpu", weights="unpacked")
         engine.model.module.save_pretrained(folder)
         engine.tokenizer.save_pretrained(folder)
         return folder
 
     def _plain(self, mode: str, tokens: int, *options: str) -> dict[str, float]:
         a = self._a
-        command = [sys.executable, str(a.plain), mode, "--model", str(self._plain_model), "--tokens", str(tokens)]
+        command = [sys.executable, str(a.plain), mode, "--model", str(self.plain_model), "--tokens", str(tokens)]
         context = str(a.window - a.chunk)
         command += ["--chunk", str(a.chunk), "--context", context, "--train-context", context]
         command += ["--rank", str(a.rank), *options]
@@ -294,8 +299,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         if a.text:
-            raw = a.text.read_bytes()
-            text.write_bytes(lzma.decompress(raw) if a.text.suffix == ".xz" else raw)
+            text.write_text(book(a.text))
         table = Table(a, text)
         for row in a.rows:
             table.measure(row)

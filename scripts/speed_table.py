@@ -61,6 +61,12 @@ def speed_table(root: Path) -> str:
             with_adapter,
             "ours with adapter / llama.cpp with adapter",
         ),
+        decoding(
+            linked("the same on one of 1.5 billion, two runs", "larger-1.5b"),
+            read("larger-1.5b")["figures"],
+            with_adapter,
+            "ours with adapter / llama.cpp with adapter",
+        ),
         beside("learn a chunk that was scored, two steps, against plain", "learn a chunk, 2 epochs, seconds"),
         beside(
             "learn a chunk that was written, two steps, against plain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import forked
 import pytest
 import torch
+import transformers
 from conftest import TEXT
 from forked import PYTHON
 
 import templora
+from templora.models.builtin import DEFAULT_MODEL
 from templora.testing import byte_tokenizer, tiny_model
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
@@ -120,6 +123,18 @@ def test_the_table(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert "run 1 of" not in again.stderr  # nothing was measured twice
     assert json.loads((tmp_path / "table.json").read_text()) == document
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("scripts")
+def test_the_plain_side_gets_the_weights_of_the_embedded_model(tmp_path: Path) -> None:
+    """Which are blocks of 4 bits here, and nothing that transformers could read."""
+    from table import Table
+
+    table = Table(Namespace(model=DEFAULT_MODEL, results=tmp_path, text=None), tmp_path / "text.txt")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(table.plain_model).get_input_embeddings().weight
+    ours = templora.load(DEFAULT_MODEL, weights="unpacked").model.module.get_input_embeddings().weight
+    assert torch.equal(theirs, ours)
 
 
 def test_parts_add_up_to_their_phase(tmp_path: Path) -> None:
