@@ -93,9 +93,9 @@ def main() -> None:
         for name in ("change", "last_quarter"):
             said = " | ".join(f"{100 * runs[-1][name][kind]:.2f} %" for kind in KINDS[1:])
             print(f"| {text.name}, {name} | {said} |", flush=True)
-        device = describe_device(engine.model.device, engine.threads)
-        versions = engine.versions() | {"commit": source_commit()}
-        write_json(path, {"device": device, "versions": versions, "config": config.to_dict(), "runs": runs})
+        runs[-1]["device"] = describe_device(engine.model.device, engine.threads)
+        runs[-1]["versions"] = engine.versions() | {"commit": source_commit()}
+        write_json(path, {"config": config.to_dict(), "runs": runs})
 
 
 if __name__ == "__main__":
