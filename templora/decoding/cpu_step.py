@@ -119,7 +119,7 @@ class CpuStep:
             self._gate_up, self._act = zeros(rows, 2 * a.inner), zeros(rows, a.inner)
             self._logits, self._normed = zeros(rows, self._outputs), zeros(size, rows, a.hidden)
             # The most that is needed of it is what two numbers in bf16 take.
-            self._prepared = zeros(size, 3, rows * widest // 2 + 1)
+            self._prepared = zeros(size, 4, rows * widest // 2 + 1)
         if more or self._t.shape[1] < ranks:
             self._t = np.zeros((self._rows, ranks), np.float32)
         scratch = 2 * a.head_size + max(a.head_size + capacity, a.hidden, a.inner)

@@ -61,17 +61,18 @@ def _normalise(x, weight, n, epsilon, out):
 def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, sizes, out, t):
     """Claims pieces of a matrix product until there are none: rows of weights, and of adapters' A, times x [rows, n].
 
-    `prepared` [3, ...] is the worker's own memory for what `prepare` makes of x.
+    `prepared` [4, ...] is the worker's own memory for what `prepare` makes of x.
     """
     count, rows, dots = last - first, sizes[ROWS], sizes[DOTS]
     blocks = n // BLOCK
-    pairs, lying, sums = address(prepared[0]), address(prepared[1]), address(prepared[2])
+    in_halves, in_order, lying = address(prepared[0]), address(prepared[1]), address(prepared[2])
+    sums = address(prepared[3])
     piece = claim(sync, phase, count)
     if piece < count:
         for row in range(rows):
-            before = n * row
-            places = (pairs + 2 * before, lying + 2 * before, sums + 4 * blocks * row)
-            call(calls[PREPARE], (x + 4 * before, blocks, places[0], places[1], places[2], dots))
+            at = n * row
+            to = (in_halves + 2 * at, in_order + 2 * at, lying + 2 * at, sums + at // 2)
+            call(calls[PREPARE], (x + 4 * at, blocks, *to, dots))
     while piece < count:
         s = segments[pieces[first + piece, SEGMENT]]
         lo, hi, row, at = pieces[first + piece, FIRST], pieces[first + piece, LAST], s[ROW], s[OUTPUT]
@@ -79,8 +80,8 @@ def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, 
         if row != ALL:
             texts, stride, skipped, into = _ONE, _NONE, n * row, address(t[row])
         of = (s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, n)
-        given = (x + 4 * skipped, pairs + 2 * skipped, lying + 2 * skipped, sums + 4 * (skipped // BLOCK), dots, texts)
-        call(calls[TIMES], of + given + (into + 4 * (at + lo), stride))
+        of_x = (x + 4 * skipped, in_halves + 2 * skipped, in_order + 2 * skipped, lying + 2 * skipped)
+        call(calls[TIMES], of + of_x + (sums + skipped // 2, dots, texts) + (into + 4 * (at + lo), stride))
         if s[BIAS]:
             for text in range(rows):
                 for i in range(lo, hi):

@@ -17,16 +17,13 @@ from numba.extending import intrinsic
 from templora.kernels.bf16 import f32_to_bf16
 from templora.kernels.openmp import floats, halves, integers, share, signed_bytes
 from templora.kernels.vectors import (
-    BLOCK_BYTES,
     INT4_BLOCKS,
     INT5_BLOCKS,
     LANES,
-    fifth_bits,
-    lanes_at,
+    nibbles,
     spread,
     vector,
     widened,
-    with_fifth,
 )  # fmt: skip
 
 _KERNEL = types.void(types.voidptr)
@@ -59,13 +56,8 @@ def _nibbles_block(format: int, half: bool) -> Any:
             b = builder
             codes, scale, minimum, out, index = args
             kind = _I16 if half else _F32
-            pair = lanes_at(b, codes, _I8, b.mul(index, ir.Constant(index.type, BLOCK_BYTES[format])), 1)
             s, m = (spread(b, widened(b, factors, _F16, index, 1)) for factors in (scale, minimum))
-            parts = [b.zext(part, vector(_I32)) for part in (b.and_(pair, _all(_I8, 15)), b.lshr(pair, _all(_I8, 4)))]
-            if format == INT5_BLOCKS:
-                bits = fifth_bits(b, codes, index)
-                masks = [b.trunc(bits, _I16), b.trunc(b.lshr(bits, ir.Constant(_I32, 16)), _I16)]
-                parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
+            parts = [b.zext(part, vector(_I32)) for part in nibbles(b, format, codes, index)]
             for i, part in enumerate(parts):
                 numbers = b.fadd(b.fmul(b.uitofp(part, vector(_F32)), s), m)
                 first = b.add(b.mul(index, ir.Constant(index.type, 2 * LANES)), ir.Constant(index.type, i * LANES))

@@ -6,8 +6,8 @@ Such products are bound by the bytes they read, so texts that are decoded togeth
 taken in one order, written out here: a text's bits are the same alone, beside others, at whatever place among them, and
 however rows are shared out. So nothing here may be compiled with LOOSE.
 
-With `dots` texts are rounded to bf16 and 32 products are one instruction (AVX512-BF16); codes of 4 and 5 bits are exact
-in bf16.
+Where a CPU can, quantised weights are multiplied with a text in whole numbers (`kernels.digits`). With `dots` weights
+in bf16 are multiplied with a text rounded to bf16, 32 products being one instruction (AVX512-BF16).
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from templora.kernels import digits
 from templora.kernels.bf16 import bf16_to_f32
 from templora.kernels.pointers import read_float32, read_int8, read_uint16, write_float32
 from templora.kernels.vectors import (
     BFLOAT16,
     BLOCK,
     BLOCK_BYTES,
+    BYTES,
     DOTS,
     F16,
     F32,
@@ -41,19 +43,20 @@ from templora.kernels.vectors import (
     INT8_HALVES,
     INT8_ROWS,
     LANES,
+    NIBBLES,
+    VNNI,
     dot,
-    fifth_bits,
     fma,
-    halved,
     integer,
     lanes_at,
+    nibbles,
     prefetch,
+    same,
     spread,
     store,
     total,
     vector,
     widened,
-    with_fifth,
 )
 
 # Said, not left out: what is left out is as its caller has it.
@@ -62,8 +65,8 @@ STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": False}
 # each of which has compiled another entry, would be taken for each other.
 _INNER = STRICT | {"forceinline": True}
 
-NIBBLES = INT4_BLOCKS, INT5_BLOCKS  # formats with two codes a byte, and a minimum
 PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
+_SUMS = 16  # bytes of sums, of a block of x
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
 # One row after another is read faster than several side by side, but reads x for each: not if that is more than this.
@@ -72,78 +75,29 @@ _NEAR = 16  # rows whose weights stay in the nearest cache while one text after 
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
 
 
-def _words(value: int) -> ir.Constant:
-    return ir.Constant(vector(I32), [value] * LANES)
-
-
 def _halves(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
     """The 32 codes of a block as two vectors of floats."""
     if format in NIBBLES:
-        pair = lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1)
-        low = b.and_(pair, ir.Constant(vector(I8), [15] * LANES))
-        high = b.lshr(pair, ir.Constant(vector(I8), [4] * LANES))
-        parts = [b.zext(half, vector(I32)) for half in (low, high)]
-        if format == INT5_BLOCKS:
-            bits = fifth_bits(b, codes, block)
-            masks = [b.trunc(bits, I16), b.trunc(b.lshr(bits, ir.Constant(I32, 16)), I16)]
-            parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
-        return [b.sitofp(part, vector(F32)) for part in parts]
+        return [b.uitofp(b.zext(half, vector(I32)), vector(F32)) for half in nibbles(b, format, codes, block)]
     first = b.mul(block, integer(BLOCK))
     starts = [first, b.add(first, integer(LANES))]
     if format == FLOAT32:
         return [lanes_at(b, codes, F32, at, 4) for at in starts]
     if format == BFLOAT16:
-        words = [b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), _words(16)) for at in starts]
+        words = [b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), same(vector(I32), 16)) for at in starts]
         return [b.bitcast(word, vector(F32)) for word in words]
     return [b.sitofp(b.sext(lanes_at(b, codes, I8, at, 1), vector(I32)), vector(F32)) for at in starts]
-
-
-def _shorts(value: int) -> ir.Constant:
-    return ir.Constant(vector(I16, 2 * LANES), [value] * 2 * LANES)
-
-
-def _dotted(b: Any, format: int, codes: Any, block: Any) -> Any:
-    """The 32 weights of a block as words of two bf16 that follow each other; codes with 128 added."""
-    if format == BFLOAT16:
-        return lanes_at(b, codes, I32, b.mul(block, integer(LANES)), 2)
-    pair = b.zext(lanes_at(b, codes, I8, b.mul(block, integer(BLOCK_BYTES[format])), 1), vector(I16))
-    halves = b.and_(pair, ir.Constant(vector(I16), [15] * LANES)), b.lshr(pair, ir.Constant(vector(I16), [4] * LANES))
-    numbers = b.shuffle_vector(*halves, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))
-    if format == INT5_BLOCKS:
-        numbers = with_fifth(b, numbers, fifth_bits(b, codes, block))
-    return _as_bfloat16(b, numbers)
-
-
-def _both_dotted(b: Any, format: int, codes: Any, block: Any) -> list[Any]:
-    """The same of two blocks, which takes as many instructions: the lower halves of both, and the upper ones."""
-    size = BLOCK_BYTES[format]
-    pairs = [lanes_at(b, codes, I8, b.mul(b.add(block, integer(n)), integer(size)), 1) for n in (0, 1)]
-    both = b.shuffle_vector(*pairs, ir.Constant(vector(I32, 2 * LANES), list(range(2 * LANES))))
-    both = b.zext(both, vector(I16, 2 * LANES))
-    parts = [b.and_(both, _shorts(15)), b.lshr(both, _shorts(4))]
-    if format == INT5_BLOCKS:
-        one, other = (fifth_bits(b, codes, b.add(block, integer(n))) for n in (0, 1))
-        sixteen, low, high = (ir.Constant(I32, n) for n in (16, 0x0000FFFF, 0xFFFF0000))
-        masks = b.or_(b.and_(one, low), b.shl(other, sixteen)), b.or_(b.lshr(one, sixteen), b.and_(other, high))
-        parts = [with_fifth(b, part, mask) for part, mask in zip(parts, masks, strict=True)]
-    return [_as_bfloat16(b, part) for part in parts]
-
-
-def _as_bfloat16(b: Any, codes: Any) -> Any:
-    # A code c under this exponent is the bf16 128 + c; what that is too much goes with the minimum.
-    return b.bitcast(b.or_(codes, _shorts(0x4300)), vector(I32))
 
 
 def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]:
     """A procedure for `rows` rows from `row` on and `texts` texts: y[text · stride + i] = row + i of the product.
 
     Written in LLVM's own terms: numba leaves vectorising to loops that it recognises, and a loop over lanes inside one
-    over blocks is not among them. All arguments are int64; x, sums and y are addresses, x of fp32 or, with `dots`, bf16
-    in the order of the weights' own.
+    over blocks is not among them. All arguments are int64; x, sums and y are addresses, x of fp32 or, with `dots`,
+    bf16.
     """
     halves, least = format == INT8_HALVES, format in NIBBLES
     scaled = halves or least or format == INT8_BLOCKS
-    both = dots and least  # two blocks at a time
 
     @intrinsic
     def tile(
@@ -157,17 +111,10 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                 zero = ir.Constant(kind, None if isinstance(kind, ir.VectorType) else 0.0)
                 return [[cgutils.alloca_once_value(b, zero) for _ in range(texts)] for _ in range(rows)]
 
-            totals, offsets, couples = (sums_of(vector(F32, n)) for n in (LANES, _GROUP, 2))
+            totals, offsets = (sums_of(vector(F32, n)) for n in (LANES, _GROUP))
             singles = sums_of(F32)
             firsts = [b.mul(b.add(row, integer(i)), blocks) for i in range(rows)]  # blocks of each row
             before = [b.mul(blocks, integer(t)) for t in range(texts)]  # blocks of x before each text's
-
-            def place(i: int, column: Any) -> Any:
-                """Which block of all it is; asks for what will be read some rows later."""
-                block = b.add(firsts[i], column)
-                ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
-                prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
-                return block
 
             def add(column: Any, scales: list[list[Any]]) -> None:
                 """Block `column` of every row; scales, one or two of a block, are spread over the lanes already."""
@@ -177,8 +124,13 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                     starts = [b.mul(b.add(t, column), integer(BLOCK)) for t in before]
                     given = [[lanes_at(b, x, F32, b.add(at, integer(n)), 4) for n in (0, LANES)] for at in starts]
                 for i in range(rows):
-                    block = place(i, column)
-                    weights = _dotted(b, format, codes, block) if dots else _halves(b, format, codes, block)
+                    block = b.add(firsts[i], column)
+                    ahead = b.add(block, b.mul(blocks, integer(_AHEAD * rows)))
+                    prefetch(b, codes, b.mul(ahead, integer(BLOCK_BYTES[format])))
+                    if dots:
+                        word = lanes_at(b, codes, I32, b.mul(block, integer(LANES)), 2)
+                    else:
+                        weights = _halves(b, format, codes, block)
                     for t in range(texts):
                         so_far = b.load(totals[i][t])
                         into = ir.Constant(vector(F32), None) if scaled else so_far
@@ -188,59 +140,38 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                             b.store(so_far, totals[i][t])
                             continue
                         if dots:
-                            part = dot(b, into, weights, given[t][0])
+                            part = dot(b, into, word, given[t][0])
                         elif scaled:
                             part = fma(b, weights[1], given[t][1], b.fmul(weights[0], given[t][0]))
                         else:
                             part = fma(b, weights[1], given[t][1], fma(b, weights[0], given[t][0], into))
                         b.store(fma(b, part, scales[i][0], so_far) if scaled else part, totals[i][t])
 
-            def add_both(column: Any, scales: list[Any]) -> None:
-                """Blocks `column` and the next of every row; a row's two scales are in halves of the lanes."""
-                at = [b.mul(b.add(t, column), integer(LANES)) for t in before]
-                given = [[lanes_at(b, x, I32, b.add(a, integer(n)), 4) for n in (0, LANES)] for a in at]
-                for i in range(rows):
-                    block = place(i, column)
-                    low, high = _both_dotted(b, format, codes, block)
-                    for t in range(texts):
-                        part = dot(b, dot(b, ir.Constant(vector(F32), None), low, given[t][0]), high, given[t][1])
-                        b.store(fma(b, part, scales[i], b.load(totals[i][t])), totals[i][t])
-
             def some(column: Any, width: int) -> None:
                 """`width` blocks from `column` on, whose scales and minimums are widened together."""
                 each = 2 if halves else 1
                 places = [b.mul(b.add(at, column), integer(each)) for at in firsts] if scaled else []
                 numbers = [widened(b, scale, F16, at, each * width) for at in places]
-                if both and width > 1:
-                    for n in range(0, width, 2):
-                        add_both(b.add(column, integer(n)), [halved(b, row, n) for row in numbers])
-                else:
-                    for n in range(width):
-                        of = range(each * n, each * n + each)
-                        add(b.add(column, integer(n)), [[spread(b, row, lane) for lane in of] for row in numbers])
+                for n in range(width):
+                    of = range(each * n, each * n + each)
+                    add(b.add(column, integer(n)), [[spread(b, row, lane) for lane in of] for row in numbers])
                 for i in range(rows if least else 0):
                     less = widened(b, minimum, F16, b.add(firsts[i], column), width)
-                    if dots:
-                        much = ir.Constant(F32, -128.0)
-                        much = much if width == 1 else ir.Constant(vector(F32, width), [-128.0] * width)
-                        less = fma(b, numbers[i], much, less)
                     for t in range(texts):
-                        into = {1: singles, 2: couples, _GROUP: offsets}[width][i][t]
-                        given = widened(b, sums, F32, b.add(before[t], column), width)
+                        into = (offsets if width > 1 else singles)[i][t]
+                        given = widened(b, sums, F32, b.add(b.mul(before[t], integer(4)), column), width)
                         b.store(fma(b, less, given, b.load(into)), into)
 
             done = integer(0)  # blocks
-            for width in (*((_GROUP,) if scaled else ()), *((2,) if both else ()), 1):
+            for width in (*((_GROUP,) if scaled else ()), 1):
                 begin, times = done, b.udiv(b.sub(blocks, done), integer(width))
                 with cgutils.for_range(b, times) as loop:
                     some(b.add(begin, b.mul(loop.index, integer(width))), width)
                 done = b.add(begin, b.mul(times, integer(width)))
             for i in range(rows):
                 for t in range(texts):
-                    found = total(b, b.load(totals[i][t]))
-                    if least:
-                        less = b.fadd(total(b, b.load(couples[i][t])), b.load(singles[i][t]))
-                        found = b.fadd(found, b.fadd(total(b, b.load(offsets[i][t])), less))
+                    more = [b.load(each[i][t]) for each in (offsets, singles)] if least else []
+                    found = total(b, b.load(totals[i][t]), more)
                     if format == INT8_ROWS:
                         found = b.fmul(found, widened(b, scale, F32, b.add(row, integer(i)), 1))
                     store(b, found, y, F32, b.add(b.mul(stride, integer(t)), integer(i)))
@@ -252,10 +183,13 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 
 
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
-    many = 2 if format in NIBBLES else _TILE
-    tile, one = _tile(format, many, texts, dots), _tile(format, 1, texts, dots)
     size = 2 if dots else 4  # bytes of a number of x
-    alone = 0 if format in NIBBLES else _AT_HAND // (size * texts * BLOCK)  # blocks of x
+    many = 2 if format in (*NIBBLES, *digits.FORMATS) else _TILE
+    alone = _AT_HAND // (size * texts * BLOCK) if many == _TILE else 0  # blocks of x
+    if format in digits.FORMATS:
+        tile, one = (digits.tile(format, rows, texts) for rows in (many, 1))
+    else:
+        tile, one = (_tile(format, rows, texts, dots) for rows in (many, 1))
 
     @njit(**_INNER)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
@@ -276,7 +210,7 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
     """Four texts at once, then two, then one: the weights of a few rows at a time, so that they are read once."""
     one = _all_rows(format, 1, dots)
     four, two = (_all_rows(format, texts, dots) if together else one for texts in (4, 2))
-    size = 2 if dots else 4
+    size = 2 if dots or format in digits.FORMATS else 4
 
     @njit(**_INNER)
     def all_texts(codes, scale, minimum, first, last, n, x, sums, texts, y, stride):
@@ -285,7 +219,7 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
             end = row + _NEAR if row + _NEAR + _TILE <= last else last  # fewer rows than a tile are slow
             text = 0
             while text < texts:
-                xs, ss = x + size * n * text, sums + 4 * blocks * text
+                xs, ss = x + size * n * text, sums + _SUMS * blocks * text
                 to = y + 4 * (stride * text + row - first)
                 if together and text + 4 <= texts:
                     four(codes, scale, minimum, row, end, blocks, xs, ss, to, stride)
@@ -302,9 +236,9 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
 
 
 _float32, _int8_rows = _all_texts(FLOAT32, together=False), _all_texts(INT8_ROWS, together=False)
-_bfloat16, _int8_blocks, _int8_halves = (_all_texts(format) for format in (BFLOAT16, INT8_BLOCKS, INT8_HALVES))
+_bfloat16, _bfloat16_dots = _all_texts(BFLOAT16), _all_texts(BFLOAT16, DOTS)
+_int8_blocks, _int8_halves = _all_texts(INT8_BLOCKS), _all_texts(INT8_HALVES)
 _int4_blocks, _int5_blocks = _all_texts(INT4_BLOCKS), _all_texts(INT5_BLOCKS)
-_bfloat16_dots, _int4_dots, _int5_dots = (_all_texts(format, DOTS) for format in (BFLOAT16, *NIBBLES))
 
 
 @njit(**_INNER)
@@ -336,30 +270,28 @@ def times_floats(format, codes, first, last, n, x, texts, y, stride):
 
 
 @njit(**_INNER)
-def times(format, codes, scale, minimum, first, last, n, x, pairs, lying, sums, dots, texts, y, stride):
+def times(format, codes, scale, minimum, first, last, n, x, in_halves, in_order, lying, sums, dots, texts, y, stride):
     """Rows [first, last) of a matrix of `n` columns times texts: y[text · stride + i] = row first + i, in fp32.
 
     Args:
         format, codes, scale, minimum: of the matrix; the latter three are addresses.
         x: address of the texts, fp32 [texts, n].
-        pairs, lying, sums: what `prepare` made of x; for `NIBBLES`, and with `dots` for BFLOAT16.
-        dots: whether texts go as bf16.
+        in_halves, in_order, lying, sums: what `prepare` made of x; `lying` with `dots` alone.
+        dots: whether texts are rounded to bf16 for weights in BFLOAT16.
         y: address of fp32 [texts, stride].
     """
     if format == INT4_BLOCKS:
-        if dots:
-            _int4_dots(codes, scale, minimum, first, last, n, pairs, sums, texts, y, stride)
-        else:
-            _int4_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+        given = in_halves if BYTES else x
+        _int4_blocks(codes, scale, minimum, first, last, n, given, sums, texts, y, stride)
     elif format == INT5_BLOCKS:
-        if dots:
-            _int5_dots(codes, scale, minimum, first, last, n, pairs, sums, texts, y, stride)
-        else:
-            _int5_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+        given = in_halves if BYTES else x
+        _int5_blocks(codes, scale, minimum, first, last, n, given, sums, texts, y, stride)
     elif format == INT8_HALVES:
-        _int8_halves(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+        given = in_order if BYTES else x
+        _int8_halves(codes, scale, minimum, first, last, n, given, sums, texts, y, stride)
     elif format == INT8_BLOCKS:
-        _int8_blocks(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
+        given = in_order if VNNI else x
+        _int8_blocks(codes, scale, minimum, first, last, n, given, sums, texts, y, stride)
     elif format == INT8_ROWS and n % BLOCK == 0:
         _int8_rows(codes, scale, minimum, first, last, n, x, sums, texts, y, stride)
     elif format == INT8_ROWS:
@@ -387,7 +319,7 @@ def _strip(format: int, width: int) -> Callable[..., None]:
                     if format == FLOAT32:
                         value = lanes_at(b, codes, F32, at, 4)
                     else:
-                        value = b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), _words(16))
+                        value = b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), same(vector(I32), 16))
                         value = b.bitcast(value, vector(F32))
                     b.store(fma(b, share, value, b.load(totals[i])), totals[i])
             for i in range(width):
@@ -423,52 +355,43 @@ def times_transposed(format, codes, first, rows, n, p, y):
 
 
 @intrinsic
-def _prepare(typing: Any, x: Any, blocks: Any, pairs: Any, lying: Any, sums: Any, dots: Any) -> Any:
+def _prepare(typing: Any, x: Any, blocks: Any, in_halves: Any, in_order: Any, lying: Any, sums: Any, dots: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         b = builder
-        x, blocks, pairs, lying, sums, dots = args
+        x, blocks, in_halves, in_order, lying, sums, dots = args
+
         with cgutils.for_range(b, blocks) as loop:
-            begin = b.mul(loop.index, integer(BLOCK))
-            halves = [lanes_at(b, x, F32, b.add(begin, integer(n)), 4) for n in (0, LANES)]
-            with b.if_else(b.icmp_signed("!=", dots, integer(0))) as (rounded, plain):
-                with rounded:
-                    low, high = (_nearest(b, half) for half in halves)
-                    upper, odd = _words(0xFFFF0000), b.and_(loop.index, integer(1))
-                    # The last of an odd number of blocks is read by itself, its halves after each other.
-                    last = b.icmp_signed("==", b.add(loop.index, integer(1)), blocks)
-                    alone = b.and_(last, b.icmp_signed("==", odd, integer(0)))
-                    apart = b.select(alone, integer(LANES), integer(2 * LANES))
-                    first = b.sub(begin, b.mul(odd, integer(LANES)))
-                    for n, half in enumerate((low, high)):
-                        short = b.trunc(b.lshr(half, _words(16)), vector(I16))
-                        store(b, short, pairs, I16, b.add(first, b.mul(apart, integer(n))))
-                        store(b, short, lying, I16, b.add(begin, integer(n * LANES)))
-                    floats = [b.bitcast(b.and_(half, upper), vector(F32)) for half in (low, high)]
-                    store(b, total(b, b.fadd(*floats)), sums, F32, loop.index)
-                with plain:
-                    store(b, total(b, b.fadd(*halves)), sums, F32, loop.index)
+            starts = [b.add(b.mul(loop.index, integer(BLOCK)), integer(n)) for n in (0, LANES)]
+            numbers = [lanes_at(b, x, F32, at, 4) for at in starts]
+            with b.if_then(b.icmp_signed("!=", dots, integer(0))):
+                for half, at in zip(numbers, starts, strict=True):
+                    store(b, b.trunc(b.lshr(_nearest(b, half), same(vector(I32), 16)), vector(I16)), lying, I16, at)
+            if BYTES:
+                digits.put_digits(b, x, loop.index, blocks, in_halves, in_order, sums)
+            else:
+                store(b, total(b, b.fadd(*numbers)), sums, F32, loop.index)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+    return types.void(*[types.int64] * 7), generate
 
 
 def _nearest(b: Any, x: Any) -> Any:
     """The bits of floats, with the nearest bf16 in the upper half."""
     bits = b.bitcast(x, vector(I32))
-    odd = b.and_(b.lshr(bits, _words(16)), _words(1))
-    return b.add(bits, b.add(odd, _words(0x7FFF)))
+    odd = b.and_(b.lshr(bits, same(vector(I32), 16)), same(vector(I32), 1))
+    return b.add(bits, b.add(odd, same(vector(I32), 0x7FFF)))
 
 
 @njit(**_INNER)
-def prepare(x, blocks, pairs, lying, sums, dots):
-    """What products need of a text's fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`.
+def prepare(x, blocks, in_halves, in_order, lying, sums, dots):
+    """What products need of a text's fp32 numbers, block by block; all arguments are int64, and addresses but `blocks`
+    and `dots`.
 
-    sums: those of each block. With `dots`, of the numbers rounded to bf16 (nearest, ties to even), which go to `lying`
-    as they lie, and to `pairs` in the order in which two blocks of `NIBBLES` are read: the lower halves of both, then
-    the upper ones.
+    in_halves, in_order, sums: as `digits.put_digits` says; where that cannot be done, `sums` begins with each block's.
+    lying: with `dots` the numbers rounded to bf16, nearest, ties to even.
     """
-    _prepare(x, blocks, pairs, lying, sums, dots)
+    _prepare(x, blocks, in_halves, in_order, lying, sums, dots)
 
 
 _kept: list[Any] = []  # what is called by address must not go
@@ -488,5 +411,5 @@ def entries() -> np.ndarray:
     Called so they are compiled once. Compiled into their callers they would be so many times over, and take the longest
     time of all kernels.
     """
-    made = (prepare, 6), (times, 15), (times_floats, 9), (times_transposed, 7)
+    made = (prepare, 7), (times, 16), (times_floats, 9), (times_transposed, 7)
     return np.array([_address(*each) for each in made])

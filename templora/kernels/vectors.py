@@ -5,7 +5,7 @@ FLOAT32       float32 [rows, n]              code
 BFLOAT16      uint16  [rows, n]              the upper half of a float32
 INT8_ROWS     int8    [rows, n]              scale[row] · code                      scale float32
 INT8_BLOCKS   int8    [rows, n]              scale[row, block] · code               scale float16, blocks of 32
-INT8_HALVES   int8    [rows, n]              the same with a scale for 16, as GGUF's Q6_K has
+INT8_HALVES   int8    [rows, n]              the same of codes from -32 to 31, and a scale for 16, as GGUF's Q6_K has
 INT4_BLOCKS   uint8   [rows, n / 32, 16]     scale[row, block] · code + minimum[row, block]       GGUF's Q4_1:
                                              byte j holds elements j (low half) and j + 16 (high half) of a block
 INT5_BLOCKS   uint8   [rows, n / 32, 20]     the same, and GGUF's Q5_1: four bytes more, bit j of which is element j's
@@ -14,6 +14,7 @@ INT5_BLOCKS   uint8   [rows, n / 32, 20]     the same, and GGUF's Q5_1: four byt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding
@@ -27,12 +28,24 @@ BLOCK = 32
 BLOCK_BYTES = {
     FLOAT32: 128, BFLOAT16: 64, INT8_ROWS: 32, INT8_BLOCKS: 32, INT8_HALVES: 32, INT4_BLOCKS: 16, INT5_BLOCKS: 20
 }  # fmt: skip
+NIBBLES = INT4_BLOCKS, INT5_BLOCKS  # formats with two codes a byte, and a minimum
 LANES = 16
 
-_FEATURES = {} if config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
+
+def _features() -> dict[str, bool]:
+    """Of the CPU that is compiled for, which numba may have been told (NUMBA_CPU_FEATURES=+avx2,+fma)."""
+    if config.CPU_NAME is None and config.CPU_FEATURES is None:
+        return dict(llvmlite.binding.get_host_cpu_features())
+    return {each.strip()[1:]: each.strip()[0] == "+" for each in (config.CPU_FEATURES or "").split(",") if each.strip()}
+
+
+_FEATURES = _features()
 # Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once (AVX512-BF16).
 DOTS = bool(_FEATURES.get("avx512bf16"))
-if DOTS:
+# Whether it multiplies bytes and adds in 32 bits, 64 at once (AVX512-VNNI); or can be made to (AVX2).
+VNNI = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl"))
+BYTES = VNNI or bool(_FEATURES.get("avx2"))
+if DOTS or VNNI:
     llvmlite.binding.initialize_native_asmparser()  # llvmlite has no type for bf16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -47,24 +60,44 @@ def integer(number: int) -> ir.Constant:
     return ir.Constant(I64, number)
 
 
-def lanes_at(builder: Any, address: Any, element: ir.Type, at: Any, align: int) -> Any:
-    """`LANES` elements from element `at` on."""
-    pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
-    return builder.load(builder.bitcast(pointer, vector(element).as_pointer()), align=align)
+def lanes_at(
+    builder: Any, address: Any, element: ir.Type, at: Any, align: int, lanes: int = LANES, of: ir.Type | None = None
+) -> Any:
+    """Some elements from element `at` on, or from where that element of another type, `of`, would be."""
+    pointer = builder.gep(builder.inttoptr(address, (of or element).as_pointer()), [at])
+    return builder.load(builder.bitcast(pointer, vector(element, lanes).as_pointer()), align=align)
 
 
-def fifth_bits(builder: Any, codes: Any, block: Any) -> Any:
-    """Those of an INT5_BLOCKS block, as one number of 32 bits."""
-    b = builder
-    place = b.add(codes, b.add(b.mul(block, integer(BLOCK_BYTES[INT5_BLOCKS])), integer(LANES)))
-    return b.load(b.inttoptr(place, I32.as_pointer()), align=1)
+def same(kind: ir.Type, number: Any) -> ir.Constant:
+    """A constant, the same in all lanes."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
-def with_fifth(builder: Any, codes: Any, bits: Any) -> Any:
-    """`codes`, a vector of integers, and 16 more for those whose bit is set; as many bits as codes."""
-    kind = codes.type
-    mask = builder.bitcast(bits, vector(ir.IntType(1), kind.count))
-    return builder.select(mask, builder.or_(codes, ir.Constant(kind, [16] * kind.count)), codes)
+def nibbles(builder: Any, format: int, codes: Any, block: Any, count: int = 1) -> list[Any]:
+    """The codes of `count` blocks of `NIBBLES` as bytes: the lower halves of all blocks, and the upper ones."""
+    b, at, fifths = builder, builder.mul(block, ir.Constant(block.type, BLOCK_BYTES[format])), []
+    if format == INT4_BLOCKS:
+        pairs = lanes_at(b, codes, I8, at, 1, 16 * count)
+    else:
+        words = 5 * count
+        first = lanes_at(b, codes, I32, at, 1, min(words, LANES), of=I8)
+        rest = first
+        if words > LANES:
+            rest = lanes_at(b, codes, I32, b.add(at, ir.Constant(at.type, 4 * (words - LANES))), 1, of=I8)
+
+        def taken(some: range | list[int]) -> Any:
+            lanes = [n if n < LANES else n + 2 * LANES - words for n in some]
+            return b.shuffle_vector(first, rest, ir.Constant(vector(I32, len(lanes)), lanes))
+
+        pairs = b.bitcast(taken([n for n in range(words) if n % 5 < 4]), vector(I8, 16 * count))
+        bits = b.bitcast(taken(range(4, words, 5)), vector(I16, 2 * count))
+        for n in (0, 1):
+            half = b.shuffle_vector(bits, bits, ir.Constant(vector(I32, count), list(range(n, 2 * count, 2))))
+            fifths.append(b.bitcast(half, vector(ir.IntType(1), 16 * count)))
+    parts = [b.and_(pairs, same(pairs.type, 15)), b.lshr(pairs, same(pairs.type, 4))]
+    for n, fifth in enumerate(fifths):
+        parts[n] = b.select(fifth, b.or_(parts[n], same(pairs.type, 16)), parts[n])
+    return parts
 
 
 def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -> Any:
@@ -79,7 +112,7 @@ def widened(builder: Any, address: Any, element: ir.Type, at: Any, width: int) -
 def store(builder: Any, value: Any, address: Any, element: ir.Type, at: Any) -> None:
     """Writes a number, or a vector of them, from element `at` on."""
     pointer = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=2 if element == I16 else 4)
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align={I8: 1, I16: 2}.get(element, 4))
 
 
 def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
@@ -90,11 +123,12 @@ def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
     return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), [lane] * LANES))
 
 
-def halved(builder: Any, numbers: Any, lane: int) -> Any:
-    """One lane of several in the first half of all lanes, and the next in the second."""
-    lanes = [lane] * (LANES // 2) + [lane + 1] * (LANES // 2)
-    empty = ir.Constant(numbers.type, ir.Undefined)
-    return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), lanes))
+def shared(builder: Any, numbers: Any, some: range, lanes: int = LANES) -> Any:
+    """A vector of `lanes`: of some lanes of `numbers`, or of the one number, each has as many, one after the other."""
+    if not isinstance(numbers.type, ir.VectorType):
+        numbers = builder.insert_element(ir.Constant(vector(F32), ir.Undefined), numbers, ir.Constant(I32, 0))
+    of = ir.Constant(vector(I32, lanes), [lane for lane in some for _ in range(lanes // len(some))])
+    return builder.shuffle_vector(numbers, ir.Constant(numbers.type, ir.Undefined), of)
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
@@ -116,16 +150,45 @@ def dot(builder: Any, total: Any, x: Any, y: Any) -> Any:
     return total
 
 
-def total(builder: Any, x: Any) -> Any:
-    """The sum of all lanes, in halves."""
-    while x.type.count > 1:
-        half = x.type.count // 2
-        parts = [
-            builder.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), ir.Constant(vector(I32, half), list(lanes)))
-            for lanes in (range(half), range(half, 2 * half))
-        ]
-        x = builder.fadd(*parts)
-    return builder.extract_element(x, ir.Constant(I32, 0))
+def _halves(builder: Any, x: Any) -> list[Any]:
+    half = x.type.count // 2
+    lanes = (ir.Constant(vector(I32, half), list(range(first, first + half))) for first in (0, half))
+    return [builder.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), some) for some in lanes]
+
+
+def byte_dot(builder: Any, total: Any, unsigned: Any, signed: Any, vnni: bool = VNNI) -> Any:
+    """total [n] + the sums of four products each of bytes [4 n]: whole numbers, n being 4, 8 or 16.
+
+    Without `vnni` two products must not sum to more than 16 bits: with |signed| up to 128, unsigned to 127.
+    """
+    b, lanes = builder, total.type.count
+    if vnni:
+        words = [b.bitcast(each, total.type) for each in (unsigned, signed)]
+        kind = ir.FunctionType(total.type, [total.type] * 3)
+        return b.call(ir.InlineAsm(kind, "vpdpbusd $3, $2, $0", "=v,0,v,v"), [total, *words])
+    if lanes == LANES:  # no instruction is as wide
+        parts = [_halves(b, each) for each in (total, unsigned, signed)]
+        one, other = (byte_dot(b, t, u, s, vnni=False) for t, u, s in zip(*parts, strict=True))
+        return b.shuffle_vector(one, other, ir.Constant(vector(I32), list(range(LANES))))
+    shorts = vector(I16, 2 * lanes)
+    names = ("avx2.pmadd.ub.sw", "avx2.pmadd.wd") if lanes == 8 else ("ssse3.pmadd.ub.sw.128", "sse2.pmadd.wd")
+    kinds = ir.FunctionType(shorts, [unsigned.type] * 2), ir.FunctionType(total.type, [shorts] * 2)
+    pairs, fours = (
+        cgutils.get_or_insert_function(b.module, kind, f"llvm.x86.{name}")
+        for kind, name in zip(kinds, names, strict=True)
+    )
+    products = b.call(pairs, [unsigned, signed])
+    return b.add(total, b.call(fours, [products, ir.Constant(shorts, [1] * shorts.count)]))
+
+
+def total(builder: Any, x: Any, more: Sequence[Any] = ()) -> Any:
+    """The sum of all lanes, in halves; of fewer lanes, and of a number, too, which are added when as many are left."""
+    while isinstance(x.type, ir.VectorType):
+        x = builder.fadd(*_halves(builder, x))
+        x = builder.extract_element(x, ir.Constant(I32, 0)) if x.type.count == 1 else x
+        for each in more:
+            x = builder.fadd(x, each) if each.type == x.type else x
+    return x
 
 
 def prefetch(builder: Any, address: Any, at: Any) -> None:
