@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from templora.errors import ModelError
-from templora.kernels import decode, products, thread_team, vectors
+from templora.kernels import decode, decode_attention, products, tables, thread_team, vectors
 from templora.kvcache.window import WindowCache
 from templora.lora.slot import Route
 from templora.models.causal import CausalModel
@@ -39,7 +39,7 @@ _PLANS = 64  # that are kept: texts come together in many ways
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where the weights of base and adapters lie, and how the work is cut; tables as in `kernels.decode`."""
+    """Where the weights of base and adapters lie, and how the work is cut; tables as in `kernels.tables`."""
 
     segments: np.ndarray
     pieces: np.ndarray
@@ -101,6 +101,7 @@ class CpuStep:
         self._outputs = model.head.out_features
         self._rows = 0
         self._t = self._scratch = np.zeros((0, 0), np.float32)
+        self._found = np.zeros((0, 0, 0, 0), np.float32)
         self._room(1, 1, 1)
 
     def _room(self, rows: int, ranks: int, capacity: int) -> None:
@@ -120,9 +121,12 @@ class CpuStep:
             self._logits, self._normed = zeros(rows, self._outputs), zeros(size, rows, a.hidden)
             # The most that is needed of it is what two numbers in bf16 take.
             self._prepared = zeros(size, 4, rows * widest // 2 + 1)
+        pieces = -(-capacity // decode_attention.KEYS)
+        if more or self._found.shape[2] < pieces:
+            self._found = np.zeros((self._rows, a.heads, pieces, a.head_size + 2), np.float32)
         if more or self._t.shape[1] < ranks:
             self._t = np.zeros((self._rows, ranks), np.float32)
-        scratch = 2 * a.head_size + max(a.head_size + capacity, a.hidden, a.inner)
+        scratch = max(3 * a.head_size, a.heads // a.groups * decode_attention.KEYS, a.hidden, a.inner)
         if more or self._scratch.shape[1] < scratch:
             self._scratch = np.zeros((size, scratch), np.float32)
 
@@ -175,6 +179,7 @@ class CpuStep:
             self._x,
             self._t,
             self._qkv,
+            self._found,
             self._att,
             self._y,
             self._gate_up,
@@ -294,7 +299,7 @@ class CpuStep:
         outputs = (0, keys, keys + a.groups * a.head_size, 0, 0, a.inner, 0)
         for layer, (parts, linears) in enumerate(zip(a.layers, self._linears, strict=True)):
             for group in ((0, 1, 2), (3,), (4, 5), (6,)):
-                product = [(linears[i], outputs[i], decode.ALL) for i in group]
+                product = [(linears[i], outputs[i], tables.ALL) for i in group]
                 for row, i in itertools.product(range(len(routes)), group):
                     if (pair := pairs[row].get(id(parts.linears[i]))) is not None:
                         self._check_pair(pair, linears[i])
@@ -303,7 +308,7 @@ class CpuStep:
                         adapters[row, layer, i] = pair[1].data_ptr(), ranks[row], rank
                         ranks[row] += rank
                 add(product)
-        add([(self._head, 0, decode.ALL)])
+        add([(self._head, 0, tables.ALL)])
         scalings = np.array([route.scaling if route else 0.0 for route in routes], np.float32)
         return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scalings, max(1, *ranks))
 

@@ -302,17 +302,20 @@ def times(format, codes, scale, minimum, first, last, n, x, in_halves, in_order,
         times_floats(format, codes, first, last, n, x, texts, y, stride)
 
 
-def _strip(format: int, width: int) -> Callable[..., None]:
-    """A procedure that writes y[:16 · width] = Σ p[j] · row[j], over the first columns of rows that lie `n` apart."""
+def _strip(format: int, width: int, texts: int) -> Callable[..., None]:
+    """A procedure that writes y[t · to : t · to + 16 · width] = Σ p[t · apart + j] · row[j] for each text t, over the
+    first columns of rows that lie `n` apart."""
 
     @intrinsic
-    def strip(typing: Any, codes: Any, first: Any, n: Any, p: Any, rows: Any, y: Any) -> Any:
+    def strip(typing: Any, codes: Any, first: Any, n: Any, p: Any, apart: Any, rows: Any, y: Any, to: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             b = builder
-            codes, first, n, p, rows, y = args
-            totals = [cgutils.alloca_once_value(b, ir.Constant(vector(F32), None)) for _ in range(width)]
+            codes, first, n, p, apart, rows, y, to = args
+            zero = ir.Constant(vector(F32), None)
+            totals = [[cgutils.alloca_once_value(b, zero) for _ in range(width)] for _ in range(texts)]
+            starts, places = ([b.mul(step, integer(t)) for t in range(texts)] for step in (apart, to))
             with cgutils.for_range(b, rows) as loop:
-                share = spread(b, widened(b, p, F32, loop.index, 1))
+                shares = [spread(b, widened(b, p, F32, b.add(start, loop.index), 1)) for start in starts]
                 begin = b.add(first, b.mul(loop.index, n))
                 for i in range(width):
                     at = b.add(begin, integer(i * LANES))
@@ -321,37 +324,62 @@ def _strip(format: int, width: int) -> Callable[..., None]:
                     else:
                         value = b.shl(b.zext(lanes_at(b, codes, I16, at, 2), vector(I32)), same(vector(I32), 16))
                         value = b.bitcast(value, vector(F32))
-                    b.store(fma(b, share, value, b.load(totals[i])), totals[i])
-            for i in range(width):
-                store(b, b.load(totals[i]), y, F32, integer(i * LANES))
+                    for share, held in zip(shares, totals, strict=True):
+                        b.store(fma(b, share, value, b.load(held[i])), held[i])
+            for place, held in zip(places, totals, strict=True):
+                for i in range(width):
+                    store(b, b.load(held[i]), y, F32, b.add(place, integer(i * LANES)))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 8), generate
 
     return strip
 
 
-_wide_float32, _wide_bfloat16 = _strip(FLOAT32, 4), _strip(BFLOAT16, 4)
+def _strips(format: int) -> Callable[..., None]:
+    """`_strip` of 64 columns for four texts, two and one."""
+    four, two, one = (_strip(format, 4, texts) for texts in (4, 2, 1))
+
+    @njit(**_INNER)
+    def strips(codes, first, n, p, apart, rows, texts, y, to):
+        text = 0
+        while text < texts:
+            ps, ys = p + 4 * apart * text, y + 4 * to * text
+            if text + 4 <= texts:
+                four(codes, first, n, ps, apart, rows, ys, to)
+                text += 4
+            elif text + 2 <= texts:
+                two(codes, first, n, ps, apart, rows, ys, to)
+                text += 2
+            else:
+                one(codes, first, n, ps, apart, rows, ys, to)
+                text += 1
+
+    return strips
+
+
+_float32_strips, _bfloat16_strips = _strips(FLOAT32), _strips(BFLOAT16)
 
 
 @njit(**_INNER)
-def times_transposed(format, codes, first, rows, n, p, y):
-    """y [n] = Σ p[j] · row first + j, over `rows` rows of a FLOAT32 or BFLOAT16 matrix of `n` columns; p and y are
-    addresses of fp32."""
+def times_transposed(format, codes, first, rows, n, texts, p, apart, y, to):
+    """y[text · to + i] = Σ p[text · apart + j] · row[first + j, i], over `rows` rows of a FLOAT32 or BFLOAT16 matrix of
+    `n` columns; p and y are addresses of fp32."""
     done = 0
     while done + 4 * LANES <= n:
         if format == BFLOAT16:
-            _wide_bfloat16(codes, first * n + done, n, p, rows, y + 4 * done)
+            _bfloat16_strips(codes, first * n + done, n, p, apart, rows, texts, y + 4 * done, to)
         else:
-            _wide_float32(codes, first * n + done, n, p, rows, y + 4 * done)
+            _float32_strips(codes, first * n + done, n, p, apart, rows, texts, y + 4 * done, to)
         done += 4 * LANES
-    for i in range(done, n):
-        found = np.float32(0)
-        for j in range(rows):
-            at = (first + j) * n + i
-            value = bf16_to_f32(read_uint16(codes, at)) if format == BFLOAT16 else read_float32(codes, at)
-            found += read_float32(p, j) * value
-        write_float32(y, i, found)
+    for text in range(texts):
+        for i in range(done, n):
+            found = np.float32(0)
+            for j in range(rows):
+                at = (first + j) * n + i
+                value = bf16_to_f32(read_uint16(codes, at)) if format == BFLOAT16 else read_float32(codes, at)
+                found += read_float32(p, text * apart + j) * value
+            write_float32(y, text * to + i, found)
 
 
 @intrinsic
@@ -411,5 +439,5 @@ def entries() -> np.ndarray:
     Called so they are compiled once. Compiled into their callers they would be so many times over, and take the longest
     time of all kernels.
     """
-    made = (prepare, 7), (times, 16), (times_floats, 9), (times_transposed, 7)
+    made = (prepare, 7), (times, 16), (times_floats, 9), (times_transposed, 10)
     return np.array([_address(*each) for each in made])

@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
 
-from templora.kernels import bf16, choosing, decode, digits, products, thread_team, vectors
+from templora.kernels import bf16, choosing, decode, decode_attention, digits, products, thread_team, vectors
 
 # Called from Python.
 ENTRIES = {
@@ -31,7 +31,7 @@ ENTRIES = {
 def test_a_kernel_is_compiled_whole() -> None:
     """Or the process that compiles it would compute other bits than those that find it compiled (`bf16.PART`); but
     what may not be rearranged has the same bits however often it is compiled."""
-    modules = (decode, products, thread_team, choosing)
+    modules = (decode, decode_attention, products, thread_team, choosing)
     parts = {f for module in modules for f in vars(module).values() if isinstance(f, Dispatcher)} - ENTRIES
     assert len(parts) > 15
     strict = {part for part in parts if part.targetoptions.get("fastmath") is False}  # else it is as its caller has it
@@ -189,10 +189,16 @@ def test_both_ways_to_multiply_bytes(lanes: int) -> None:
 @pytest.mark.parametrize("count", [1, 7])
 def test_weighted_rows(format: int, n: int, count: int) -> None:
     (codes, _, _), values = matrix(format, 9, n)
-    p = np.random.default_rng(1).standard_normal(count).astype(np.float32)
-    y = np.zeros(n, np.float32)
-    called(products.TRANSPOSED, format, codes.ctypes.data, 2, count, n, p.ctypes.data, y.ctypes.data)
-    np.testing.assert_allclose(y, p @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
+    p = np.random.default_rng(1).standard_normal((7, 9)).astype(np.float32)
+    y = np.full((7, n + 3), 7, np.float32)
+    at = codes.ctypes.data, 2, count, n
+    called(products.TRANSPOSED, format, *at, 7, p.ctypes.data, 9, y.ctypes.data, n + 3)
+    np.testing.assert_allclose(y[:, :n], p[:, :count] @ values[2 : 2 + count], rtol=1e-5, atol=1e-5)
+    assert (y[:, n:] == 7).all()
+    alone = np.zeros(n, np.float32)
+    for text in range(7):
+        called(products.TRANSPOSED, format, *at, 1, p[text].ctypes.data, 0, alone.ctypes.data, 0)
+        assert np.array_equal(alone, y[text, :n])
 
 
 def test_exponential() -> None:
@@ -208,7 +214,7 @@ def test_exponential() -> None:
 def test_bfloat16_is_rounded_as_torch_does(n: int, number: float) -> None:
     """Ties to even among them: 1.00390625 and 1.01171875 lie half-way."""
     codes = np.full(n + 2, 9, np.uint16)
-    decode._store(codes.ctypes.data, 1, np.full(n, number, np.float32), n, vectors.BFLOAT16)
+    decode_attention.store(codes.ctypes.data, 1, np.full(n, number, np.float32), n, vectors.BFLOAT16)
     wanted = torch.tensor([number]).bfloat16().view(torch.uint16).item()
     assert codes.tolist() == [9, *[wanted] * n, 9]
 
