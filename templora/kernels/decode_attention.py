@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from templora.kernels.bf16 import PART, exp, f32_to_bf16
+from templora.kernels.bf16 import LOWEST, PART, exp, f32_to_bf16, ordered, unordered
 from templora.kernels.pointers import address, call, write_float32, write_uint16
 from templora.kernels.products import TIMES_FLOATS, TRANSPOSED
 from templora.kernels.tables import (
@@ -134,10 +134,10 @@ def attend(calls, group, part, place, first, qkv, cache, sizes, scales, found, s
     call(calls[TIMES_FLOATS], (format, cache[0], begin, begin + count, d, given, each, p, np.int64(KEYS)))
     for head in range(each):
         shares, out = scratch[head * KEYS : head * KEYS + count], found[group * each + head, part]
-        most = shares[0]
+        largest = LOWEST
         for j in range(count):
-            most = max(most, shares[j])
-        total = np.float32(0)
+            largest = max(largest, ordered(shares[j]))
+        most, total = unordered(largest), np.float32(0)
         for j in range(count):
             e = exp((shares[j] - most) * scales[ATTENTION_SCALE])
             shares[j] = e

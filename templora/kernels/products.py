@@ -47,6 +47,7 @@ from templora.kernels.vectors import (
     VNNI,
     dot,
     fma,
+    four_totals,
     integer,
     lanes_at,
     nibbles,
@@ -71,6 +72,7 @@ _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
 # One row after another is read faster than several side by side, but reads x for each: not if that is more than this.
 _AT_HAND = 1 << 14
+_FEW = 4  # blocks of a row: its sum takes longer than its products, if rows are worked out alone
 _NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
 
@@ -168,6 +170,11 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
                 with cgutils.for_range(b, times) as loop:
                     some(b.add(begin, b.mul(loop.index, integer(width))), width)
                 done = b.add(begin, b.mul(times, integer(width)))
+            if rows == 4 and not scaled and format != INT8_ROWS:
+                for t in range(texts):
+                    found = four_totals(b, [b.load(totals[i][t]) for i in range(rows)])
+                    store(b, found, y, F32, b.mul(stride, integer(t)))
+                return context.get_dummy_value()
             for i in range(rows):
                 for t in range(texts):
                     more = [b.load(each[i][t]) for each in (offsets, singles)] if least else []
@@ -185,7 +192,7 @@ def _tile(format: int, rows: int, texts: int, dots: bool) -> Callable[..., None]
 def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
     size = 2 if dots else 4  # bytes of a number of x
     many = 2 if format in (*NIBBLES, *digits.FORMATS) else _TILE
-    alone = _AT_HAND // (size * texts * BLOCK) if many == _TILE else 0  # blocks of x
+    alone, few = (_AT_HAND // (size * texts * BLOCK), _FEW) if many == _TILE else (0, 0)  # blocks of x
     if format in digits.FORMATS:
         tile, one = (digits.tile(format, rows, texts) for rows in (many, 1))
     else:
@@ -194,7 +201,7 @@ def _all_rows(format: int, texts: int, dots: bool) -> Callable[..., None]:
     @njit(**_INNER)
     def all_rows(codes, scale, minimum, first, last, blocks, x, sums, y, stride):
         row = first
-        if blocks <= alone or last - first < many:
+        if few < blocks <= alone or last - first < many:
             while row < last:
                 one(codes, scale, minimum, row, blocks, x, sums, y + 4 * (row - first), stride)
                 row += 1

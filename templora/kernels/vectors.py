@@ -191,6 +191,22 @@ def total(builder: Any, x: Any, more: Sequence[Any] = ()) -> Any:
     return x
 
 
+def four_totals(builder: Any, x: list[Any]) -> Any:
+    """`total` of each of four vectors of 16 lanes, to the same bits, in less than half of the instructions."""
+
+    def added(one: Any, other: Any, part: int, half: int) -> Any:
+        """In parts of so many lanes, what is `half` lanes apart."""
+        starts = range(0, 2 * one.type.count if other is not one else one.type.count, part)
+        low = [start + n for start in starts for n in range(half)]
+        lanes = (ir.Constant(vector(I32, len(low)), [n + apart for n in low]) for apart in (0, half))
+        return builder.fadd(*(builder.shuffle_vector(one, other, some) for some in lanes))
+
+    eights = [added(x[n], x[n + 1], 16, 8) for n in (0, 2)]
+    fours = added(*eights, 8, 4)
+    pairs = added(fours, fours, 4, 2)
+    return added(pairs, pairs, 2, 1)
+
+
 def prefetch(builder: Any, address: Any, at: Any) -> None:
     """Asks for a byte's cache line ahead of its use."""
     pointer = I8.as_pointer()
