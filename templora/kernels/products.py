@@ -72,6 +72,7 @@ _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
 # One row after another is read faster than several side by side, but reads x for each: not if that is more than this.
 _AT_HAND = 1 << 14
+_STRIP_AHEAD = 16  # rows
 _FEW = 4  # blocks of a row: its sum takes longer than its products, if rows are worked out alone
 _NEAR = 16  # rows whose weights stay in the nearest cache while one text after another is multiplied with them
 _AHEAD = 2  # tiles that weights are asked for before they are used: with several rows the hardware alone is late
@@ -313,6 +314,8 @@ def _strip(format: int, width: int, texts: int) -> Callable[..., None]:
     """A procedure that writes y[t · to : t · to + 16 · width] = Σ p[t · apart + j] · row[j] for each text t, over the
     first columns of rows that lie `n` apart."""
 
+    size = BLOCK_BYTES[format] // BLOCK
+
     @intrinsic
     def strip(typing: Any, codes: Any, first: Any, n: Any, p: Any, apart: Any, rows: Any, y: Any, to: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -324,6 +327,9 @@ def _strip(format: int, width: int, texts: int) -> Callable[..., None]:
             with cgutils.for_range(b, rows) as loop:
                 shares = [spread(b, widened(b, p, F32, b.add(start, loop.index), 1)) for start in starts]
                 begin = b.add(first, b.mul(loop.index, n))
+                for line in range(0, width * LANES * size, 64):
+                    later = b.add(begin, b.mul(n, integer(_STRIP_AHEAD)))
+                    prefetch(b, codes, b.add(b.mul(later, integer(size)), integer(line)))
                 for i in range(width):
                     at = b.add(begin, integer(i * LANES))
                     if format == FLOAT32:
@@ -345,7 +351,7 @@ def _strip(format: int, width: int, texts: int) -> Callable[..., None]:
 
 def _strips(format: int) -> Callable[..., None]:
     """`_strip` of 64 columns for four texts, two and one."""
-    four, two, one = (_strip(format, 4, texts) for texts in (4, 2, 1))
+    four, three, two, one = (_strip(format, 4, texts) for texts in (4, 3, 2, 1))
 
     @njit(**_INNER)
     def strips(codes, first, n, p, apart, rows, texts, y, to):
@@ -355,6 +361,9 @@ def _strips(format: int) -> Callable[..., None]:
             if text + 4 <= texts:
                 four(codes, first, n, ps, apart, rows, ys, to)
                 text += 4
+            elif text + 3 <= texts:
+                three(codes, first, n, ps, apart, rows, ys, to)
+                text += 3
             elif text + 2 <= texts:
                 two(codes, first, n, ps, apart, rows, ys, to)
                 text += 2
