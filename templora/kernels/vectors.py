@@ -40,8 +40,9 @@ def _features() -> dict[str, bool]:
 
 
 _FEATURES = _features()
-# Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once (AVX512-BF16).
-DOTS = bool(_FEATURES.get("avx512bf16"))
+# Whether this CPU multiplies bf16 and adds in fp32, sixteen pairs at once (AVX512-BF16), in less time than it takes to
+# widen and multiply them: those with AMX do not.
+DOTS = bool(_FEATURES.get("avx512bf16")) and not _FEATURES.get("amx-bf16")
 # Whether it multiplies bytes and adds in 32 bits, 64 at once (AVX512-VNNI); or can be made to (AVX2).
 VNNI = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl"))
 BYTES = VNNI or bool(_FEATURES.get("avx2"))
