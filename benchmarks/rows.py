@@ -5,8 +5,8 @@
     benchmarks/rows.py TEXT --modules --rows 0,1,2,4     # as families do it that the step does not know; 0: by itself
 
 Each text is another part of TEXT, of which 600 to 700 tokens are in the window and a chunk is learnt. Passes of each
-size take turns. Then known tokens of one text, one at a time and several. And what it changes that texts are rounded to
-bf16 where the CPU multiplies that: NLL of what follows in TEXT, with and without. Run it on a quiet machine; for
+size take turns. Then known tokens of one text, one at a time and several. And what it changes that the step rounds in
+another way than the model's own modules: NLL of what follows in TEXT through both. Run it on a quiet machine; for
 llama.cpp and whole sessions see `table.py` and `together.py`.
 """
 
@@ -80,13 +80,13 @@ def replay(session: Session, ids: list[int], runs: int) -> dict[str, list[float]
 
 
 def rounding(session: Session, ids: list[int]) -> dict[str, float]:
-    """Mean NLL of `ids` after a session's text, token by token, with texts in fp32 and in bf16."""
-    reader: Any = session.readers[0]
+    """Mean NLL of `ids` after a session's text, token by token, through the model's modules and the step."""
+    reader = session.readers[0]
     length, found = reader.cache.length, {}
-    for name, dots in (("fp32", 0), ("bf16", 1)):
-        reader.step._dots, nll, token = dots, 0.0, session.tokens[-1]
+    for name, changes in (("modules", {"step": None}), ("step", {})):
+        nll, token = 0.0, session.tokens[-1]
         for target in ids:
-            logits = reader.runner.step([reader.row(token)])[0]
+            logits = reader.runner.step([replace(reader.row(token), **changes)])[0]
             nll, token = nll - float(logits.log_softmax(-1)[target]), target
         reader.cache.truncate(length)
         found[name] = nll / len(ids)
@@ -110,7 +110,7 @@ def main() -> None:
     sessions = begin(engine, text, max(sizes))
     seconds = passes(sessions, sizes, a.passes)
     following = sessions[0].encode(text[CHARACTERS : CHARACTERS + 1200])[:256]
-    nll = rounding(sessions[0], following) if getattr(sessions[0].readers[0].step, "_dots", 0) else {}
+    nll = {} if a.modules else rounding(sessions[0], following)
     rows = [
         {
             "rows": size,
