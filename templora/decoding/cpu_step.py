@@ -283,32 +283,37 @@ class CpuStep:
         products: list[tuple[int, int]] = []
         adapters = np.zeros((len(routes), len(a.layers), len(a.layers[0].linears), 3), np.int64)
         ranks = [0] * len(routes)
+        # Texts that have an adapter in common, such as tokens of one text, read it once.
+        starts = [row for row in range(len(routes)) if not row or routes[row] is not routes[row - 1]]
+        runs = [range(first, last) for first, last in zip(starts, [*starts[1:], len(routes)], strict=True)]
 
-        def add(product: list[tuple[tuple[int, ...], int, int]]) -> None:
-            """Adds a product: segments with the same input, each with its first output and whose row it is."""
-            begin, rows = len(pieces), sum(segment[-1] for segment, _, _ in product)
-            read = sum(s[-1] * s[-2] * vectors.BLOCK_BYTES[s[0]] // vectors.BLOCK for s, _, _ in product)
+        def add(product: list[tuple[tuple[int, ...], int, int, int]]) -> None:
+            """Adds a product: segments with the same input, each with its first output, and which texts it is for."""
+            begin, rows = len(pieces), sum(segment[-1] for segment, *_ in product)
+            read = sum(s[-1] * s[-2] * vectors.BLOCK_BYTES[s[0]] // vectors.BLOCK for s, *_ in product)
             step = -(-rows // (self._team.size * max(1, read // (self._team.size * _PIECE_BYTES))))
-            for segment, output, row in product:
+            for segment, *of in product:
                 every = range(0, segment[-1], step)
                 pieces.extend((len(segments), first, min(segment[-1], first + step)) for first in every)
-                segments.append((*segment[:-2], output, row))
+                segments.append((*segment[:-2], *of))
             products.append((begin, len(pieces)))
 
         keys = a.heads * a.head_size
         outputs = (0, keys, keys + a.groups * a.head_size, 0, 0, a.inner, 0)
         for layer, (parts, linears) in enumerate(zip(a.layers, self._linears, strict=True)):
             for group in ((0, 1, 2), (3,), (4, 5), (6,)):
-                product = [(linears[i], outputs[i], tables.ALL) for i in group]
-                for row, i in itertools.product(range(len(routes)), group):
+                product = [(linears[i], outputs[i], tables.ALL, 0) for i in group]
+                for run, i in itertools.product(runs, group):
+                    row = run.start
                     if (pair := pairs[row].get(id(parts.linears[i]))) is not None:
                         self._check_pair(pair, linears[i])
                         rank, columns = pair[0].shape
-                        product.append(((self._format, pair[0].data_ptr(), 0, 0, 0, columns, rank), ranks[row], row))
-                        adapters[row, layer, i] = pair[1].data_ptr(), ranks[row], rank
+                        segment = (self._format, pair[0].data_ptr(), 0, 0, 0, columns, rank)
+                        product.append((segment, ranks[row], row, len(run)))
+                        adapters[row : run.stop, layer, i] = pair[1].data_ptr(), ranks[row], rank
                         ranks[row] += rank
                 add(product)
-        add([(self._head, 0, tables.ALL)])
+        add([(self._head, 0, tables.ALL, 0)])
         scalings = np.array([route.scaling if route else 0.0 for route in routes], np.float32)
         return _Plan(np.array(segments), np.array(pieces), np.array(products), adapters, scalings, max(1, *ranks))
 

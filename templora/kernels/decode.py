@@ -25,7 +25,7 @@ import numpy as np
 from numba import njit
 
 from templora.kernels.bf16 import FAST, PART, exp
-from templora.kernels.decode_attention import KEYS, NONE, ONE, adapted, attend, keys, merge, normalise, queries
+from templora.kernels.decode_attention import KEYS, NONE, adapted, attend, keys, merge, normalise, queries
 from templora.kernels.pointers import address, call, read_float32
 from templora.kernels.products import PREPARE, TIMES
 from templora.kernels.tables import (
@@ -62,6 +62,7 @@ from templora.kernels.tables import (
     ROWS,
     SCALE,
     SEGMENT,
+    TEXTS,
     UP,
     O,
 )
@@ -92,7 +93,7 @@ def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, 
         lo, hi, row, at = pieces[first + piece, FIRST], pieces[first + piece, LAST], s[ROW], s[OUTPUT]
         texts, stride, skipped, into = rows, np.int64(out.shape[1]), NONE, address(out[0])
         if row != ALL:
-            texts, stride, skipped, into = ONE, NONE, n * row, address(t[row])
+            texts, stride, skipped, into = s[TEXTS], np.int64(t.shape[1]), n * row, address(t[row])
         of = (s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, n)
         of_x = (x + 4 * skipped, in_halves + 2 * skipped, in_order + 2 * skipped, lying + 2 * skipped)
         call(calls[TIMES], of + of_x + (sums + skipped // 2, dots, texts) + (into + 4 * (at + lo), stride))
@@ -198,7 +199,7 @@ def decode(
         phase += 1
         piece = claim(sync, phase, 2 * rows * groups)
         while piece < 2 * rows * groups:
-            row, group = piece // 2 // groups, piece // 2 % groups
+            row, group = piece // 2 % rows, piece // 2 // rows
             b = adapters[row, layer]
             of = qkv[row], t[row], scalings[row]
             if piece % 2:
@@ -218,7 +219,7 @@ def decode(
             most = max(most, _pieces(places[row], firsts[row, layer]))
         piece = claim(sync, phase, rows * groups * most)
         while piece < rows * groups * most:
-            row, group, part = piece // most // groups, piece // most % groups, piece % most
+            row, group, part = piece % rows, piece // rows // most, piece // rows % most
             attend(
                 calls, group, part, places[row], firsts[row, layer], qkv[row], caches[row, layer], sizes, scales,
                 found[row], rest,
@@ -249,8 +250,8 @@ def decode(
                 phase += 1
                 piece = claim(sync, phase, rows * parts)
                 while piece < rows * parts:
-                    row = piece // parts
-                    lo, hi = _share(piece % parts, parts, inner)
+                    row = piece % rows  # rows of one text read the same of an adapter's B, one after another
+                    lo, hi = _share(piece // rows, parts, inner)
                     b, scaling, gelu = adapters[row, layer], scalings[row], sizes[GELU]
                     _activation(
                         calls,
@@ -281,8 +282,8 @@ def decode(
             after = AFTER_ATTENTION if product == OUT else AFTER_MLP
             piece = claim(sync, phase, rows * parts)
             while piece < rows * parts:
-                row = piece // parts
-                lo, hi = _share(piece % parts, parts, hidden)
+                row = piece % rows
+                lo, hi = _share(piece // rows, parts, hidden)
                 b = adapters[row, layer, O if product == OUT else DOWN_B]
                 _residual(calls, lo, hi, x[row], y[row], b, t[row], scalings[row], format, not has_norm[after], rest)
                 finish(sync, phase)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-FORMAT, CODES, SCALE, MINIMUM, BIAS, OUTPUT, ROW = range(7)  # of a segment: rows of weights with one input
-ALL = -1  # ROW of the base's segments; that of an adapter's A is its text's, and its output goes to `t`
+FORMAT, CODES, SCALE, MINIMUM, BIAS, OUTPUT, ROW, TEXTS = range(8)  # of a segment: rows of weights with one input
+# ROW of the base's segments, which all texts are multiplied with. That of an adapter's A is the first of the TEXTS, one
+# after another, that are its own, and what comes of it goes to `t`.
+ALL = -1
 SEGMENT, FIRST, LAST = range(3)  # of a piece: some rows of a segment
 QKV, OUT, GATE_UP, DOWN, HEAD = range(5)  # products; the first four of each layer, then the head's
 B_CODES, B_FIRST_T, B_RANK = range(3)  # of an adapter's B

@@ -202,8 +202,8 @@ def four_totals(builder: Any, x: list[Any]) -> Any:
         lanes = (ir.Constant(vector(I32, len(low)), [n + apart for n in low]) for apart in (0, half))
         return builder.fadd(*(builder.shuffle_vector(one, other, some) for some in lanes))
 
-    eights = [added(x[n], x[n + 1], 16, 8) for n in (0, 2)]
-    fours = added(*eights, 8, 4)
+    eights = added(x[0], x[1], 16, 8), added(x[2], x[3], 16, 8)
+    fours = added(*eights, part=8, half=4)
     pairs = added(fours, fours, 4, 2)
     return added(pairs, pairs, 2, 1)
 

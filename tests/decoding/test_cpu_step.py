@@ -16,6 +16,7 @@ from templora.config import TempLoraConfig
 from templora.decoding.cpu_step import CpuStep, cpu_step
 from templora.engine.engine import Engine
 from templora.errors import ModelError
+from templora.kernels.decode_attention import KEYS
 from templora.kvcache.window import WindowCache
 from templora.lora.bank import AdapterBank
 from templora.lora.slot import Layout, Slot
@@ -88,7 +89,7 @@ def test_equals_the_modules(family: str, adapted: bool, evict: int) -> None:
 ])  # fmt: skip
 def test_a_row_is_what_it_would_be_alone(family: str, dtype: torch.dtype, rank: int) -> None:
     """To the bit: logits, state, and what it leaves in its cache; whatever stands beside it, wherever, and however many
-    workers there are. Texts of several lengths and adapters, and one of none."""
+    workers there are. Texts of several lengths and adapters, two of one adapter, and one of none."""
     model = CausalModel(tiny_model(family, dtype))
     config = TempLoraConfig(rank=rank)
     bank = AdapterBank(model.module, Layout(choose_targets(model.module, config), rank), dtype)
@@ -96,6 +97,7 @@ def test_a_row_is_what_it_would_be_alone(family: str, dtype: torch.dtype, rank: 
     for seed, slot in enumerate(slots[1:]):
         slot.commit(stirred(slot, seed))
     routes = [*(slot.route for slot in slots), None]
+    routes[2] = routes[1]
     lengths = [3, 40, 40, 17, 59, 1, 30, 22]
     workers = [1]
     step = CpuStep(model, 3, lambda: workers[0])
@@ -118,6 +120,27 @@ def test_a_row_is_what_it_would_be_alone(family: str, dtype: torch.dtype, rank: 
         for workers[0] in (1, 3):
             for i, found in read(places).items():
                 assert all(torch.equal(one, other) for one, other in zip(found, alone[i], strict=True)), (places, i)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("length", [KEYS - 1, KEYS, 2 * KEYS + 90])
+@torch.no_grad()
+def test_a_window_in_pieces(family: str, length: int) -> None:
+    """As the modules, for windows of one piece and of several; and, to the bit, beside a shorter one."""
+    model = CausalModel(tiny_model(family))
+    route, step, runner = slot_on(model).route, CpuStep(model, 2, lambda: 2), Runner(model)
+
+    def read(length: int) -> WindowCache:
+        cache = WindowCache(model.layers, 3 * KEYS)
+        runner.read([IDS[i % 60] for i in range(length)], cache, 0, route, Meter())
+        cache.advance(length, 0)
+        return cache
+
+    alone = step([Row(7, read(length), route, step, Meter())])[0]
+    wanted = model.logits(runner.read([7], read(length), length, route, Meter()))[0]
+    torch.testing.assert_close(alone, wanted, rtol=1e-4, atol=1e-4)
+    beside = step([Row(7, read(n), route, step, Meter()) for n in (5, length)])
+    assert torch.equal(beside[1], alone)
 
 
 @pytest.mark.parametrize("family", BUILT_LIKE_LLAMA)
