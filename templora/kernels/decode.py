@@ -27,7 +27,7 @@ from numba import njit
 from templora.kernels.bf16 import FAST, PART, exp
 from templora.kernels.decode_attention import KEYS, NONE, adapted, attend, keys, merge, normalise, queries
 from templora.kernels.pointers import address, call, read_float32
-from templora.kernels.products import PREPARE, TIMES
+from templora.kernels.products import PREPARE, SUMS, TIMES
 from templora.kernels.tables import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -86,7 +86,7 @@ def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, 
     if piece < count:
         for row in range(rows):
             at = n * row
-            to = (in_halves + 2 * at, in_order + 2 * at, lying + 2 * at, sums + at // 2)
+            to = (in_halves + 2 * at, in_order + 2 * at, lying + 2 * at, sums + SUMS * blocks * row)
             call(calls[PREPARE], (x + 4 * at, blocks, *to, dots))
     while piece < count:
         s = segments[pieces[first + piece, SEGMENT]]
@@ -96,7 +96,8 @@ def _product(phase, sync, calls, pieces, first, last, segments, x, n, prepared, 
             texts, stride, skipped, into = s[TEXTS], np.int64(t.shape[1]), n * row, address(t[row])
         of = (s[FORMAT], s[CODES], s[SCALE], s[MINIMUM], lo, hi, n)
         of_x = (x + 4 * skipped, in_halves + 2 * skipped, in_order + 2 * skipped, lying + 2 * skipped)
-        call(calls[TIMES], of + of_x + (sums + skipped // 2, dots, texts) + (into + 4 * (at + lo), stride))
+        given = (*of_x, sums + SUMS * blocks * (skipped // n), dots, texts)
+        call(calls[TIMES], of + given + (into + 4 * (at + lo), stride))
         if s[BIAS]:
             for text in range(rows):
                 for i in range(lo, hi):

@@ -67,7 +67,7 @@ STRICT: dict[str, Any] = {"error_model": "numpy", "fastmath": False}
 _INNER = STRICT | {"forceinline": True}
 
 PREPARE, TIMES, TIMES_FLOATS, TRANSPOSED = range(4)  # places in `entries`
-_SUMS = 16  # bytes of sums, of a block of x
+SUMS = 16  # bytes of sums, of a block of x
 _GROUP = 8  # blocks whose scales are read and widened together
 _TILE = 4  # rows, and texts, that are worked out at once: their sums stay in registers
 # One row after another is read faster than several side by side, but reads x for each: not if that is more than this.
@@ -227,7 +227,7 @@ def _all_texts(format: int, dots: bool = False, together: bool = True) -> Callab
             end = row + _NEAR if row + _NEAR + _TILE <= last else last  # fewer rows than a tile are slow
             text = 0
             while text < texts:
-                xs, ss = x + size * n * text, sums + _SUMS * blocks * text
+                xs, ss = x + size * n * text, sums + SUMS * blocks * text
                 to = y + 4 * (stride * text + row - first)
                 if together and text + 4 <= texts:
                     four(codes, scale, minimum, row, end, blocks, xs, ss, to, stride)

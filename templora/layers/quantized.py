@@ -4,7 +4,7 @@
     4 bit           uint8 [out, in/32, 16]        float16 [out, in/32]    float16, the same   scale · code + minimum
     5 bit           uint8 [out, in/32, 20]        float16 [out, in/32]    float16, the same   scale · code + minimum
     8 bit, blocks   int8 [out, in]                float16 [out, in/32]    –                   scale · code
-    8 bit, halves   int8 [out, in]                float16 [out, in/16]    –                   scale · code
+    8 bit, halves   int8 [out, in], −32 to 31     float16 [out, in/16]    –                   scale · code
     8 bit, rows     int8 [out, in]                float32 [out]           –                   scale · code
 
 The first three are GGUF's Q4_1, Q5_1 and Q8_0, byte for byte, with scales and codes apart; `halves` hold what its Q6_K
@@ -44,7 +44,7 @@ class Packed(nn.Module):
         dtype: what it is computed in.
 
     Raises:
-        ModelError: a scale is not finite.
+        ModelError: a scale is not finite, or a code of halves is none.
     """
 
     codes: torch.Tensor
@@ -61,6 +61,8 @@ class Packed(nn.Module):
         self.rows: int = codes.shape[0]
         self.columns: int = codes.shape[1] * (1 if minimum is None else BLOCK)
         self.group = self.columns // scale.shape[1] if scale.dim() == 2 else None
+        if self.group == BLOCK // 2 and not -32 <= codes.min() <= codes.max() <= 31:
+            raise ModelError("this model's weights are damaged: a code has more than 6 bits")
         self.dtype = dtype
         self.register_buffer("codes", codes.contiguous())
         self.register_buffer("scale", scale.contiguous())

@@ -44,9 +44,9 @@ def parts(form: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return quantize_blocks(weight)
     if form == "blocks of 5":
         return tuple(map(torch.from_numpy, split_blocks(quantize(weight.numpy(), Kind.Q5_1), Kind.Q5_1)))
-    group = 16 if form == "halves of 8" else 32
-    scale = (weight.view(weight.shape[0], -1, group).abs().amax(-1) / 127).half()
-    codes = (weight.view(weight.shape[0], -1, group) / scale.float()[..., None]).round().clamp(-127, 127)
+    group, most = (16, 31) if form == "halves of 8" else (32, 127)
+    scale = (weight.view(weight.shape[0], -1, group).abs().amax(-1) / most).half()
+    codes = (weight.view(weight.shape[0], -1, group) / scale.float()[..., None]).round().clamp(-most, most)
     return codes.to(torch.int8).view_as(weight), scale
 
 
@@ -280,3 +280,13 @@ def test_adapters_are_exported_as_from_a_plain_base(bits: Any, tmp_path: Path) -
         weights = [s.slot.state.weights for s in (session, other)]
         assert torch.equal(*weights)
         assert weights[0].any()
+
+
+@pytest.mark.parametrize("code", [-33, 32])
+def test_codes_that_six_bits_cannot_hold(code: int) -> None:
+    """Kernels add 32 to them and take what they get for 6 bits."""
+    codes, scale = torch.zeros(2, 64, dtype=torch.int8), torch.ones(2, 4, dtype=torch.float16)
+    QuantLinear(codes, scale)
+    codes[1, 5] = code
+    with pytest.raises(ModelError, match="damaged"):
+        QuantLinear(codes, scale)
