@@ -70,7 +70,7 @@ class CpuStep:
     """
 
     is_apart = True  # from the model's modules, and from what is attached to them
-    most_rows = 4  # in one pass: more of them are no faster, since then multiplying takes longer than reading
+    most_rows = 4  # in one pass: more of them are no faster, since each has an adapter and a window of its own to read
 
     def __init__(self, model: CausalModel, most: int = 1, workers: Callable[[], int] = lambda: 1) -> None:
         if model.device.type != "cpu" or model.dtype not in _FORMATS:

@@ -350,7 +350,7 @@ def _strip(format: int, width: int, texts: int) -> Callable[..., None]:
 
 
 def _strips(format: int) -> Callable[..., None]:
-    """`_strip` of 64 columns for four texts, two and one."""
+    """`_strip` of 64 columns for any number of texts, as many at once as their sums stay in registers."""
     four, three, two, one = (_strip(format, 4, texts) for texts in (4, 3, 2, 1))
 
     @njit(**_INNER)

@@ -116,20 +116,17 @@ def store(builder: Any, value: Any, address: Any, element: ir.Type, at: Any) -> 
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align={I8: 1, I16: 2}.get(element, 4))
 
 
-def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
-    """All lanes the same: a number, or one lane of several."""
-    if not isinstance(numbers.type, ir.VectorType):
-        numbers = builder.insert_element(ir.Constant(vector(F32), ir.Undefined), numbers, ir.Constant(I32, 0))
-    empty = ir.Constant(numbers.type, ir.Undefined)
-    return builder.shuffle_vector(numbers, empty, ir.Constant(vector(I32), [lane] * LANES))
-
-
 def shared(builder: Any, numbers: Any, some: range, lanes: int = LANES) -> Any:
     """A vector of `lanes`: of some lanes of `numbers`, or of the one number, each has as many, one after the other."""
     if not isinstance(numbers.type, ir.VectorType):
         numbers = builder.insert_element(ir.Constant(vector(F32), ir.Undefined), numbers, ir.Constant(I32, 0))
     of = ir.Constant(vector(I32, lanes), [lane for lane in some for _ in range(lanes // len(some))])
     return builder.shuffle_vector(numbers, ir.Constant(numbers.type, ir.Undefined), of)
+
+
+def spread(builder: Any, numbers: Any, lane: int = 0) -> Any:
+    """All lanes the same: a number, or one lane of several."""
+    return shared(builder, numbers, range(lane, lane + 1))
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
