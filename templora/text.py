@@ -49,6 +49,18 @@ class Framed(str):
         return Framed(*_parts(other), *self.parts)
 
 
+def framed(text: str, parts: Sequence[tuple[str, bool]] | None) -> str:
+    """The text that was kept with its parts (`parts_of`), as JSON has them; without any, or with others, plain."""
+    made = Framed(*((str(part), bool(own)) for part, own in parts or ()))
+    return made if parts and made == text else text
+
+
+def parts_of(text: str) -> tuple[tuple[str, bool], ...] | None:
+    """The parts of a text of which some are ours; None if none are."""
+    parts = _parts(text)
+    return parts if any(own for _, own in parts) else None
+
+
 def ours(text: str) -> Framed:
     """A text that is ours."""
     return Framed((text, True))

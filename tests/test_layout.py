@@ -19,7 +19,7 @@ PACKAGE = Path(templora.__file__).parent
 FLOORS = [
     ["errors", "chunks", "events", "metrics", "thoughts", "runtime", "kernels"],
     ["arguments", "config", "text", "text_files", "toml_files", "kvcache", "layers", "processors"],
-    ["recipes", "sampling", "gguf", "reports"],
+    ["chat", "recipes", "sampling", "gguf", "reports"],
     ["lora"],
     ["models"],
     ["decoding", "learning"],
@@ -27,7 +27,7 @@ FLOORS = [
     ["session"],
     ["engine", "store"],
     ["loading", "testing", "translation", "warm_start"],
-    ["bench", "evals"],
+    ["bench", "evals", "server"],
     ["cli"],
 ]
 MODULES = {

@@ -149,6 +149,11 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._door, self._closed, self._ended = threading.Lock(), False, threading.Event()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it meets needs still."""
+        return not self._ended.is_set()
+
     # For callers, in whichever thread --------------------------------------------------------------------------
 
     def submit(self, plan: Plan[Any], of: object = None, ahead: int = 0) -> Run:

@@ -217,6 +217,23 @@ class CausalModel:
                     parts.append(F.cross_entropy(self.logits(h), t, reduction="none"))
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def logprobs(
+        self, hidden: torch.Tensor, targets: list[int], top: int
+    ) -> tuple[list[float], list[list[int]], list[list[float]]]:
+        """Log-probability of each of `targets` after its row of `hidden` [T, H]; the `top` likeliest ids there, and
+        theirs."""
+        own: list[float] = []
+        ids: list[list[int]] = []
+        values: list[list[float]] = []
+        for h, t in self._blocks(hidden, targets):
+            every = self.logits(h).log_softmax(-1)
+            likeliest = every.topk(min(top, every.shape[-1]), -1)
+            own += every.gather(-1, t[:, None])[:, 0].tolist()
+            ids += likeliest.indices.tolist()
+            values += likeliest.values.tolist()
+        return own, ids, values
+
     def nll_gradient(self, hidden: torch.Tensor, targets: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """NLL of each of `targets` [T], and the gradient of their mean NLL with respect to `hidden` [T, H].
 

@@ -23,6 +23,7 @@ from templora.runtime.metering import PHASES
 from templora.session.mixture import EXPERTS
 from templora.session.notes import Notes
 from templora.session.snapshot import NUMBERS, Snapshot
+from templora.text import framed
 
 _MAX = 2**53  # of a count
 _ROUNDED = 1e-6  # by which weights that sum to 1 may miss it
@@ -78,8 +79,9 @@ def check(snapshot: Snapshot, like: Like) -> None:
 def notes_of(snapshot: Snapshot, make: Callable[[object], Notes]) -> Notes:
     """The notes that a snapshot says. Raises TextError if they cannot be this session's."""
     try:
-        return make(_table("meta", snapshot.meta).get("notes", ""))
-    except (_Unfit, OptionError) as error:
+        meta = _table("meta", snapshot.meta)
+        return make(framed(meta.get("notes", ""), meta.get("notes_parts")))
+    except (_Unfit, OptionError, TypeError, ValueError) as error:
         raise TextError(f"the snapshot is of another session, or damaged: {error}") from error
 
 

@@ -215,7 +215,7 @@ class Loop:
             "seed": self.seed,
             "mixture": self.scorer.state(),
             "meter": [dict(self.meter.seconds), dict(self.meter.flops)],
-            **({"notes": self.text.notes.text} if self.text.notes else {}),
+            **self.text.notes.state(),
         }
         taken = Snapshot(tensors, meta)
         return taken.copied() if copy else taken

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from templora.arguments import shown
 from templora.chunks import Chunk
 from templora.config import TempLoraConfig
 from templora.errors import OptionError
 from templora.methods.base import Method
+from templora.text import parts_of
 
 # Of the tokens before a chunk so many stay the text's own.
 _TEXT_SHARE = 4  # one in ...
@@ -61,6 +63,11 @@ class Notes:
         if len(ids) > most:
             raise _too_long(f"{len(ids):,} tokens", most, config)
         return cls(text, tuple(ids), opening)
+
+    def state(self) -> dict[str, Any]:
+        """What a snapshot has of them, if there are any."""
+        parts = parts_of(self.text)
+        return ({"notes": str(self.text)} if self.ids else {}) | ({"notes_parts": parts} if parts else {})
 
     def seen(self, tokens: Sequence[int]) -> Sequence[int]:
         """A text's tokens as the model sees them; without notes the very same."""

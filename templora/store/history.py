@@ -89,6 +89,11 @@ class Act:
         return bool(self.data.get("learn", True))
 
     @property
+    def score(self) -> bool:
+        """Whether what was given is predicted before it is learnt."""
+        return bool(self.data.get("score", False))
+
+    @property
     def left(self) -> int:
         """Tokens that a write has still to write."""
         return int(self.data["max_new_tokens"]) - len(self.ids)
@@ -202,16 +207,27 @@ class History:
         last = self.acts[-1] if self.acts else None
         return last if last and last.kind == "write" and last.ended is None else None
 
-    def first(self, chunks: int) -> list[Record]:
-        """The records of the first chunks alone, up to the moment when the last of them was learnt."""
-        return self.records[: self._index(self.position(chunks))]
+    def first(self, position: int) -> list[Record]:
+        """The records of the tokens before a position, where one ends (`ends`); up to the moment when the chunk that
+        ends there was learnt."""
+        return self.records[: self._index(position)]
 
-    def back(self, chunks: int) -> list[New]:
-        """The records that take it back to the first chunks. Notes are the author's, not the text's: those that stand
-        now stand then too."""
-        stood = next((r.data for r in reversed(self.first(chunks)) if r.kind == "notes"), _NO_NOTES)
-        rewind: New = ("rewind", (), {"to": self.position(chunks)})
+    def back(self, position: int) -> list[New]:
+        """The records that take it back to a position. Notes are the author's, not the text's: those that stand now
+        stand then too."""
+        stood = next((r.data for r in reversed(self.first(position)) if r.kind == "notes"), _NO_NOTES)
+        rewind: New = ("rewind", (), {"to": position})
         return [rewind] if stood == self.notes else [rewind, ("notes", (), self.notes)]
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """Where the text can be cut, as positions, and how many characters it shows before each: where something given
+        or a piece of what was written ends."""
+        found, shown = {len(self.opening): 0}, 0
+        for record, (tokens, *_) in zip(self.records, self._sizes, strict=True):
+            shown += len(text_of(record))
+            found[tokens] = shown
+        return found
 
     def position(self, chunks: int) -> int:
         """Where the first `chunks` chunks end."""

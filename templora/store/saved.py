@@ -26,7 +26,7 @@ from templora.sampling import SamplingParams
 from templora.store.history import Act, History
 from templora.store.log import FORMAT, Log, New, Record
 from templora.store.snapshots import MAX_KEPT, Snapshots
-from templora.text import text_pieces
+from templora.text import framed, parts_of, text_pieces
 
 if TYPE_CHECKING:  # what is in the store is listed without torch
     from templora.decoding.preview import Preview
@@ -147,22 +147,31 @@ class SavedSession:
         yield from self.absorb_parts([(text, learn)])
 
     def absorb_parts(
-        self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
+        self,
+        parts: Sequence[tuple[str, bool]],
+        *,
+        first: Mapping[str, Any] | None = None,
+        mark: Mapping[str, Any] | None = None,
+        score: bool = False,
     ) -> Iterator[Event]:
         """Texts one after another, each with whether it is to be learnt; all of it is put into the log at once.
 
-        `mark` comes before the last piece of it, so that a log that is rewound into the parts does not have it.
+        `first` is a mark that comes before all of it, `mark` before the last piece, so that a log that is rewound into
+        the parts does not have it. With `score`, what is to be learnt is predicted first, as by `Session.score_events`.
         """
         self._alive()
         given = [(self.session.encode(text), yes("learn", learn)) for text, learn in parts]
-        marks = [] if mark is None else _mark(mark)
-        records = self._given(given)
-        self._ask([*records[:-1], *marks, *records[-1:]])
-        yield from self._follow(self._absorb(given))
+        before, within = ([] if said is None else _mark(said) for said in (first, mark))
+        records = self._given(given, score=score)
+        self._ask([*before, *records[:-1], *within, *records[-1:]])
+        yield from self._follow(self._absorb(given, score=score))
 
-    def _absorb(self, given: Sequence[tuple[Sequence[int], bool]]) -> Iterator[Event]:
+    def _absorb(self, given: Sequence[tuple[Sequence[int], bool]], *, score: bool = False) -> Iterator[Event]:
         for ids, learn in given:
-            yield from self.session.absorb_ids(ids, learn=learn)
+            yield from self._take_in(ids, learn=learn, score=score)
+
+    def _take_in(self, ids: Sequence[int], *, learn: bool, score: bool) -> Iterator[Event]:
+        return self.session.score_ids(ids) if score and learn else self.session.absorb_ids(ids, learn=learn)
 
     def preview(self, prompt: str = "", **how: Any) -> Preview:
         """As `Session.preview`."""
@@ -189,8 +198,12 @@ class SavedSession:
         chat: bool = False,
         learn_prompt: bool = True,
         score: bool = False,
+        mark: Mapping[str, Any] | None = None,
     ) -> Iterator[Event]:
-        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on."""
+        """As `Session.stream`. What it yields is on disk; if it does not come to its end, `resume` goes on.
+
+        `mark` is put into the log with what is asked, before what is written.
+        """
         self._alive()
         asked = Writing(  # before it is in the log
             max_new_tokens=max_new_tokens, stop_at_end=stop_at_end, chat=chat, learn_prompt=learn_prompt, score=score
@@ -202,7 +215,8 @@ class SavedSession:
             raise TextError("there is nothing to go on from: give a prompt")
         how = {name: getattr(asked, name) for name in ("max_new_tokens", "stop_at_end", "score")}
         given = [(ids, learn)]
-        self._ask([*self._given(given), ("write", (), {**how, "sampling": asdict(sampling)})])
+        marks = [] if mark is None else _mark(mark)
+        self._ask([*self._given(given), *marks, ("write", (), {**how, "sampling": asdict(sampling)})])
         yield from self._follow(self._absorb(given))
         yield from self._follow(self.session.stream("", sampling=sampling, **how))
 
@@ -335,20 +349,21 @@ class SavedSession:
             self.history.add(record)
         self.log.sync(due=not durable)
 
-    def _given(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
+    def _given(self, parts: Sequence[tuple[Sequence[int], bool]], *, score: bool = False) -> list[New]:
         """Given texts as records, each within a chunk, so that the log can be cut between any two chunks."""
         self._catch_up()  # where the open chunk ends depends on it
-        return self._records(parts)
+        return self._records(parts, score=score)
 
-    def _records(self, parts: Sequence[tuple[Sequence[int], bool]]) -> list[New]:
+    def _records(self, parts: Sequence[tuple[Sequence[int], bool]], *, score: bool = False) -> list[New]:
         size, before = self.session.config.chunk_size, self.history.tokens
         open_tokens = len(before) - (self.history.chunks[-1] if self.history.chunks else 0)
         records: list[New] = []
         for ids, learn in parts:
             cuts = range(size - open_tokens % size, len(ids), size)
             texts = text_pieces(self._engine.tokenizer, before, ids, cuts)
+            how = {"learn": False} if not learn else {"score": True} if score else {}
             records += [
-                ("given", ids[start:end], {"text": text} | ({} if learn else {"learn": False}))
+                ("given", ids[start:end], {"text": text, **how})
                 for start, end, text in zip([0, *cuts], [*cuts, len(ids)], texts, strict=True)
                 if end > start
             ]
@@ -419,7 +434,8 @@ class SavedSession:
             self._verbs += 1
         for act in self.history.acts if here < known else ():
             if act.end > here:
-                for event in self.session.absorb_ids(act.ids[max(0, here - act.start) :], learn=act.learn):
+                ids = act.ids[max(0, here - act.start) :]
+                for event in self._take_in(ids, learn=act.learn, score=act.score):
                     self._record(event)
 
     def _catch_up_log(self) -> None:
@@ -474,13 +490,13 @@ class SavedSession:
             act.ended, act.reason = act.seq, "left"
             yield from session.absorb_ids(known)
         elif act.kind == "given":
-            yield from session.absorb_ids(known, learn=act.learn)
+            yield from self._take_in(known, learn=act.learn, score=act.score)
         elif act.kind == "close":
             yield from self._close_chunk()
         elif act.kind == "seed":
             session.reseed(act.data["seed"])
         elif act.kind == "notes":
-            session.set_notes(act.data["notes"])
+            session.set_notes(_notes(act))
         elif act.kind == "adapter":
             try:
                 session.use_adapter(self._snapshots.read(act.data).tensors.get("weights"))
@@ -493,10 +509,10 @@ class SavedSession:
         """Why a write of an older version cannot be asked for, or notes cannot stand; empty if they can."""
         try:
             if act.kind == "notes":
-                self.session.loop.make_notes(act.data["notes"])
+                self.session.loop.make_notes(_notes(act))
             if act.kind == "write":
                 self._check_sampling(SamplingParams.stored(act.data["sampling"]), act.data["stop_at_end"])
-        except (OptionError, TextError, TypeError) as error:
+        except (OptionError, TextError, TypeError, ValueError) as error:
             return str(error)
         return ""
 
@@ -553,7 +569,13 @@ class SavedSession:
 
 def noted(notes: Notes) -> New:
     """The record of notes that stand from there on."""
-    return "notes", (), {"notes": notes.text, "tokens": len(notes)}
+    parts = parts_of(notes.text)
+    return "notes", (), {"notes": str(notes.text), "tokens": len(notes), **({"parts": parts} if parts else {})}
+
+
+def _notes(act: Act) -> str:
+    """The notes that a record holds."""
+    return framed(act.data["notes"], act.data.get("parts"))
 
 
 def _mark(data: Mapping[str, Any]) -> list[New]:

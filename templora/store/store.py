@@ -242,8 +242,10 @@ class SessionStore:
             saved.on_close(held.pop_all().close)
         return saved
 
-    def fork(self, name: str, new: str, chunks: int | None = None) -> SessionInfo:
-        """Another session with the same beginning: its first `chunks` chunks, or everything.
+    def fork(
+        self, name: str, new: str, chunks: int | None = None, *, tokens: int | None = None, mark: Any = None
+    ) -> SessionInfo:
+        """Another session with the same beginning: its first `chunks` chunks, or `tokens`, or everything; and a `mark`.
 
         The files that both have in common are on disk once, where the file system allows it. Of a session whose log is
         damaged it is what can still be read; `problem` of what is returned says so.
@@ -252,10 +254,11 @@ class SessionStore:
         folder = self._folder(name)
         history, problem = self.readable(name)
         records = list(history.records)
-        if chunks is not None:
-            records = history.first(_known(history, name, chunks))
+        if chunks is not None or tokens is not None:
+            position = _position(history, name, chunks, tokens)
+            records = history.first(position)
             # a write under way ends there
-            records += [Record(seq, *new) for seq, new in enumerate(history.back(chunks), records[-1].seq + 1)]
+            records += [Record(seq, *new) for seq, new in enumerate(history.back(position), records[-1].seq + 1)]
 
         def fill(made: Path) -> None:
             kept: list[New] = []
@@ -274,14 +277,16 @@ class SessionStore:
                     data = {**data, "until": until}
                 kept.append((kind, ids, data))
                 seqs.append(seq)
+            kept += [("mark", (), dict(mark))] if mark else []
             sync_folder(files_of(made))
             _write(made, kept)
 
         self._make(new, fill)
         return replace(self.show(new), problem=problem) if problem else self.show(new)
 
-    def rewind(self, name: str, chunks: int) -> SessionInfo:
-        """Back to where the first `chunks` chunks had been learnt: text, adapter and optimiser together.
+    def rewind(self, name: str, chunks: int | None = None, *, tokens: int | None = None) -> SessionInfo:
+        """Back to where the first `chunks` chunks had been learnt, or to its first `tokens`, where something given or
+        written ends (`History.ends`): text, adapter and optimiser together.
 
         What came after stays in the log until the session is discarded, but counts no more; `fork` first to keep it.
         """
@@ -289,7 +294,8 @@ class SessionStore:
         with _hold(folder):
             log, history = _opened(folder)
             with log:
-                for record in log.extend(history.back(_known(history, name, chunks)), durable=True):
+                back = history.back(_position(history, name, chunks, tokens))
+                for record in log.extend(back, durable=True):
                     history.add(record)
         return self._told(name, history)
 
@@ -477,10 +483,17 @@ def _salvaged(path: Path) -> tuple[History, int]:
     return history, many
 
 
-def _known(history: History, name: str, chunks: int) -> int:
-    if not 0 <= chunks <= len(history.chunks):
+def _position(history: History, name: str, chunks: int | None, tokens: int | None) -> int:
+    """Where so many chunks end, or tokens, if the text can be cut there."""
+    if tokens is not None:
+        if tokens not in history.ends:
+            raise StoreError(
+                f"session {name!r} cannot be cut after {tokens} tokens: nothing given or written ends there"
+            )
+        return tokens
+    if chunks is None or not 0 <= chunks <= len(history.chunks):
         raise StoreError(f"session {name!r} has {len(history.chunks)} finished chunks; there is no chunk {chunks}")
-    return chunks
+    return history.position(chunks)
 
 
 def _write(folder: Path, records: Sequence[New]) -> None:

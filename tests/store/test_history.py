@@ -49,7 +49,7 @@ def test_what_is_rewound_might_never_have_been(records: list[tuple[str, list[int
         again.add(record)
     assert said(again) == said(found)
     assert found.tokens == [*found.opening, *(token for record in found.records for token in record.ids)]
-    assert all(found.first(chunks) == found.records[: len(found.first(chunks))] for chunks in range(len(found.chunks)))
+    assert all(found.first(end) == found.records[: len(found.first(end))] for end in found.chunks)
 
 
 def test_a_rewind_goes_to_the_end_of_whole_records() -> None:

@@ -1,0 +1,341 @@
+"""Clients that leave, wait, crowd in; keys; the end; kills."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LONG, TEXT
+from evaluations import tiny_folder
+from forked import PYTHON
+from serving import Serving, serving
+from test_openai import call
+
+from templora.store.store import SessionStore
+
+
+@contextlib.contextmanager
+def streaming(
+    server: Serving, body: dict[str, Any], path: str = "/v1/completions"
+) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request("POST", path, json.dumps(body | {"stream": True}), {"content-type": "application/json"})
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def until(what: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_client_that_leaves_stops_its_answer(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel"})
+        with streaming(server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000}) as answer:
+            shown = b"".join(answer.readline() for _ in range(40)).decode()
+        until(lambda: server.service.queue.at_work == 0)
+        said = "".join(json.loads(x[6:])["choices"][0]["text"] for x in shown.split("\n") if x.startswith("data: "))
+        text = call(server, "GET", "/v1/sessions/novel/text")[1]
+        assert text.startswith(TEXT + said)
+        assert len(text) < 1500
+        # And the text can be gone on with from what was shown.
+        assert (
+            call(server, "POST", "/v1/completions", {"model": "novel@tiny", "prompt": TEXT + said, "max_tokens": 5})[0]
+            == 200
+        )
+        assert call(server, "GET", "/v1/sessions/novel/text")[1].startswith(TEXT + said)
+
+
+def test_one_request_a_session_at_a_time(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel"})
+        with streaming(server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000}) as answer:
+            answer.readline()
+            for method, path, body in (
+                ("POST", "/v1/completions", {"model": "novel@tiny", "prompt": "x"}),
+                ("POST", "/v1/sessions/novel/rewind", {"at": {"chunk": 0}}),
+                ("DELETE", "/v1/sessions/novel", None),
+            ):
+                status, said, headers = call(server, method, path, body)
+                assert (status, said["error"]["code"], headers["x-should-retry"]) == (409, "session_busy", "false")
+            assert call(server, "GET", "/v1/sessions/novel")[1]["busy"]
+
+
+def test_a_slow_reader_holds_up_itself_alone(tmp_path: Path) -> None:
+    with serving(tmp_path, stall_seconds=1.0) as server:
+        slow = socket.create_connection(("127.0.0.1", server.port))
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = json.dumps(
+            {"model": "tiny", "prompt": TEXT, "max_tokens": 2000, "stream": True, "ignore_eos": True, "logprobs": 20}
+        )
+        slow.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        until(lambda: server.service.queue.at_work == 1)
+        began = time.monotonic()
+        assert call(server, "POST", "/v1/completions", {"model": "tiny", "prompt": TEXT, "max_tokens": 20})[0] == 200
+        assert time.monotonic() - began < 20
+        until(lambda: server.service.queue.at_work == 0, 60)  # it was left
+        slow.close()
+
+
+def test_who_waits_too_long_or_with_too_many_is_told_when_to_come_back(tmp_path: Path) -> None:
+    with serving(tmp_path, places=1, most=1, seconds=0.3) as server:
+        body = {"model": "tiny", "prompt": TEXT, "max_tokens": 2000, "ignore_eos": True}
+        with streaming(server, body) as answer:
+            answer.readline()
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                found = list(pool.map(lambda _: call(server, "POST", "/v1/completions", body), range(3)))
+        codes = sorted(said["error"]["code"] for _, said, _ in found)
+        assert codes in (
+            ["queue_full", "queue_full", "queue_timeout"],
+            ["queue_full", "queue_timeout", "queue_timeout"],
+        )
+        assert all(status == 503 and int(headers["retry-after"]) >= 1 for status, _, headers in found)
+        until(lambda: server.service.queue.at_work == 0)
+        assert call(server, "POST", "/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 2})[0] == 200
+
+
+def test_keys_and_tenants(tmp_path: Path) -> None:
+    with serving(tmp_path, keys={"ann": "secret-of-ann", "ben": "secret-of-ben"}) as server:
+        ann, ben = ({"authorization": f"Bearer secret-of-{who}"} for who in ("ann", "ben"))
+        for headers in ({}, {"authorization": "Bearer nobody-knows"}, {"authorization": "secret-of-ann"}):
+            status, said, _ = call(server, "GET", "/v1/models", **headers)
+            assert (status, said["error"]["code"]) == (401, "invalid_api_key")
+        assert call(server, "POST", "/v1/sessions", {"name": "novel"}, **ann)[0] == 201
+        assert call(server, "GET", "/v1/sessions/novel", **ben)[0] == 404
+        assert call(server, "POST", "/v1/sessions", {"name": "novel"}, **ben)[0] == 201
+        canary = "The password of the lighthouse is xylophone. " * 4
+        fresh = call(server, "POST", "/v1/sessions/novel/score", {"text": canary}, **ben)[1]["nll"]
+        call(server, "POST", "/v1/sessions/novel/absorb", {"text": canary}, **ann)
+        assert call(server, "POST", "/v1/sessions/novel/score", {"text": canary}, **ben)[1]["nll"] == fresh
+        assert call(server, "GET", "/v1/sessions/novel/text", **ben)[1] == ""
+        learnt = call(server, "POST", "/v1/sessions/novel/score", {"text": canary}, **ann)[1]["nll"]
+        assert learnt["adapted"] < fresh["adapted"]
+        said = {"messages": [{"role": "user", "content": canary}], "max_tokens": 4}
+        first = call(server, "POST", "/v1/chat/completions", said, **ann)[1]["choices"][0]["message"]
+        more = {"messages": [*said["messages"], first, {"role": "user", "content": "And?"}], "max_tokens": 4}
+        names = [
+            call(server, "POST", "/v1/chat/completions", more, **who)[2]["x-templora-session"] for who in (ann, ben)
+        ]
+        assert names[0] != names[1]
+
+
+def test_pages_of_strangers(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        ask = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+        for origin in ("http://localhost:3000", server.url):
+            status, _, headers = call(server, "POST", "/v1/completions", ask, origin=origin)
+            assert (status, headers["access-control-allow-origin"]) == (200, origin)
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example"}):
+            assert call(server, "POST", "/v1/completions", ask, **headers)[1]["error"]["code"] == "origin"
+    with serving(tmp_path, origins=["null"]) as server:
+        preflight = {
+            "origin": "null",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        status, _, told = call(server, "OPTIONS", "/v1/completions", **preflight)
+        assert (status, told["access-control-allow-origin"]) == (200, "null")
+        assert "authorization" in told["access-control-allow-headers"]
+
+
+def test_sessions_beyond_memory_are_on_disk(tmp_path: Path) -> None:
+    with serving(tmp_path, resident=2, places=2) as server:
+        for i in range(5):
+            call(server, "POST", "/v1/sessions", {"name": f"text-{i}"})
+            call(server, "POST", f"/v1/sessions/text-{i}/absorb", {"text": f"{i} " + TEXT})
+        assert server.directory.in_memory == 2
+        versions = [call(server, "GET", f"/v1/sessions/text-{i}")[1]["version"] for i in range(5)]
+        assert len(set(versions)) == 1
+        assert versions[0] > 0
+        said = call(server, "POST", "/v1/completions", {"model": "text-0@tiny", "prompt": "", "max_tokens": 5})
+        assert said[0] == 200
+        assert server.directory.in_memory == 2
+
+
+def test_conversations_are_gone_after_their_time(tmp_path: Path) -> None:
+    with serving(tmp_path, ttl=0.5) as server:
+        name = call(server, "POST", "/v1/completions", {"prompt": TEXT, "max_tokens": 4})[2]["x-templora-session"]
+        call(server, "POST", "/v1/sessions", {"name": "stays"})
+        server.directory.sweep(3600)
+        assert name in SessionStore(tmp_path)
+        time.sleep(0.6)
+        server.directory.sweep(0)
+        assert SessionStore(tmp_path).names() == ["stays"]
+        assert server.directory.in_memory == 0
+
+
+def test_draining(tmp_path: Path) -> None:
+    with serving(tmp_path, drain_seconds=0.5) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel"})
+        with streaming(
+            server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000, "ignore_eos": True}
+        ) as answer:
+            answer.readline()
+            asyncio.run_coroutine_threadsafe(server.service.drain(), server.loop)
+            until(lambda: server.service.draining)
+            assert call(server, "GET", "/readyz")[0] == 503
+            assert call(server, "POST", "/v1/completions", {"prompt": "x"})[1]["error"]["code"] == "draining"
+            rest = answer.read().decode()
+        assert '"code":"draining"' in rest
+        assert "[DONE]" not in rest
+    assert SessionStore(tmp_path).show("novel").pending > 0
+
+
+class Process:
+    """`templora serve` in a process of its own."""
+
+    def __init__(self, model: Path, folder: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        sizes = [
+            "--rank",
+            "4",
+            "--window",
+            "96",
+            "--chunk-size",
+            "32",
+            "--learning-rate",
+            "5e-3",
+            "--base-window",
+            "128",
+        ]
+        command = [
+            *PYTHON,
+            "-m",
+            "templora",
+            "serve",
+            "--model",
+            str(model),
+            "--port",
+            str(self.port),
+            *sizes,
+            *options,
+        ]
+        self.process = subprocess.Popen([*command, "--sessions", str(folder)], stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.said = ""
+        while "/v1" not in self.said:
+            line = self.process.stderr.readline()
+            assert line, self.said
+            self.said += line
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        assert self.process.stderr is not None
+        self.said += self.process.stderr.read()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("served") / "model")
+
+
+def test_sigterm_ends_it_with_everything_on_disk(model: Path, tmp_path: Path) -> None:
+    server: Any = Process(model, tmp_path, "--drain-seconds", "0.3")
+    name = call(server, "GET", "/v1/models")[1]["data"][0]["id"]
+    call(server, "POST", "/v1/sessions", {"name": "novel"})
+    with streaming(
+        server, {"model": f"novel@{name}", "prompt": TEXT, "max_tokens": 5000, "ignore_eos": True}
+    ) as answer:
+        answer.readline()
+        assert server.end(signal.SIGTERM) == 0
+        rest = answer.read().decode()
+    assert '"code":"draining"' in rest
+    assert "ending: no new requests" in server.said
+    assert SessionStore(tmp_path).show("novel").pending > 0
+
+
+def test_killed_again_and_again_nothing_shown_is_lost(model: Path, tmp_path: Path) -> None:
+    """Streams of several clients; each goes on with what it was shown, under the same idempotency key."""
+    many, texts = 3, {i: f"Text {i}. " + TEXT for i in range(3)}
+    shown: dict[int, str] = dict.fromkeys(range(many), "")
+    body = {"max_tokens": 150, "ignore_eos": True, "seed": 3, "temperature": 1.0}
+
+    def follow(server: Any, name: str, i: int) -> bool:
+        """Reads an answer until it ends, or the server does; whether it ended."""
+        said, done = "", False
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            asked = json.dumps(body | {"model": f"text-{i}@{name}", "prompt": texts[i], "stream": True})
+            connection.request("POST", "/v1/completions", asked, {"idempotency-key": f"key-{i}"})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            while line := answer.readline().decode():
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["text"]
+                done = done or line.startswith("data: [DONE]")
+        # What was shown before is said again first, and not otherwise.
+        least = min(len(said), len(shown[i]))
+        assert said[:least] == shown[i][:least]
+        shown[i] = max(said, shown[i], key=len)
+        return done
+
+    ended: set[int] = set()
+    for attempt in range(4 if not LONG else 50):
+        server: Any = Process(model, tmp_path)
+        name = call(server, "GET", "/v1/models")[1]["data"][0]["id"]
+        for i in range(many):
+            call(server, "POST", "/v1/sessions", {"name": f"text-{i}"})
+        with concurrent.futures.ThreadPoolExecutor(many) as pool:
+            found = [pool.submit(follow, server, name, i) for i in range(many)]
+            time.sleep(0.15 + 0.1 * attempt)
+            server.end(signal.SIGKILL)
+            ended |= {i for i, one in enumerate(found) if one.result()}
+    server = Process(model, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(many) as pool:
+        assert all(pool.map(lambda i: follow(server, name, i), range(many)))
+    for i in range(many):
+        assert call(server, "GET", f"/v1/sessions/text-{i}/text")[1] == texts[i] + shown[i]
+    assert server.end(signal.SIGINT) == 0
+
+
+def test_a_port_that_is_taken(model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [
+            *PYTHON,
+            "-m",
+            "templora",
+            "serve",
+            "--model",
+            str(model),
+            "--port",
+            port,
+            "--sessions",
+            str(tmp_path),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"--port: cannot listen on 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+def test_the_world_needs_a_key(model: Path) -> None:
+    command = [*PYTHON, "-m", "templora", "serve", "--model", str(model), "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--host: 0.0.0.0 can be reached from elsewhere, so --api-keys is needed" in done.stderr
