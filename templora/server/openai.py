@@ -116,6 +116,7 @@ def asked_of(
         most = service.limits.max_tokens if chat or most == -1 else _MOST
     if most > service.limits.max_tokens:
         raise bad("max_tokens", f"must be at most {service.limits.max_tokens:,} here, not {most:,}")
+    echo = bool(not isinstance(said, ChatRequest) and said.echo)
     together = said.choices if target.kind != "base" else 1
     system, messages = said.conversation() if isinstance(said, ChatRequest) else ("", [])
     payload = json.dumps(said.model_dump(exclude={"stream", "stream_options"}), sort_keys=True, default=str)
@@ -127,8 +128,9 @@ def asked_of(
         system=system,
         messages=messages,
         choices=said.choices,
-        stop_at_end=not said.ignore_eos,
-        echo=bool(not isinstance(said, ChatRequest) and said.echo),
+        # With a prompt that is read for its log-probabilities, clients count on as many tokens as they asked for.
+        stop_at_end=not (said.ignore_eos or (echo and said.top is not None)),
+        echo=echo,
         seed=said.seed,
         learn=said.learns_given,
         draft=said.draft,

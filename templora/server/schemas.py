@@ -3,10 +3,12 @@ sixty. Known ones that cannot be done are refused."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from templora.chat import Message
 from templora.sampling import SamplingParams
@@ -89,6 +91,20 @@ class _Sampling(_Request):
         """The request that a JSON object is, other clients' names of fields made ours."""
         named = {_ALIASES.get(name, name): value for name, value in body.items()}
         return cls.model_validate({**named, **{k: v for k, v in body.items() if k not in _ALIASES}})
+
+    @field_validator("seed")
+    @classmethod
+    def _negative_is_none(cls, seed: int | None) -> int | None:
+        return None if seed is not None and seed < 0 else seed
+
+    @field_validator("dry_sequence_breakers")
+    @classmethod
+    def _json_in_a_text(cls, breakers: list[str] | str | None) -> Any:
+        if not isinstance(breakers, str) or not breakers.startswith("["):
+            return breakers
+        with suppress(ValueError):
+            return json.loads(breakers)
+        return breakers
 
     @property
     def scratch(self) -> bool:
