@@ -62,7 +62,7 @@ def speed_table(root: Path) -> str:
             "ours with adapter / llama.cpp with adapter",
         ),
         decoding(
-            linked("the same on one of 1.5 billion, two runs", "larger-1.5b"),
+            linked("the same on one of 1.5 billion", "larger-1.5b"),
             read("larger-1.5b")["figures"],
             with_adapter,
             "ours with adapter / llama.cpp with adapter",
