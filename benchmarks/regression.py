@@ -23,7 +23,18 @@ ROOT = Path(__file__).parent.parent
 FILES = ("table", "larger", "larger-1.5b", "rows", "together", "sessions-together")
 # Of these more is better; of everything else that is timed or weighed, less.
 _MORE = ("tokens a second", "tok/s", "rate", "ours with adapter /", "times one", "times llama.cpp")
-_SKIPPED = ("llama.cpp", "theirs", "lowest", "highest", "runs", "ceiling", "count", "load_average", "settings", "config")
+_SKIPPED = (
+    "llama.cpp",
+    "theirs",
+    "lowest",
+    "highest",
+    "runs",
+    "ceiling",
+    "count",
+    "load_average",
+    "settings",
+    "config",
+)
 
 
 def figures(found: Any, name: str = "") -> Iterator[tuple[str, float]]:

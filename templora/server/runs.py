@@ -164,8 +164,8 @@ class Runs:
             before,
             ids,
             opening=len(opening_ids(engine.tokenizer)),
-            window=self.window,
-            chunk_size=self.window // 2,
+            window=len(before) + len(ids),  # in one pass
+            chunk_size=len(ids),
             top=top,
             tokenizer=engine.tokenizer,
             meter=meter,

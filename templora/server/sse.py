@@ -19,8 +19,8 @@ def data(value: Any, *, id: int | None = None, event: str | None = None) -> byte
 
 
 def comment(text: str) -> bytes:
-    """What clients pass over."""
-    return f": {' '.join(text.split())}\n\n".encode("utf-8", "replace")
+    """What clients pass over. No empty line follows: to some, where an event had an id, it would be an event itself."""
+    return f": {' '.join(text.split())}\n".encode("utf-8", "replace")
 
 
 class Events(StreamingResponse):

@@ -67,7 +67,7 @@ def test_llm(server: Serving, tmp_path: Path) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
     for model in ("temp", "base"):
         command = [sys.executable, "-W", "ignore", "-m", "llm", "-m", model, "Hello", "-o", "max_tokens", "6"]
-        assert run(*command, LLM_USER_PATH=str(tmp_path))
+        assert run(*command, LLM_USER_PATH=str(tmp_path), LLM_LOAD_PLUGINS="")
 
 
 def test_lm_eval_finds_what_transformers_finds(tmp_path: Path) -> None:
@@ -75,7 +75,9 @@ def test_lm_eval_finds_what_transformers_finds(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     model, data = tiny_folder(tmp_path / "model"), tmp_path / "data.jsonl"
     words = ["times", "wisdom", "foolishness", "despair"]
-    rows = [{"text": TEXT[: 30 + 7 * i], "words": words, "right": i % 4, "rest": TEXT[30 + 7 * i :][:8]} for i in range(8)]
+    rows = [
+        {"text": TEXT[: 30 + 7 * i], "words": words, "right": i % 4, "rest": TEXT[30 + 7 * i :][:8]} for i in range(8)
+    ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = f"""
 dataset_path: json
@@ -110,7 +112,17 @@ json.dump({task: [s["filtered_resps"] for s in samples] for task, samples in fou
     engine = templora.load(model, device="cpu")
     with serving(tmp_path / "sessions", engine=engine) as server:
         url = f"model=tiny,base_url={server.url}/v1/completions,max_length=127,num_concurrent=1"
-        run(sys.executable, "-W", "ignore", "-c", code, "local-completions", url, str(tmp_path), str(tmp_path / "ours.json"))
+        run(
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            code,
+            "local-completions",
+            url,
+            str(tmp_path),
+            str(tmp_path / "ours.json"),
+        )
     hf = f"pretrained={model},dtype=float32,device=cpu,max_length=127"
     run(sys.executable, "-W", "ignore", "-c", code, "hf", hf, str(tmp_path), str(tmp_path / "theirs.json"))
     ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("ours.json", "theirs.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -213,6 +214,29 @@ def test_a_conversation_is_found_again_and_learnt(client: openai.OpenAI, server:
     )  # fmt: skip
     assert title.headers["x-templora-kept"] == "no"
     assert known.saved.text == text
+
+
+def test_a_stream_while_chunks_are_learnt(client: openai.OpenAI, server: Serving) -> None:
+    """Comments say what is done meanwhile; the client passes over them."""
+    talk: list[Any] = [{"role": "user", "content": "Learn this: " + TEXT * 2}]
+    how: dict[str, Any] = {
+        "model": "tiny:temp",
+        "messages": talk,
+        "max_tokens": 100,
+        "extra_body": {"ignore_eos": True},
+    }
+    pieces = list(client.chat.completions.create(stream=True, **how))
+    said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert pieces[-1].choices[0].finish_reason == "length"
+    body = {
+        "model": "tiny:temp",
+        "messages": [*talk, {"role": "assistant", "content": said}, talk[0]],
+        "max_tokens": 70,
+    }
+    raw = call(server, "POST", "/v1/chat/completions", body | {"stream": True, "ignore_eos": True})[1]
+    assert "\n: learning chunk " in raw
+    assert re.search(r"\n: chunk \d+: learnt, version \d+\n", raw)
+    assert re.search(r"\nid: \d+\ndata: ", raw)
 
 
 def test_a_text_is_found_again_and_edited(client: openai.OpenAI, server: Serving) -> None:
