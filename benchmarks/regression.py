@@ -3,10 +3,11 @@
 
     benchmarks/regression.py [FILE...] [--allowed 0.10]
 
-Compares each file of results/benchmarks/ (by default those that the README's table is made of) with what the commit before
-the last change of it had there, figure by figure, and fails where one is worse by more than is allowed. Figures that
-are ratios to another side, measured in turn with ours, are compared whatever the machine; seconds, rates and bytes only
-where both files name the same device, on which they still follow what else the machine was doing. Run it before a release.
+Compares each file of results/benchmarks/ (by default those that the README's table is made of) with what the commit
+before the last change of it had there, figure by figure, and fails where one is worse by more than is allowed. Figures
+that are ratios to another side, measured in turn with ours, are compared whatever the machine; seconds, rates and bytes
+only where both files name the same device, on which they still follow what else it was doing: benchmarks/against.py,
+which measures two commits in turn, tells. Run it before a release.
 """
 
 from __future__ import annotations

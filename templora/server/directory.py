@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +205,12 @@ class Directory:
     ) -> SavedSession:
         """Makes a session; if that fails, there is none."""
         try:
-            seeded = config or replace(self.config, seed=secrets.randbits(62))
             with self._room():
                 saved = known.saved = known.tenant.store.create(
-                    known.name, self.engine, seeded, source=self._source, notes=notes
+                    known.name, self.engine, config or self.config, source=self._source, notes=notes
                 )
+            if config is None:  # all adapters begin alike, which takes less time; but no two texts
+                saved.reseed(secrets.randbits(62))
             if metadata or known.ttl is not None:
                 known.metadata = dict(metadata or {})
                 saved.mark({"server": {"metadata": known.metadata, "ttl": known.ttl}})

@@ -26,6 +26,7 @@ from templora.text import Framed, decode, opening_ids, ours, token_text
 
 if TYPE_CHECKING:
     from templora.session.session import Session
+    from templora.session.snapshot import Snapshot
     from templora.store.saved import SavedSession
 
 Emit = Callable[[Item], None]
@@ -89,6 +90,8 @@ class Runs:
     directory: Directory
     window: int
     _base: TempLoraConfig = field(init=False)
+    _idle: list[Session] = field(default_factory=list)  # of the base, for who comes next
+    _begun: Snapshot | None = None  # what each of them was when it began
 
     def __post_init__(self) -> None:
         # It learns nothing, so its adapter is as small as can be.
@@ -110,11 +113,29 @@ class Runs:
                     emit(Echo(choice, known, decode(self.engine.tokenizer, ids, special=True)))
                 seed = secrets.randbits(62) if asked.seed is None else asked.seed + choice
                 if asked.most:
-                    with self.engine.session(replace(self._base, seed=seed % 2**63)) as session:
+                    with self._fresh(seed % 2**63) as session:
                         self._write(session, ids, asked, choice, emit)
                 else:
                     emit(Done(choice, "length", 0))
                 choice += 1
+
+    @contextlib.contextmanager
+    def _fresh(self, seed: int) -> Iterator[Session]:
+        """A session that is the bare base, kept for other requests: making one takes longer than a few tokens."""
+        try:
+            session = self._idle.pop()
+            assert self._begun is not None
+            session.restore(opening_ids(self.engine.tokenizer), self._begun)
+        except IndexError:
+            session = self.engine.session(self._base)
+            self._begun = self._begun or session.snapshot()
+        try:
+            session.reseed(seed)
+            yield session
+        except BaseException:
+            session.discard()
+            raise
+        self._idle.append(session)
 
     def _prompts(self, asked: Asked) -> list[list[int]]:
         texts: Sequence[str | list[int]] = asked.prompts

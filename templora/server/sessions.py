@@ -78,8 +78,7 @@ def router(service: Service) -> APIRouter:
     async def make(request: Request) -> JSONResponse:
         said = SessionRequest.model_validate(await service.json_of(request))
         tenant = tenant_of(request)
-        own = {"seed": secrets.randbits(62), **said.config}
-        config = TempLoraConfig.from_dict({**directory.config.to_dict(), **own})
+        config = TempLoraConfig.from_dict({**directory.config.to_dict(), **said.config}) if said.config else None
         if said.adapter is not None and tenant.name:
             raise bad("adapter", "a path on the server is not for clients with keys; PUT …/adapter")
         known = directory.new(tenant, said.name, said.ttl)

@@ -1,4 +1,4 @@
-"""Real clients, each against a server that runs. Those that are not installed are skipped (pip install -e '.[clients]')."""
+"""Real clients, each against a server that runs; skipped if not installed (pip install -e '.[clients]')."""
 
 from __future__ import annotations
 
@@ -106,8 +106,9 @@ import json, sys, lm_eval
 from lm_eval.tasks import TaskManager
 kind, arguments, folder, out = sys.argv[1:]
 found = lm_eval.simple_evaluate(model=kind, model_args=arguments, tasks=["which", "rolling", "until"], batch_size=2,
-    task_manager=TaskManager(include_path=folder, include_defaults=False), log_samples=True, bootstrap_iters=0, cache_requests=False)
-json.dump({task: [s["filtered_resps"] for s in samples] for task, samples in found["samples"].items()}, open(out, "w"), default=str)
+    task_manager=TaskManager(include_path=folder, include_defaults=False), log_samples=True, bootstrap_iters=0)
+said = {task: [s["filtered_resps"] for s in samples] for task, samples in found["samples"].items()}
+json.dump(said, open(out, "w"), default=str)
 """
     engine = templora.load(model, device="cpu")
     with serving(tmp_path / "sessions", engine=engine) as server:
@@ -141,22 +142,84 @@ def _numbers(found: Any) -> list[float]:
 
 # What SillyTavern and mikupad send, in their shape: fields that nobody here knows among them.
 TAVERN = {
-    "prompt": TEXT, "max_new_tokens": 12, "max_tokens": 12, "temperature": 0.9, "top_p": 0.95, "typical_p": 1, "typical": 1,
-    "min_p": 0.05, "repetition_penalty": 1.05, "frequency_penalty": 0, "presence_penalty": 0, "top_k": -1, "skew": 0,
-    "min_tokens": 0, "add_bos_token": True, "smoothing_factor": 0, "smoothing_curve": 1, "dry_allowed_length": 2,
-    "dry_multiplier": 0.8, "dry_base": 1.75, "dry_sequence_breakers": ["\n", ":"], "dry_penalty_last_n": 0,
-    "max_tokens_second": 0, "sampler_priority": [], "stopping_strings": ["\nUser:"], "stop": ["\nUser:"], "truncation_length": 4096,
-    "ban_eos_token": False, "skip_special_tokens": True, "include_reasoning": True, "top_a": 0, "tfs": 1, "mirostat_mode": 0,
-    "mirostat_tau": 5, "mirostat_eta": 0.1, "custom_token_bans": "", "banned_strings": [], "sampler_order": [6, 0, 1, 3],
-    "xtc_threshold": 0.1, "xtc_probability": 0, "nsigma": 0, "rep_pen_size": 0, "n": 1, "ignore_eos": False, "stream": True,
-    "spaces_between_special_tokens": True, "logprobs": 5, "api_type": "vllm", "api_server": "http://127.0.0.1", "model": "tiny:temp",
-}  # fmt: skip
+    "prompt": TEXT,
+    "max_new_tokens": 12,
+    "max_tokens": 12,
+    "temperature": 0.9,
+    "top_p": 0.95,
+    "typical_p": 1,
+    "typical": 1,
+    "min_p": 0.05,
+    "repetition_penalty": 1.05,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "top_k": -1,
+    "skew": 0,
+    "min_tokens": 0,
+    "add_bos_token": True,
+    "smoothing_factor": 0,
+    "smoothing_curve": 1,
+    "dry_allowed_length": 2,
+    "dry_multiplier": 0.8,
+    "dry_base": 1.75,
+    "dry_sequence_breakers": ["\n", ":"],
+    "dry_penalty_last_n": 0,
+    "max_tokens_second": 0,
+    "sampler_priority": [],
+    "stopping_strings": ["\nUser:"],
+    "stop": ["\nUser:"],
+    "truncation_length": 4096,
+    "ban_eos_token": False,
+    "skip_special_tokens": True,
+    "include_reasoning": True,
+    "top_a": 0,
+    "tfs": 1,
+    "mirostat_mode": 0,
+    "mirostat_tau": 5,
+    "mirostat_eta": 0.1,
+    "custom_token_bans": "",
+    "banned_strings": [],
+    "sampler_order": [6, 0, 1, 3],
+    "xtc_threshold": 0.1,
+    "xtc_probability": 0,
+    "nsigma": 0,
+    "rep_pen_size": 0,
+    "n": 1,
+    "ignore_eos": False,
+    "stream": True,
+    "spaces_between_special_tokens": True,
+    "logprobs": 5,
+    "api_type": "vllm",
+    "api_server": "http://127.0.0.1",
+    "model": "tiny:temp",
+}
 MIKUPAD = {
-    "stream": True, "prompt": TEXT, "n_predict": 12, "n_probs": 10, "temperature": 0.7, "dynatemp_range": 0, "top_k": 40,
-    "top_p": 0.95, "min_p": 0, "typical_p": 1, "tfs_z": 1, "repeat_penalty": 1.1, "repeat_last_n": 64, "penalize_nl": False,
-    "presence_penalty": 0, "frequency_penalty": 0, "mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "ignore_eos": False,
-    "stop": ["\n\n"], "seed": -1, "cache_prompt": True, "logit_bias": [[97, False], ["b", 1.5]], "samplers": ["top_k"],
-}  # fmt: skip
+    "stream": True,
+    "prompt": TEXT,
+    "n_predict": 12,
+    "n_probs": 10,
+    "temperature": 0.7,
+    "dynatemp_range": 0,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0,
+    "typical_p": 1,
+    "tfs_z": 1,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 64,
+    "penalize_nl": False,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "mirostat": 0,
+    "mirostat_tau": 5,
+    "mirostat_eta": 0.1,
+    "ignore_eos": False,
+    "stop": ["\n\n"],
+    "seed": -1,
+    "cache_prompt": True,
+    "logit_bias": [[97, False], ["b", 1.5]],
+    "samplers": ["top_k"],
+}
 
 
 def test_sillytavern(server: Serving) -> None:
