@@ -17,7 +17,6 @@ results/benchmarks/serving-load.json and serving-cost.json.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import http.client
 import json
 import random
@@ -213,7 +212,7 @@ def cost(a: argparse.Namespace) -> dict[str, Any]:
     from templora.server.app import make_app
     from templora.server.directory import Directory
     from templora.server.keys import Keys
-    from templora.server.lifetime import listening
+    from templora.server.lifetime import listening, run as run_loop
     from templora.server.queue import Queue
     from templora.server.runs import Runs
     from templora.server.service import Limits, Service
@@ -228,13 +227,18 @@ def cost(a: argparse.Namespace) -> dict[str, Any]:
         service = Service(Runs(engine, directory, 1024), directory, Queue(a.sessions), Keys(), Limits(), engine.name)
         sock = listening("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(make_app(service, lambda: scheduler.alive), log_level="error"))
-        threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True).start()
+        threading.Thread(target=lambda: run_loop(server.serve(sockets=[sock])), daemon=True).start()
         port = sock.getsockname()[1]
         tenant = directory.tenant("")
-        for i in range(a.sessions):
-            known = directory.new(tenant, f"cost-{i}")
-            directory.create(known).absorb(f"{i} {PROMPT}" * 8)
-            directory.release(known)
+
+        def begin() -> None:
+            """New sessions, so that no window is full and each run does the same."""
+            for i in range(a.sessions):
+                if f"cost-{i}" in tenant.known:
+                    directory.discard(tenant.known[f"cost-{i}"])
+                known = directory.new(tenant, f"cost-{i}")
+                directory.create(known).absorb(f"{i} {PROMPT}" * 8)
+                directory.release(known)
 
         def in_process() -> float:
             def one(i: int) -> None:
@@ -248,7 +252,10 @@ def cost(a: argparse.Namespace) -> dict[str, Any]:
             return a.sessions * a.tokens / (time.perf_counter() - began)
 
         for i in range(-1, a.runs):  # the first warms up
-            run = {"threads": in_process(), "http": through_http(port, engine.name, a.sessions, a.tokens)}
+            begin()
+            threads = in_process()
+            begin()
+            run = {"threads": threads, "http": through_http(port, engine.name, a.sessions, a.tokens)}
             print(i, run, file=sys.stderr)
             runs += [run] if i >= 0 else []
         server.should_exit = True
