@@ -62,10 +62,8 @@ which session a request is for, and what is learnt.
 )
 @click.option(
     "--in-memory",
-    default=8,
-    show_default=True,
     type=click.IntRange(1),
-    help="sessions kept in memory; others are on disk",
+    help="sessions kept in memory, others are on disk  [default: what half of the free memory holds, at most 64]",
 )
 @click.option(
     "--ttl",
@@ -120,7 +118,7 @@ def serve(**arguments: Any) -> None:
 
 def _serve(options: dict[str, Any], given: dict[str, Any], keys: Any, sock: Any) -> int:
     from templora.loading import load
-    from templora.server.directory import Directory
+    from templora.server.directory import Directory, that_fit
     from templora.server.lifetime import serve as run
     from templora.server.queue import Queue
     from templora.server.runs import Runs
@@ -140,17 +138,13 @@ def _serve(options: dict[str, Any], given: dict[str, Any], keys: Any, sock: Any)
     if isinstance(where, Path):
         source["model"] = os.path.abspath(where)
     folder = Path(options["sessions"]) if options["sessions"] else default_folder()
+    resident = max(options["in_memory"] or that_fit(engine, config), options["at_work"])
     with engine, engine.shared() as scheduler:
-        directory = Directory(
-            engine,
-            folder,
-            config,
-            source=source,
-            resident=max(options["in_memory"], options["at_work"]),
-            ttl=options["ttl"],
-        )
+        directory = Directory(engine, folder, config, source=source, resident=resident, ttl=options["ttl"])
+        runs = Runs(engine, directory, min(options["base_window"], engine.model.max_positions))
+        runs.warm_up()
         service = Service(
-            Runs(engine, directory, min(options["base_window"], engine.model.max_positions)),
+            runs,
             directory,
             Queue(options["at_work"], options["queue"], options["queue_seconds"]),
             keys,

@@ -20,12 +20,17 @@ from typing import Any
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
 from templora.errors import StoreError, nearest
+from templora.lora.slot import Layout
+from templora.lora.targets import choose_targets
+from templora.models.memory_estimate import available
 from templora.server.alignment import Spelled, Turn, turns_of
 from templora.server.errors import ApiError, busy
 from templora.store.history import History
 from templora.store.places import is_name
 from templora.store.saved import Progress, SavedSession
 from templora.store.store import SessionStore
+
+_MOST_IN_MEMORY, _SHARE = 64, 0.5  # sessions, and of the memory that is free
 
 TEMP = "temp-"  # begins the names of sessions that are gone some time later
 _TENANTS = ".tenants"  # no session's name
@@ -329,3 +334,12 @@ class Directory:
                 each(known)
                 with suppress(StoreError):
                     self.park(known)
+
+
+def that_fit(engine: Engine, config: TempLoraConfig) -> int:
+    """How many sessions half of the free memory holds."""
+    weights = Layout(choose_targets(engine.model.module, config), config.rank).weights
+    token = sum(keys.nbytes + values.nbytes for keys, values in engine.model.entries)
+    # What is learnt, its moments and what serves; keys and values, of who has been asked for a draft twice.
+    one = (3 * 4 + 2) * weights + 2 * token * config.window
+    return max(1, min(_MOST_IN_MEMORY, int(_SHARE * (available() or 0) / one)))

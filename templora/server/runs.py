@@ -99,6 +99,11 @@ class Runs:
         chunk = min(512, max(2, self.window // 2))
         self._base = self.engine.config(window=self.window, chunk_size=chunk, **options)
 
+    def warm_up(self) -> None:
+        """Has made and compiled what the first token would wait for."""
+        with self._fresh(0) as session:
+            session.write(".", max_new_tokens=1)
+
     # The base --------------------------------------------------------------------------------------------------
 
     def base(self, asked: Asked, emit: Emit) -> None:

@@ -7,21 +7,24 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONG, TEXT
+from conftest import LONG, TEXT, small
 from evaluations import tiny_folder
 from forked import PYTHON
-from serving import Serving, serving
+from serving import Serving, chatty_engine, serving
 from test_openai import call
 
+from templora.server.directory import that_fit
 from templora.store.store import SessionStore
 
 
@@ -47,7 +50,9 @@ def until(what: Any, seconds: float = 20) -> None:
 def test_a_client_that_leaves_stops_its_answer(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         call(server, "POST", "/v1/sessions", {"name": "novel"})
-        with streaming(server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000}) as answer:
+        with streaming(
+            server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000, "ignore_eos": True}
+        ) as answer:
             shown = b"".join(answer.readline() for _ in range(40)).decode()
         until(lambda: server.service.queue.at_work == 0)
         said = "".join(json.loads(x[6:])["choices"][0]["text"] for x in shown.split("\n") if x.startswith("data: "))
@@ -65,7 +70,9 @@ def test_a_client_that_leaves_stops_its_answer(tmp_path: Path) -> None:
 def test_one_request_a_session_at_a_time(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         call(server, "POST", "/v1/sessions", {"name": "novel"})
-        with streaming(server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000}) as answer:
+        with streaming(
+            server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000, "ignore_eos": True}
+        ) as answer:
             answer.readline()
             for method, path, body in (
                 ("POST", "/v1/completions", {"model": "novel@tiny", "prompt": "x"}),
@@ -339,3 +346,86 @@ def test_the_world_needs_a_key(model: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--host: 0.0.0.0 can be reached from elsewhere, so --api-keys is needed" in done.stderr
+
+
+def test_a_thousand_sessions_are_known_and_a_few_in_memory(tmp_path: Path) -> None:
+    """And a conversation is found among them, after the server was started anew."""
+    with serving(tmp_path, resident=3) as server:
+        said = {"messages": [{"role": "user", "content": "The one. " + TEXT}], "max_tokens": 8}
+        _, answer, headers = call(server, "POST", "/v1/chat/completions", said)
+        wanted = headers["x-templora-session"]
+    store = SessionStore(tmp_path)
+    many = 1000 if LONG else 100
+    for i in range(many):
+        store.fork(wanted, f"temp-{i:012x}", chunks=0)
+    with serving(tmp_path, resident=3) as server:
+        assert len(call(server, "GET", "/v1/sessions")[1]["data"]) == many + 1
+        said["messages"] += [answer["choices"][0]["message"], {"role": "user", "content": "And?"}]
+        began = time.monotonic()
+        assert call(server, "POST", "/v1/chat/completions", said)[2]["x-templora-session"] == wanted
+        assert time.monotonic() - began < 30
+        assert server.directory.in_memory == 1
+
+
+def test_how_many_fit_memory() -> None:
+    engine = chatty_engine()
+    many = [that_fit(engine, small(rank=rank)) for rank in (1, 4, 20_000)]
+    assert many[0] == 64
+    assert many[0] >= many[1] > many[2] >= 1
+
+
+def test_random_clients(tmp_path: Path) -> None:
+    """Some leave at once, some in the middle, some send what is no request: nothing breaks, nothing is left over."""
+    count, chance = 1000 if LONG else 120, random.Random(5)
+    with serving(tmp_path, stall_seconds=2.0, seconds=5.0) as server:
+        for i in range(3):
+            call(server, "POST", "/v1/sessions", {"name": f"text-{i}"})
+        call(server, "POST", "/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 2})
+        threads, files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+        def client(seed: int) -> str:
+            own = random.Random(seed)
+            model = own.choice(["tiny", "tiny:temp", *(f"text-{i}@tiny" for i in range(3))])
+            body = json.dumps({"model": model, "prompt": TEXT[: own.randrange(1, 100)], "draft": False, "stream": True,
+                               "max_tokens": own.randrange(1, 60)}).encode()  # fmt: skip
+            kind = own.choice(["ends", "leaves", "leaves at once", "no JSON", "no HTTP", "half a body"])
+            if kind == "no JSON":
+                body = body[: own.randrange(len(body))] + bytes([own.randrange(256)])
+            length = len(body) + (10 if kind == "half a body" else 0)
+            lines = [
+                "POST /v1/completions HTTP/1.1",
+                "host: 127.0.0.1",
+                f"content-length: {length}",
+                "connection: close",
+            ]
+            head = "\r\n".join([*lines, "", ""])
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+                connection.sendall(
+                    (bytes(own.randrange(256) for _ in range(99)) if kind == "no HTTP" else head.encode()) + body
+                )
+                if kind in ("leaves at once", "half a body"):
+                    return kind
+                got = b""
+                with contextlib.suppress(OSError):
+                    while piece := connection.recv(4096):
+                        got += piece
+                        if kind == "leaves" and len(got) > 800:
+                            break
+            status = got[9:12].decode(errors="replace")
+            if kind == "ends":
+                assert status in ("200", "409", "503"), got
+                assert status != "200" or got.rstrip().endswith((b"[DONE]", b"0")), got[-300:]
+            elif kind in ("no JSON", "no HTTP"):
+                assert status in ("", "200", "400", "409", "503"), got
+            return kind
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            kinds = set(pool.map(client, (chance.randrange(2**30) for _ in range(count))))
+        assert len(kinds) == 6
+        until(lambda: server.service.queue.at_work == 0 and server.service.queue.length == 0, 60)
+        for i in range(3):
+            assert call(server, "POST", f"/v1/sessions/text-{i}/absorb", {"text": "x"})[0] == 200
+        until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= files + 12, 30)
+        assert threading.active_count() <= threads + server.service.queue.places + 4
+        banks = server.directory.engine.sessions
+        assert banks <= server.directory.in_memory + server.service.queue.places

@@ -198,6 +198,15 @@ def test_what_else_was_likely(page: Page) -> None:
     page.idle()
     assert len(page.text) > start
     assert not hover.is_displayed()
+    # Where the colours say what the adapter changed, both are there, with it and without.
+    page.script(
+        "const c = document.getElementById('colours'); c.value = 'change'; c.dispatchEvent(new Event('change'))"
+    )
+    page.wait(lambda: page.script("return CSS.highlights.size") and not page.status)
+    page.type(Keys.CONTROL, Keys.END)
+    page.type(Keys.ALT, Keys.ARROW_DOWN)
+    assert "with what it learnt" in hover.text
+    assert len(hover.find_elements(By.TAG_NAME, "button")) == 16
 
 
 def test_memory_is_read_and_not_learnt(page: Page) -> None:

@@ -207,10 +207,12 @@ async function compare() {
 async function changes() {
   if (!session || !manuscript.text) return;
   say("reading it with and without the adapter…");
-  const { tokens } = await api.post(`/v1/sessions/${session}/score`, { start: 0, tokens: true });
+  const { tokens } = await api.post(`/v1/sessions/${session}/score`, { start: 0, tokens: true, top: 8 });
   let at = manuscript.text.length - tokens.reduce((sum, t) => sum + t.text.length, 0);
-  manuscript.gains = tokens.map((t) => ({ start: at, end: (at += t.text.length), gain: t.adapted.logprob - t.base.logprob }))
-    .filter((g) => g.start >= 0);
+  const likely = (said) => said.top.map((t) => [t.text, t.logprob]);
+  manuscript.gains = tokens.map((t) => ({
+    start: at, end: (at += t.text.length), gain: t.adapted.logprob - t.base.logprob, top: likely(t.adapted), without: likely(t.base),
+  })).filter((g) => g.start >= 0);
   paper.colour();
   drawWords($("words"), manuscript.text, manuscript.gains);
   say("");
@@ -275,16 +277,22 @@ function hover(token) {
   choosing = token;
   const box = paper.boxOf(token.start, token.end);
   const list = $("hover");
-  list.replaceChildren(...token.top.map(([text, logprob]) => {
-    const made = document.createElement("button");
-    made.type = "button";
-    const [word, share] = [document.createElement("span"), document.createElement("span")];
-    word.textContent = text.replaceAll("\n", "↵") || "(end)";
-    share.textContent = `${(100 * Math.exp(logprob)).toFixed(1)} %`;
-    made.append(word, share);
-    made.addEventListener("click", () => reroll(text));
+  const column = (title, top) => {
+    const made = document.createElement("div");
+    if (title) made.append(Object.assign(document.createElement("p"), { className: "small", textContent: title }));
+    made.append(...top.map(([text, logprob]) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      const [word, share] = [document.createElement("span"), document.createElement("span")];
+      word.textContent = text.replaceAll("\n", "↵") || "(end)";
+      share.textContent = `${(100 * Math.exp(logprob)).toFixed(1)} %`;
+      button.append(word, share);
+      button.addEventListener("click", () => reroll(text));
+      return button;
+    }));
     return made;
-  }));
+  };
+  list.replaceChildren(...(token.without
+    ? [column("with what it learnt", token.top), column("as it is", token.without)] : [column("", token.top)]));
   list.hidden = false;
   list.style.left = `${Math.min(box.left, innerWidth - 200) + scrollX}px`;
   list.style.top = `${box.bottom + scrollY + 2}px`;
@@ -374,7 +382,7 @@ $("text").addEventListener("mousemove", (event) => {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     const at = busy ? null : paper.at(event.clientX, event.clientY);
-    const token = at === null ? undefined : manuscript.tokenAt(at);
+    const token = at === null ? undefined : manuscript.tokenAt(at, paper.colours === "change");
     if (token?.top?.length) hover(token);
   }, 250);
 });
@@ -389,7 +397,7 @@ document.addEventListener("keydown", (event) => {
     stop();
   } else if (control && key.toLowerCase() === "z" && document.activeElement === $("text")) (event.shiftKey ? clicks.redo : clicks.undo)();
   else if (event.altKey && key === "ArrowDown" && document.activeElement === $("text")) {
-    const token = manuscript.tokenAt(Math.max(0, $("text").selectionStart - 1));
+    const token = manuscript.tokenAt(Math.max(0, $("text").selectionStart - 1), paper.colours === "change");
     if (!token?.top?.length) return;
     hover(token);
     $("hover").querySelector("button")?.focus();

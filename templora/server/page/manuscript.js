@@ -86,8 +86,9 @@ export class Manuscript {
     this.edit(this.text.slice(0, length));
   }
 
-  // The token at a character.
-  tokenAt(index) {
-    return this.tokens.find((t) => t.start <= index && index < t.end);
+  // The token at a character; with `changed`, of those that were read with the adapter and without.
+  tokenAt(index, changed = false) {
+    const list = changed && this.gains.length ? this.gains : this.tokens;
+    return list.find((t) => t.start <= index && index < t.end);
   }
 }
