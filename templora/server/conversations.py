@@ -58,11 +58,11 @@ def like(directory: Directory, tenant: Tenant, asked: Asked) -> Known | None:
     if len(asked.prompts) > 1 or (asked.prompts and not isinstance(asked.prompts[0], str)):
         return None
     best: tuple[int, Known] | None = None
-    for known in directory.looked_at(tenant):
+    for known in directory.looked_at(tenant, temporary=True):
         if asked.messages:
-            met = meet_turns(known.turns or [], asked.messages, sure=False) if known.turns else None
+            met = meet_turns(known.turns, asked.messages, sure=False) if known.turns else None
         else:
-            held = known.text or ""
+            held = known.text
             met = meet_text(held, str(asked.prompts[0])) if len(held) >= _SURE and not known.turns else None
             if met and met.given < min(len(held), 2 * _SURE):
                 met = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,8 @@ class Known:
         busy: a request has it.
         saved: it, where it is in memory.
         metadata: what whoever made it wanted kept with it.
-        text, turns: what it holds, for requests that do not name it; None: not looked at yet.
+        looked_at: its log has been, for `metadata` and what follows.
+        text, turns: what it holds, of one that requests do not name.
     """
 
     tenant: Tenant
@@ -58,8 +59,9 @@ class Known:
     busy: bool = False
     saved: SavedSession | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    text: str | None = None
-    turns: list[Turn] | None = None
+    looked_at: bool = False
+    text: str = ""
+    turns: Sequence[Turn] = ()
 
     @property
     def is_temp(self) -> bool:
@@ -72,6 +74,7 @@ class Known:
 
     def look(self, history: History, tokenizer: Any) -> None:
         """Notes what a log holds."""
+        self.looked_at = True
         if self.is_temp:
             self.text, self.turns = Spelled.of(history, tokenizer).text, turns_of(history)
         for _, data in history.marks:
@@ -250,16 +253,15 @@ class Directory:
         if known.saved is not None:
             known.look(known.saved.history, self.engine.tokenizer)
 
-    def looked_at(self, tenant: Tenant) -> Iterator[Known]:
-        """The sessions of a tenant that have no name, those that were not looked at yet read from the disk."""
+    def looked_at(self, tenant: Tenant, *, temporary: bool) -> list[Known]:
+        """The sessions of a tenant, those with a name or those without; what was not looked at yet is read."""
         with self._lock:
-            temps = [known for known in tenant.known.values() if known.is_temp]
-        for known in sorted(temps, key=lambda known: -known.used):
-            if known.text is None and not known.busy:
+            wanted = [known for known in tenant.known.values() if known.is_temp == temporary]
+        for known in wanted:
+            if not known.looked_at and not known.busy:
                 with suppress(StoreError):
                     known.look(tenant.store.history(known.name), self.engine.tokenizer)
-            if known.text is not None:
-                yield known
+        return sorted(wanted, key=lambda known: -known.used)
 
     def forget(self, known: Known) -> None:
         """Takes a session out of memory, as it is on disk: what it is in the middle of is done again."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,9 +76,38 @@ class Service:
         self.metrics.gauge("sessions_known", "Sessions there are", lambda: len(self.directory.all()))
         self.metrics.gauge("sessions_in_memory", "Sessions in memory", lambda: self.directory.in_memory)
 
+    @contextlib.asynccontextmanager
+    async def place(self, tenant: str) -> AsyncIterator[None]:
+        """Inside there is a place in the queue, for work that has no channel.
+
+        Raises:
+            ApiError: there is none.
+        """
+        since = await self.queue.enter(tenant)
+        try:
+            yield
+        finally:
+            self.queue.leave(tenant, since)
+
     async def in_worker(self, what: Callable[..., Any], *arguments: Any) -> Any:
         """Does something that takes a while, in a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, what, *arguments)
+
+    async def body_of(self, request: Request, most: int | None = None) -> bytes:
+        """What a request has to say, up to so many bytes, or `max_body`.
+
+        Raises:
+            ApiError: it is more.
+        """
+        most, body = most or self.limits.max_body, bytearray()
+        too_large = ApiError(413, f"this may have {most:,} bytes at most", code="request_too_large")
+        if int(request.headers.get("content-length") or 0) > most:
+            raise too_large
+        async for piece in request.stream():
+            body += piece
+            if len(body) > most:
+                raise too_large
+        return bytes(body)
 
     async def json_of(self, request: Request) -> dict[str, Any]:
         """The JSON object that a request is.
@@ -86,16 +115,8 @@ class Service:
         Raises:
             ApiError: it is none, or too large.
         """
-        most, body = self.limits.max_body, bytearray()
-        too_large = ApiError(413, f"a request may have {most:,} bytes at most", code="request_too_large")
-        if int(request.headers.get("content-length") or 0) > most:
-            raise too_large
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise too_large
         try:
-            found = json.loads(bytes(body) or b"{}")
+            found = json.loads(await self.body_of(request) or b"{}")
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the request is not JSON: {error}", code="invalid_json") from error
         if not isinstance(found, dict):

@@ -43,6 +43,8 @@ from templora.store.report import account
 from templora.store.saved import SavedSession
 from templora.text import token_text
 
+_MAX_ADAPTER = 1 << 31  # bytes
+
 
 def router(service: Service) -> APIRouter:
     """The routes."""
@@ -64,15 +66,19 @@ def router(service: Service) -> APIRouter:
         known = found(request, name)
         directory.claim(known)
         try:
-            return await service.in_worker(what, known)
+            async with service.place(known.tenant.name):
+                return await service.in_worker(what, known)
         finally:
             directory.release(known)
 
     @routes.get("")
     async def listed(request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        known = sorted(tenant.known.values(), key=lambda k: -k.used)
-        return {"object": "list", "data": [_brief(k, service.model) for k in known]}
+
+        def found() -> list[Known]:
+            return directory.looked_at(tenant, temporary=False) + directory.looked_at(tenant, temporary=True)
+
+        return {"object": "list", "data": [_brief(known, service.model) for known in await service.in_worker(found)]}
 
     @routes.post("")
     async def make(request: Request) -> JSONResponse:
@@ -223,14 +229,16 @@ def router(service: Service) -> APIRouter:
     async def adapter(request: Request, name: str) -> Response:
         folder = Path(tempfile.mkdtemp(prefix="templora-"))
         path = folder / "adapter.gguf"
-        await changed(request, name, lambda known: directory.opened(known).save_adapter(path))
+        try:
+            await changed(request, name, lambda known: directory.opened(known).save_adapter(path))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return FileResponse(path, filename=f"{name}.gguf", background=BackgroundTask(shutil.rmtree, folder, True))
 
     @routes.put("/{name}/adapter")
     async def put_adapter(request: Request, name: str) -> dict[str, Any]:
-        body = await request.body()
-        if len(body) > service.limits.max_body * 8:
-            raise ApiError(413, "the adapter is too large", code="request_too_large")
+        body = await service.body_of(request, _MAX_ADAPTER)
 
         def do(known: Known) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="templora-") as folder:

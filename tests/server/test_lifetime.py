@@ -189,6 +189,16 @@ def test_conversations_are_gone_after_their_time(tmp_path: Path) -> None:
         assert server.directory.in_memory == 0
 
 
+def test_what_was_kept_with_a_session_is_there_after_a_start(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel", "metadata": {"title": "A novel"}})
+        call(server, "POST", "/v1/sessions/novel/absorb", {"text": TEXT})
+        call(server, "POST", "/v1/sessions/novel/fork", {"name": "other", "at": {"chunk": 2}})
+    with serving(tmp_path) as server:
+        found = {s["id"]: s["metadata"] for s in call(server, "GET", "/v1/sessions")[1]["data"]}
+        assert found == {"novel": {"title": "A novel"}, "other": {"parent": "novel"}}
+
+
 def test_draining(tmp_path: Path) -> None:
     with serving(tmp_path, drain_seconds=0.5) as server:
         call(server, "POST", "/v1/sessions", {"name": "novel"})
