@@ -58,7 +58,7 @@ which session a request is for, and what is learnt.
     "--queue", default=64, show_default=True, type=click.IntRange(0), help="requests that may wait; more are refused"
 )
 @click.option(
-    "--queue-seconds", default=30.0, show_default=True, type=click.FloatRange(0), help="how long one waits at most"
+    "--queue-seconds", default=120.0, show_default=True, type=click.FloatRange(0), help="how long one waits at most"
 )
 @click.option(
     "--in-memory",

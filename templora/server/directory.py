@@ -8,6 +8,7 @@ More are known than fit memory: those not used for longest are left on disk, and
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
@@ -46,6 +47,7 @@ class Known:
         ttl: seconds that it stays after it was last used; None: for ever.
         used: when that was, in seconds since 1970.
         busy: a request has it.
+        parking: it is being left on disk, which whoever wants it waits for.
         saved: it, where it is in memory.
         metadata: what whoever made it wanted kept with it.
         looked_at: its log has been, for `metadata` and what follows.
@@ -57,6 +59,7 @@ class Known:
     ttl: float | None = None
     used: float = field(default_factory=time.time)
     busy: bool = False
+    parking: bool = False
     saved: SavedSession | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     looked_at: bool = False
@@ -163,16 +166,20 @@ class Directory:
         hint = f"; {nearest(name, names)}" if names else "; make it with POST /v1/sessions"
         raise ApiError(404, f"there is no session {name!r}{hint}", param="model", code="session_not_found")
 
-    def claim(self, known: Known) -> None:
+    async def claim(self, known: Known) -> None:
         """Takes a session for one request, until `release`.
 
         Raises:
             ApiError: another has it.
         """
-        with self._lock:
-            if known.busy:
-                raise busy(known.name)
-            known.busy = True
+        while True:
+            with self._lock:
+                if known.busy:
+                    raise busy(known.name)
+                if not known.parking:
+                    known.busy = True
+                    return
+            await asyncio.sleep(0.02)
 
     def release(self, known: Known) -> None:
         """Gives a session back; one that was never made is forgotten."""
@@ -304,15 +311,16 @@ class Directory:
     def _make_room(self) -> None:
         while self.in_memory + self._coming > self.resident:
             with self._lock:
-                idle = [k for t in self._tenants.values() for k in t.known.values() if k.saved and not k.busy]
+                every = [known for tenant in self._tenants.values() for known in tenant.known.values()]
+                idle = [known for known in every if known.saved and not known.busy and not known.parking]
                 if not idle:
                     return  # as many as there are places at work
                 oldest = min(idle, key=lambda known: known.used)
-                oldest.busy = True
+                oldest.parking = True
             try:
                 self.park(oldest)
             finally:
-                oldest.busy = False
+                oldest.parking = False
 
     def sweep(self, idle_seconds: float) -> None:
         """Discards those whose time is over, and parks those that nobody has used for a while."""
@@ -322,12 +330,12 @@ class Directory:
             if not over and (known.saved is None or known.used + idle_seconds > now):
                 continue
             with self._lock:
-                if known.busy:
+                if known.busy or known.parking:
                     continue
-                known.busy = True
+                known.parking = True
             with suppress(StoreError):
                 self.discard(known) if over else self.park(known)
-            known.busy = False
+            known.parking = False
 
     def close(self, each: Callable[[Known], None] = lambda _: None) -> None:
         """Leaves all of them on disk."""

@@ -38,13 +38,15 @@ class Echo:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer: which choice's, what it adds, the token's own text, and how likely it was."""
+    """A token of an answer: which choice's, what it adds, the token's own text, how likely it was, its place in the
+    session, and the entropy of what it was chosen from, in nats."""
 
     choice: int
     text: str
     name: str
     logprobs: TokenLogprobs | None = None
     index: int | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ async def _session(
     known: Known | None
     if target.kind == "named":
         known = directory.find(tenant, target.name)
-        directory.claim(known)
+        await directory.claim(known)
         return known, False
     name = said_name(said.session, said.prompt_cache_key, headers)
     if name is not None:
@@ -172,5 +172,5 @@ async def _session(
         known = await service.in_worker(like, directory, tenant, asked)
     if known is None:
         return directory.new(tenant), True
-    directory.claim(known)
+    await directory.claim(known)
     return known, False

@@ -406,7 +406,8 @@ class Runs:
         for event in events:
             if isinstance(event, TokenEvent):
                 index = event.index if saved else None
-                emit(Token(choice, event.text, token_text(tokenizer, event.token), event.logprobs, index))
+                nats = saved.session.loop.cycle.written.entropies.get(event.index) if saved else None
+                emit(Token(choice, event.text, token_text(tokenizer, event.token), event.logprobs, index, nats))
                 if saved and saved.session.open_tokens == chunk_size:
                     emit(Comment(f"learning chunk {saved.session.loop.text.chunk_index}"))
             elif isinstance(event, Finished):

@@ -38,6 +38,7 @@ from templora.server.schemas import (
     SessionRequest,
 )
 from templora.server.service import Service
+from templora.session.session import Session
 from templora.store.history import History
 from templora.store.report import account
 from templora.store.saved import SavedSession
@@ -64,7 +65,7 @@ def router(service: Service) -> APIRouter:
     async def changed(request: Request, name: str, what: Callable[[Known], Any]) -> Any:
         """What `what` makes of a session, nobody else using it meanwhile."""
         known = found(request, name)
-        directory.claim(known)
+        await directory.claim(known)
         try:
             async with service.place(known.tenant.name):
                 return await service.in_worker(what, known)
@@ -130,7 +131,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/{name}/absorb")
     async def absorb(request: Request, name: str) -> Response:
         known, said = found(request, name), AbsorbRequest.model_validate(await service.json_of(request))
-        directory.claim(known)
+        await directory.claim(known)
 
         def work(emit: Emit) -> None:
             service.runs.absorb(known, [(said.text, said.learn)], emit, score=said.score)
@@ -144,7 +145,7 @@ def router(service: Service) -> APIRouter:
         said = CompletionRequest.of(body)
         asked = asked_of(service, said, Target("named", name), request.headers.get("idempotency-key"), score=score)
         check(asked, least=0)
-        directory.claim(known)
+        await directory.claim(known)
         channel = await service.begin(known.tenant.name, lambda emit: service.runs.session(known, asked, emit), known)
         return _events(channel, {"x-request-id": asked.id})
 
@@ -314,8 +315,16 @@ def _full(known: Known, model: str, directory: Directory) -> dict[str, Any]:
         "pending": history.pending.left if history.pending else 0,
         "config": history.begin["config"],
         "seconds": dict(session.meter.seconds) if session else report["seconds"],
+        "least_entropy": _least_entropy(session),
         "figures": figures,
     }
+
+
+def _least_entropy(session: Session | None) -> float | None:
+    """Entropy, in nats a token, below which a written chunk is not learnt; None while nobody can say."""
+    brake = session.loop.cycle.brake if session else None
+    usual = brake.entropy / brake.tokens if brake and brake.tokens else 0.0
+    return session.config.min_entropy * usual if session and usual else None
 
 
 def _moments(history: History) -> list[dict[str, Any]]:

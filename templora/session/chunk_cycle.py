@@ -51,6 +51,7 @@ class ChunkCycle:
     Attributes:
         events: of chunks, that nobody was told yet.
         written: what of the open chunk the model wrote.
+        brake: holds back chunks that are degenerate.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ChunkCycle:
         self._config, self._text, self._readers, self._scorer = config, transcript, readers, scorer
         self._learner, self._slot, self._meter, self._lesson = learner, slot, meter, lesson
         self.events: deque[ChunkLearned | ChunkScored] = deque()
-        self.written, self._brake, self._patience = Written(), Brake(), Patience()
+        self.written, self.brake, self._patience = Written(), Brake(), Patience()
         self._finished: Chunk | None = None  # a chunk that is closed, which the method has still to take in
         self._pending = PendingUpdate(learner, slot) if config.learning == "parallel" else None
 
@@ -122,7 +123,7 @@ class ChunkCycle:
         tokens = self._text.tokens
         lesson = self._lesson(tokens, chunk) if self._lesson else tokens
         learnt = [lesson[i] for i in range(chunk.middle, chunk.end) if chunk.learns(i)]
-        reason = self._patience.problem or self._brake.problem(self._config, tokens, self.written, learnt)
+        reason = self._patience.problem or self.brake.problem(self._config, tokens, self.written, learnt)
         return (None, reason) if reason else (lesson, "")
 
     def _open_next(self, chunk: Chunk, reason: str = "", tried: bool = False) -> None:
@@ -133,7 +134,7 @@ class ChunkCycle:
                 skipped = ChunkLearned(chunk.index, chunk.middle, chunk.end, False, self._slot.version, reason)
                 self.events.append(skipped)
             if tried:
-                self._brake = self._brake.passed(self.written)
+                self.brake = self.brake.passed(self.written)
             self.written, self._finished = Written(), chunk
             self._text.close(chunk)
 
@@ -200,7 +201,7 @@ class ChunkCycle:
         """The guards, and what an update that is still to be made will read; views."""
         chunk = self._pending.chunk if self._pending else None
         meta: dict[str, Any] = {
-            "guards": guards.to_json(self.written, self._brake, self._patience),
+            "guards": guards.to_json(self.written, self.brake, self._patience),
             "under_way": chunk.to_json() if chunk else None,
             "caches": {},
         }
@@ -212,7 +213,7 @@ class ChunkCycle:
     def load_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         """Becomes what `state` was given, of a text that is there already."""
         self._finished = None
-        self.written, self._brake, self._patience = guards.from_json(meta["guards"])
+        self.written, self.brake, self._patience = guards.from_json(meta["guards"])
         if self._pending and meta["under_way"]:
             chunk, cache = Chunk.from_json(meta["under_way"]), self._readers.adapted.cache
             if held := meta["caches"].get("context"):

@@ -226,7 +226,7 @@ def test_sillytavern(server: Serving) -> None:
     assert call(server, "GET", "/v1/models")[1]["data"][0]["id"] == "tiny"
     counted = call(server, "POST", "/tokenize", {"model": "tiny", "prompt": TEXT})[1]
     assert counted["count"] == len(counted["tokens"])
-    status, raw, headers = call(server, "POST", "/v1/completions", TAVERN)
+    status, raw, headers = call(server, "POST", "/v1/completions", TAVERN | {"ignore_eos": True})
     assert status == 200
     assert "typical_p" in headers["x-templora-ignored"]
     events = [json.loads(line[6:]) for line in raw.split("\n") if line.startswith("data: {")]
@@ -236,11 +236,11 @@ def test_sillytavern(server: Serving) -> None:
 
 
 def test_mikupad(server: Serving) -> None:
-    status, raw, _ = call(server, "POST", "/completion", MIKUPAD)
+    status, raw, _ = call(server, "POST", "/completion", MIKUPAD | {"ignore_eos": True})
     assert status == 200
     events = [json.loads(line[6:]) for line in raw.split("\n") if line.startswith("data: ")]
     assert events[-1]["stop"]
     assert {"token", "logprob", "top_logprobs"} <= events[0]["completion_probabilities"][0].keys()
-    body = {"model": "tiny:temp", "prompt": TEXT, "stream": True, "logprobs": 10, "max_tokens": 4}
+    body = {"model": "tiny:temp", "prompt": TEXT, "stream": True, "logprobs": 10, "max_tokens": 4, "ignore_eos": True}
     status, raw, _ = call(server, "POST", "/v1/completions", body)
     assert all(json.loads(line[6:])["choices"] for line in raw.split("\n") if line.startswith("data: {"))

@@ -345,6 +345,7 @@ def test_tokens_and_llama_cpp(server: Serving) -> None:
     body = {
         "prompt": "It was",
         "n_predict": 6,
+        "ignore_eos": True,
         "n_probs": 2,
         "stream": True,
         "repeat_penalty": 1.1,

@@ -36,6 +36,20 @@ export function drawCurves(svg, said, scored) {
   said.textContent = `Perplexity ${base.toFixed(1)} as it is, ${adapted.toFixed(1)} with what it learnt (${change > 0 ? "+" : "−"}${Math.abs(change).toFixed(1)} %), over ${total.count.toLocaleString()} tokens. Lower is better.`;
 }
 
+// Entropy of each token of an answer, in nats, and the least that a page may have to be learnt.
+export function drawRibbon(svg, said, entropies, least) {
+  svg.replaceChildren();
+  said.textContent = "";
+  if (!entropies.length) return;
+  const most = Math.max(...entropies, least ?? 0, 1);
+  const [x, y] = [(i) => (320 * i) / Math.max(1, entropies.length - 1), (value) => 56 - (52 * value) / most];
+  svg.append(element("path", { d: "M" + entropies.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join("L") }));
+  if (least) svg.append(element("line", { x1: 0, x2: 320, y1: y(least), y2: y(least) }));
+  const mean = entropies.reduce((a, b) => a + b, 0) / entropies.length;
+  said.textContent = `${mean.toFixed(2)} nats on average: high where anything may come, 0 where there is one word.` +
+    (least ? ` A page below ${least.toFixed(2)} (the line) goes round in circles, and is not learnt.` : "");
+}
+
 // A tick for each page.
 export function drawStrip(strip, said, ticks, chosen, choose) {
   strip.replaceChildren(...ticks.map((tick, i) => {

@@ -2,7 +2,7 @@
 
 import { Manuscript } from "./manuscript.js";
 import { Paper } from "./paper.js";
-import { drawCurves, drawList, drawStrip, drawTree, drawWords } from "./figures.js";
+import { drawCurves, drawList, drawRibbon, drawStrip, drawTree, drawWords } from "./figures.js";
 import * as api from "./api.js";
 
 const $ = (id) => document.getElementById(id);
@@ -17,6 +17,8 @@ let manuscript = new Manuscript();
 let ticks = [];
 let scored = [];
 let chosen = null;
+let entropies = []; // of the last answer's tokens
+let least = null; // of a page that may be learnt
 let busy = null; // AbortController of what is under way
 let lastStart = null; // where the last answer began
 let choosing = null; // the token whose alternatives are shown
@@ -76,14 +78,16 @@ async function open(name) {
   session = name || null;
   localStorage.setItem("templora.last", session ?? "");
   const kept = saved(session ?? "");
-  const text = session ? await api.getText(`/v1/sessions/${session}/text`) : "";
-  const same = kept && (!session || kept.text.startsWith(text.slice(0, 200)));
+  const plain = (said) => said.replace(/\r\n?/g, "\n"); // as text areas have it
+  const text = session ? plain(await api.getText(`/v1/sessions/${session}/text`)) : "";
+  const same = kept && (!session || plain(kept.text).startsWith(text.slice(0, 200)));
   manuscript = new Manuscript(same ? kept : { text });
   const about = session ? await api.get(`/v1/sessions/${session}`) : {};
   const [memory, note] = parted(about.notes ?? "");
   $("memory").value = memory;
   $("note").value = note;
   lastStart = chosen = null;
+  entropies = [];
   $("beside").hidden = true;
   show();
   await figures();
@@ -116,6 +120,7 @@ async function figures() {
     scored = data.filter((m) => m.kind === "scored").map((m) => ({ base: m.base_nll, adapted: m.mixed_nll ?? m.adapted_nll, count: m.targets }));
     const about = await api.get(`/v1/sessions/${session}`);
     const seconds = about.seconds;
+    least = about.least_entropy;
     drawList($("cost"), [
       ["tokens", about.tokens.toLocaleString()], ["pages", about.chunks], ["adapter, version", about.version],
       ...Object.entries(seconds).map(([phase, value]) => [`${phase}, seconds`, value.toFixed(1)]),
@@ -127,6 +132,7 @@ async function figures() {
 function drawn() {
   drawCurves($("curves"), $("curves-said"), scored);
   drawStrip($("strip"), $("strip-said"), ticks, chosen, choose);
+  drawRibbon($("ribbon"), $("ribbon-said"), entropies, least);
   $("moment").hidden = chosen === null;
 }
 
@@ -140,6 +146,7 @@ async function write(most) {
   busy = new AbortController();
   manuscript.keep();
   lastStart = most ? manuscript.text.length : null;
+  entropies = [];
   buttons();
   say(most ? "writing…" : "reading…");
   await trying(async () => {
@@ -160,6 +167,8 @@ function heard(said) {
     const about = said.logprobs && { logprob: said.logprobs.logprob, top: said.logprobs.top.map(([, text, logprob]) => [text, logprob]) };
     manuscript.append(said.text, about);
     if (said.text) paper.added(said.text);
+    if (said.entropy != null) entropies.push(said.entropy);
+    drawRibbon($("ribbon"), $("ribbon-said"), entropies, least);
     if (said.type === "Done") say(said.reason === "stop" ? "It ended the text here." : "");
   } else if (said.type === "ChunkScored" && said.base_nll != null) {
     scored.push({ base: said.base_nll, adapted: said.mixed_nll ?? said.adapted_nll, count: said.targets });
@@ -203,9 +212,12 @@ async function compare() {
   buttons();
 }
 
-// What the adapter changed, word by word.
-async function changes() {
-  if (!session || !manuscript.text) return;
+// What the adapter changed, word by word; asked for once at a time.
+let asking = null;
+const changes = () => (asking ??= changed().finally(() => (asking = null)));
+
+async function changed() {
+  if (!session || !manuscript.text || busy) return;
   say("reading it with and without the adapter…");
   const { tokens } = await api.post(`/v1/sessions/${session}/score`, { start: 0, tokens: true, top: 8 });
   let at = manuscript.text.length - tokens.reduce((sum, t) => sum + t.text.length, 0);
