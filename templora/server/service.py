@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from templora.errors import OptionError, TextError
 from templora.server import sse
@@ -103,10 +104,13 @@ class Service:
         too_large = ApiError(413, f"this may have {most:,} bytes at most", code="request_too_large")
         if int(request.headers.get("content-length") or 0) > most:
             raise too_large
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise too_large
+        try:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise too_large
+        except ClientDisconnect as left:
+            raise ApiError(400, "the request ended before all of it was there", code="cut_off") from left
         return bytes(body)
 
     async def json_of(self, request: Request) -> dict[str, Any]:
