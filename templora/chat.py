@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from templora.errors import OptionError
@@ -57,6 +58,12 @@ def message_parts(tokenizer: Any, messages: Sequence[Message], *, system: bool =
         part = ours(before) + message.content
         made.append(part + ours(frames[i + 1]) if answered else part)
     return made
+
+
+def conversation(tokenizer: Any, system: str, messages: Sequence[Message]) -> Framed:
+    """All of a conversation, up to where an answer begins; arguments as for `message_parts` and `system_part`."""
+    parts = message_parts(tokenizer, messages, system=bool(system))
+    return reduce(Framed.__add__, parts, system_part(tokenizer, system) if system else ours(""))
 
 
 def system_part(tokenizer: Any, system: str) -> Framed:

@@ -81,7 +81,7 @@ class Spelled:
     def of(cls, history: History, tokenizer: Any) -> Spelled:
         """The text of a log."""
         names, said, at, shown = control_tokens(tokenizer), list[str](), len(history.opening), 0
-        ends: list[tuple[int, int, bool]] = []
+        ends = list[tuple[int, int, bool]]()
         for record in history.records:
             text = text_of(record)
             if not names.keys().isdisjoint(record.ids):

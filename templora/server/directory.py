@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -337,13 +337,11 @@ class Directory:
                 self.discard(known) if over else self.park(known)
             known.parking = False
 
-    def close(self, each: Callable[[Known], None] = lambda _: None) -> None:
+    def close(self) -> None:
         """Leaves all of them on disk."""
         for known in self.all():
-            if known.saved is not None:
-                each(known)
-                with suppress(StoreError):
-                    self.park(known)
+            with suppress(StoreError):
+                self.park(known)
 
 
 def that_fit(engine: Engine, config: TempLoraConfig) -> int:

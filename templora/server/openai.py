@@ -15,7 +15,7 @@ from templora.server.conversations import Target, like, said_name, target_of
 from templora.server.directory import Known, Tenant
 from templora.server.errors import ApiError, bad
 from templora.server.runs import Asked, Emit, check
-from templora.server.schemas import ChatRequest, CompletionRequest
+from templora.server.schemas import ChatRequest, CompletionRequest, divided
 from templora.server.service import Service, headers_of
 from templora.server.shapes import Answer
 
@@ -118,12 +118,12 @@ def asked_of(
         raise bad("max_tokens", f"must be at most {service.limits.max_tokens:,} here, not {most:,}")
     echo = bool(not isinstance(said, ChatRequest) and said.echo)
     together = said.choices if target.kind != "base" else 1
-    system, messages = said.conversation() if isinstance(said, ChatRequest) else ("", [])
+    system, messages = divided(said.messages) if isinstance(said, ChatRequest) else ("", [])
     payload = json.dumps(said.model_dump(exclude={"stream", "stream_options"}), sort_keys=True, default=str)
     return Asked(
         id=("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
         prompts=[] if isinstance(said, ChatRequest) else said.prompts,
-        sampling=said.sampling(plain=target.kind == "base", alternatives=together),
+        sampling=said.sampling(top=said.top, plain=target.kind == "base", alternatives=together),
         most=most,
         system=system,
         messages=messages,

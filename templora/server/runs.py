@@ -6,10 +6,9 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from templora.chat import Message, message_parts, system_part
+from templora.chat import Message, conversation, message_parts, system_part
 from templora.config import TempLoraConfig
 from templora.decoding.token_logprobs import token_logprobs
 from templora.engine.engine import Engine
@@ -129,12 +128,12 @@ class Runs:
         """A session that is the bare base, kept for other requests: making one takes longer than a few tokens."""
         try:
             session = self._idle.pop()
-            assert self._begun is not None
-            session.restore(opening_ids(self.engine.tokenizer), self._begun)
         except IndexError:
             session = self.engine.session(self._base)
-            self._begun = self._begun or session.snapshot()
         try:
+            if self._begun is None:
+                self._begun = session.snapshot()
+            session.restore(opening_ids(self.engine.tokenizer), self._begun)
             session.reseed(seed)
             yield session
         except BaseException:
@@ -145,7 +144,7 @@ class Runs:
     def _prompts(self, asked: Asked) -> list[list[int]]:
         texts: Sequence[str | list[int]] = asked.prompts
         if asked.messages:
-            texts = [self._conversation(asked)]
+            texts = [conversation(self.engine.tokenizer, asked.system, asked.messages)]
         found = []
         for text in texts:
             if isinstance(text, str):
@@ -156,11 +155,6 @@ class Runs:
                     raise bad("prompt", f"there is no token {wrong[0]}: the model knows 0 to {known - 1}")
                 found.append(list(text))
         return found
-
-    def _conversation(self, asked: Asked) -> Framed:
-        tokenizer, system = self.engine.tokenizer, asked.system
-        parts = message_parts(tokenizer, asked.messages, system=bool(system))
-        return reduce(Framed.__add__, parts, system_part(tokenizer, system) if system else ours(""))
 
     def _fits(self, ids: Sequence[int], param: str) -> None:
         if len(ids) >= self.window:

@@ -117,11 +117,6 @@ class _Sampling(_Request):
         return self.learn in (None, True, "all", "given")
 
     @property
-    def top(self) -> int | None:
-        """How many of the likeliest tokens are to be named; None: no log-probabilities."""
-        raise NotImplementedError
-
-    @property
     def include_usage(self) -> bool:
         return bool((self.stream_options or {}).get("include_usage"))
 
@@ -132,10 +127,11 @@ class _Sampling(_Request):
             raise bad("n", f"must be from 1 to 128, not {many}")
         return many
 
-    def sampling(self, *, plain: bool, alternatives: int = 1) -> SamplingParams:
+    def sampling(self, *, top: int | None, plain: bool, alternatives: int = 1) -> SamplingParams:
         """How tokens are chosen.
 
         Args:
+            top: how many of the likeliest are to be named; None: no log-probabilities.
             plain: as OpenAI's API has it where nothing is said; else as the library has it, for long texts.
             alternatives: how many, where they are drawn together.
 
@@ -144,7 +140,7 @@ class _Sampling(_Request):
         """
         names = [f for f in SamplingParams.__dataclass_fields__ if f not in ("logprobs", "n", "logit_bias", "stop")]
         said = {name: getattr(self, name) for name in names if getattr(self, name, None) is not None}
-        found: dict[str, Any] = {**(_PLAIN if plain else {}), **said, "logprobs": self.top, "n": alternatives}
+        found: dict[str, Any] = {**(_PLAIN if plain else {}), **said, "logprobs": top, "n": alternatives}
         for name in ("top_k", "dry_range"):  # -1 is others' way to say: all
             found[name] = max(0, found.get(name, 0))
         return SamplingParams(**found, stop=_stops(self.stop), logit_bias=_biases(self.logit_bias))
@@ -169,6 +165,7 @@ class CompletionRequest(_Sampling):
 
     @property
     def top(self) -> int | None:
+        """How many of the likeliest tokens are to be named; None: no log-probabilities."""
         return None if self.logprobs is None or self.logprobs is False else int(self.logprobs)
 
 
@@ -208,22 +205,23 @@ class ChatRequest(_Sampling):
 
     @property
     def top(self) -> int | None:
+        """As of `CompletionRequest`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def conversation(self) -> tuple[str, list[Message]]:
-        """What the system says, all of it, and the other messages."""
-        said = [message.plain() for message in self.messages]
-        system = "\n\n".join(m.content for m in said if m.role == "system" and m.content.strip())
-        others = [m for m in said if m.role != "system"]
-        if not others:
-            raise bad("messages", "nobody but the system says anything")
-        return system, others
+
+def divided(messages: Sequence[ChatMessage]) -> tuple[str, list[Message]]:
+    """What the system says, all of it, and the other messages."""
+    said = [message.plain() for message in messages]
+    system = "\n\n".join(m.content for m in said if m.role == "system" and m.content.strip())
+    others = [m for m in said if m.role != "system"]
+    if not others:
+        raise bad("messages", "nobody but the system says anything")
+    return system, others
 
 
 class TokenizeRequest(_Request):
     """POST /tokenize, in vLLM's words and in llama.cpp's."""
 
-    model: str = ""
     prompt: str | None = None
     content: str | None = None
     messages: list[ChatMessage] | None = None
@@ -235,7 +233,6 @@ class TokenizeRequest(_Request):
 class DetokenizeRequest(_Request):
     """POST /detokenize."""
 
-    model: str = ""
     tokens: list[int]
 
 
@@ -262,7 +259,7 @@ class AbsorbRequest(BaseModel):
 
 
 class Point(BaseModel):
-    """A moment of a session: after so many chunks or tokens, or right before or after an answer."""
+    """A moment of a session: after so many chunks or tokens, or right before an answer."""
 
     model_config = ConfigDict(extra="forbid")
     chunk: int | None = Field(default=None, ge=0)

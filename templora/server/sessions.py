@@ -20,7 +20,7 @@ from templora.events import TokenLogprobs
 from templora.metrics import perplexity
 from templora.server import sse
 from templora.server.channel import Channel
-from templora.server.conversations import Target
+from templora.server.conversations import Target, target_of
 from templora.server.directory import Directory, Known, Tenant
 from templora.server.errors import ApiError, as_api_error, bad
 from templora.server.items import Comment, Item
@@ -85,6 +85,7 @@ def router(service: Service) -> APIRouter:
     async def make(request: Request) -> JSONResponse:
         said = SessionRequest.model_validate(await service.json_of(request))
         tenant = tenant_of(request)
+        target_of(said.model, service.model)
         config = TempLoraConfig.from_dict({**directory.config.to_dict(), **said.config}) if said.config else None
         if said.adapter is not None and tenant.name:
             raise bad("adapter", "a path on the server is not for clients with keys; PUT …/adapter")
@@ -99,12 +100,12 @@ def router(service: Service) -> APIRouter:
             await service.in_worker(lambda: directory.create(known, **made))
         finally:
             directory.release(known)
-        return JSONResponse(_full(known, service.model, directory), 201)
+        return JSONResponse(_full(known, service.model), 201)
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> dict[str, Any]:
         known = found(request, name)
-        about: dict[str, Any] = await service.in_worker(lambda: _full(known, service.model, directory))
+        about: dict[str, Any] = await service.in_worker(lambda: _full(known, service.model))
         return about
 
     @routes.delete("/{name}")
@@ -120,7 +121,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/{name}/report")
     async def report(request: Request, name: str) -> dict[str, Any]:
         known = found(request, name)
-        said: dict[str, Any] = await service.in_worker(lambda: known.tenant.store.report(name))
+        said: dict[str, Any] = await service.in_worker(lambda: account(_history(known)))
         return said
 
     @routes.get("/{name}/tree")
@@ -181,7 +182,7 @@ def router(service: Service) -> APIRouter:
             raise
         finally:
             directory.release(made)
-        about = await service.in_worker(lambda: _full(made, service.model, directory))
+        about = await service.in_worker(lambda: _full(made, service.model))
         return JSONResponse(about | {"parent": name}, 201)
 
     @routes.post("/{name}/rewind")
@@ -193,7 +194,7 @@ def router(service: Service) -> APIRouter:
             directory.forget(known)
             known.tenant.store.rewind(name, tokens=at)
             known.look(known.tenant.store.history(name), directory.engine.tokenizer)
-            return _full(known, service.model, directory)
+            return _full(known, service.model)
 
         about: dict[str, Any] = await changed(request, name, do)
         return about
@@ -202,7 +203,7 @@ def router(service: Service) -> APIRouter:
     async def commit(request: Request, name: str) -> dict[str, Any]:
         def do(known: Known) -> dict[str, Any]:
             learned = directory.opened(known).close_chunk()
-            return _full(known, service.model, directory) | {"learned": asdict(learned) if learned else None}
+            return _full(known, service.model) | {"learned": asdict(learned) if learned else None}
 
         about: dict[str, Any] = await changed(request, name, do)
         return about
@@ -246,7 +247,7 @@ def router(service: Service) -> APIRouter:
                 path = Path(folder) / "adapter.gguf"
                 path.write_bytes(body)
                 directory.opened(known).load_adapter(path)
-            return _full(known, service.model, directory)
+            return _full(known, service.model)
 
         about: dict[str, Any] = await changed(request, name, do)
         return about
@@ -297,7 +298,7 @@ def _brief(known: Known, model: str) -> dict[str, Any]:
     }
 
 
-def _full(known: Known, model: str, directory: Directory) -> dict[str, Any]:
+def _full(known: Known, model: str) -> dict[str, Any]:
     """All there is to say of a session."""
     history = _history(known)
     learned = [r.data for r in history.records if r.kind == "learned"]
@@ -372,7 +373,8 @@ def _position(history: History, at: Point | None) -> int | None:
 
 
 def _scored(directory: Directory, known: Known, said: ScoreRequest) -> dict[str, Any]:
-    """How likely a text is after a session's, or its own text from a token on, by the base and with the adapter."""
+    """How likely a text is after a session's, or its own text from a token on, by the base and with the adapter; both
+    without notes."""
     saved: SavedSession = directory.opened(known)
     session, engine = saved.session, directory.engine
     if (said.text is None) == (said.start is None):

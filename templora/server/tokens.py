@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from templora.chat import message_parts, system_part
+from templora.chat import conversation
 from templora.server.errors import bad
 from templora.server.openai import answer
-from templora.server.schemas import ChatMessage, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from templora.server.schemas import CompletionRequest, DetokenizeRequest, TokenizeRequest, divided
 from templora.server.service import Service
 from templora.server.shapes import LlamaAnswer
-from templora.text import Framed, decode, encode, opening_ids, ours, token_text
+from templora.text import decode, encode, opening_ids, ours, token_text
 
 
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes, engine = APIRouter(), service.directory.engine
     tokenizer = engine.tokenizer
-
-    def framed(messages: list[ChatMessage]) -> Framed:
-        said = [message.plain() for message in messages]
-        system = "\n\n".join(m.content for m in said if m.role == "system")
-        parts = message_parts(tokenizer, [m for m in said if m.role != "system"], system=bool(system))
-        return reduce(Framed.__add__, parts, system_part(tokenizer, system) if system else ours(""))
 
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
@@ -35,7 +28,8 @@ def router(service: Service) -> APIRouter:
         text = said.prompt if said.prompt is not None else said.content
         if text is None and not said.messages:
             raise bad("prompt", "must be given, or content, or messages")
-        ids = encode(tokenizer, framed(said.messages) if said.messages else ours(text or ""), special=False)
+        framed = conversation(tokenizer, *divided(said.messages)) if said.messages else ours(text or "")
+        ids = encode(tokenizer, framed, special=False)
         special = said.add_special_tokens if said.add_special_tokens is not None else said.add_special
         if special or (special is None and said.prompt is not None):  # as each of the two has it
             ids = [*opening_ids(tokenizer), *ids]

@@ -32,7 +32,7 @@ from templora.errors import TemploraError
 from templora.store.log import New, Record
 from templora.store.places import is_file
 
-_OF_CHUNK = ("close", "scored", "learned", "snapshot")  # what may follow a chunk's tokens and is still of it
+_OF_CHUNK = ("end", "close", "scored", "learned", "snapshot")  # what may follow tokens and is still of them
 _OF_BEGINNING = ("begin", "adapter", "seed", "notes")
 # What the data of each kind must have.
 _FIELDS: dict[str, dict[str, type]] = {

@@ -43,7 +43,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the scripts' own modules importable, as they are to the scripts."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("journal", "flatness", "table", "gpu", "against", "random_gguf"):
+    for name in ("journal", "flatness", "table", "gpu", "against", "random_gguf", "regression"):
         sys.modules.pop(name, None)
 
 
@@ -220,3 +220,24 @@ def test_no_gpu_is_one_line() -> None:
     ran = subprocess.run(command, capture_output=True, text=True)
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
     assert "cuda" in ran.stderr
+
+
+@pytest.mark.usefixtures("scripts")
+def test_what_is_worse_than_it_was() -> None:
+    """Less is better of seconds and bytes, more of rates; on another device only ratios to another side count."""
+    from regression import worse
+
+    def found(seconds: float, rate: float, ratio: float, device: str = "a") -> dict[str, Any]:
+        rows = {
+            "learn, seconds": {"ratio": {"median": ratio}, "ours": seconds, "theirs": 9.0},
+            "decode, tokens a second": {"median": rate, "lowest": 1.0},
+        }
+        return {"device": device, "rows": rows, "settings": {"window": 1024}}
+
+    was = found(2.0, 100.0, 0.3)
+    assert list(worse(found(2.1, 95.0, 0.31), was, 0.1)) == []
+    assert list(worse(found(1.0, 300.0, 0.1), was, 0.1)) == []
+    names = [name.split(" / ", 1)[1] for name, *_ in worse(found(2.5, 80.0, 0.4), was, 0.1)]
+    assert names == ["learn, seconds / ratio", "learn, seconds / ours", "decode, tokens a second"]
+    (lost,) = worse(found(2.5, 80.0, 0.4, device="b"), was, 0.1)
+    assert lost[1:3] == (0.3, 0.4)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import TEXT
 from serving import Serving, serving
-from test_openai import call
+from test_openai import ASCII, call
 
 from templora.store.store import SessionStore
 
@@ -28,9 +27,15 @@ class Chat:
     def user(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})
 
-    def ask(self, messages: list[dict[str, str]] | None = None, **how: Any) -> str:
+    def ask(self, messages: list[dict[str, str]] | None = None) -> str:
         """An answer, which the front end has not kept yet."""
-        body = {"model": "tiny:temp", "messages": messages or self.messages, "max_tokens": 40, **how}
+        body = {
+            "model": "tiny:temp",
+            "messages": messages or self.messages,
+            "max_tokens": 40,
+            "ignore_eos": True,
+            "logit_bias": ASCII,
+        }
         status, said, told = call(self.server, "POST", "/v1/chat/completions", body, **self.headers)
         assert status == 200, said
         self.session, self.kept = told["x-templora-session"], told.get("x-templora-kept", "yes")

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -229,45 +230,26 @@ def test_draining(tmp_path: Path) -> None:
     assert SessionStore(tmp_path).show("novel").pending > 0
 
 
+def command_of(model: Path, *options: str) -> list[str]:
+    """`templora serve`, forked."""
+    return [*PYTHON, "-m", "templora", "serve", "--model", str(model), *options]
+
+
 class Process:
     """`templora serve` in a process of its own."""
 
     def __init__(self, model: Path, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        sizes = [
-            "--rank",
-            "4",
-            "--window",
-            "96",
-            "--chunk-size",
-            "32",
-            "--learning-rate",
-            "5e-3",
-            "--base-window",
-            "128",
-        ]
-        command = [
-            *PYTHON,
-            "-m",
-            "templora",
-            "serve",
-            "--model",
-            str(model),
-            "--port",
-            str(self.port),
-            *sizes,
-            *options,
-        ]
-        self.process = subprocess.Popen([*command, "--sessions", str(folder)], stderr=subprocess.PIPE, text=True)
+        sizes = ["--rank=4", "--window=96", "--chunk-size=32", "--learning-rate=5e-3", "--base-window=128", "--port=0"]
+        command = command_of(model, "--sessions", str(folder), *sizes, *options)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.said = ""
-        while "/v1" not in self.said:
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.said)):
             line = self.process.stderr.readline()
             assert line, self.said
             self.said += line
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -347,25 +329,14 @@ def test_a_port_that_is_taken(model: Path, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [
-            *PYTHON,
-            "-m",
-            "templora",
-            "serve",
-            "--model",
-            str(model),
-            "--port",
-            port,
-            "--sessions",
-            str(tmp_path),
-        ]
+        command = command_of(model, "--port", port, "--sessions", str(tmp_path))
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert f"--port: cannot listen on 127.0.0.1, port {port}: Address already in use" in done.stderr
 
 
 def test_the_world_needs_a_key(model: Path) -> None:
-    command = [*PYTHON, "-m", "templora", "serve", "--model", str(model), "--host", "0.0.0.0"]
+    command = command_of(model, "--host", "0.0.0.0")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--host: 0.0.0.0 can be reached from elsewhere, so --api-keys is needed" in done.stderr

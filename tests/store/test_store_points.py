@@ -12,6 +12,8 @@ from templora.engine.engine import Engine
 from templora.errors import StoreError
 from templora.events import ChunkLearned, ChunkScored
 from templora.sampling import SamplingParams
+from templora.store.history import History
+from templora.store.log import Record
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import byte_tokenizer, tiny_model
@@ -43,6 +45,28 @@ def test_back_to_where_an_answer_began(engine: Engine, tmp_path: Path, text: str
     assert store.history("other").marks == [(100, {"parent": "novel"})]
     with pytest.raises(StoreError, match="cannot be cut after 33 tokens"):
         store.rewind("novel", tokens=33)
+
+
+def test_what_an_end_had_still_to_say_stays_with_it() -> None:
+    """Half a character, say, which no token completes: it was shown, and clients send it back."""
+    write = {"max_new_tokens": 9, "stop_at_end": True, "score": False, "sampling": {}}
+    history = History()
+    said: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+        ("begin", (), {"opening": [], "config": small().to_dict(), "model": {"name": "x", "fingerprint": ""}}),
+        ("given", (97,), {"text": "a"}),
+        ("write", (), write),
+        ("token", (98, 0xC3), {"text": "b"}),
+        ("end", (), {"reason": "stop", "text": "\ufffd"}),
+        ("mark", (), {"turn": {"role": "user", "digest": "", "answered": True}}),
+        ("given", (99,), {"text": "c"}),
+    ]
+    for seq, (kind, ids, data) in enumerate(said):
+        history.add(Record(seq, kind, ids, data))
+    for seq, new in enumerate(history.back(3), len(said)):
+        history.add(Record(seq, *new))
+    assert history.text == "ab\ufffd"
+    assert history.acts[-1].reason == "stop"
+    assert history.marks == []
 
 
 def test_what_is_scored_is_scored_again_after_a_kill(engine: Engine, tmp_path: Path, text: str) -> None:
