@@ -55,6 +55,11 @@ class SessionClosed(TemploraError):
     """A verb was called on a session that has been discarded."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, on the CPU or on CUDA: torch says it in words."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A sentence naming what `word` may have meant: the nearest choice, else all of them."""
     known = sorted(choices)

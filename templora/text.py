@@ -21,6 +21,9 @@ _END_TOKENS = (
     "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
 )  # fmt: skip
 
+# Bytes that a character has at most, each of which may be a token.
+_CHARACTER = 4
+
 # Stands for what a user says, in a chat template.
 _CONTENT = "QpalZm1"
 
@@ -349,14 +352,13 @@ def text_pieces(tokenizer: Any, before: Sequence[int], ids: Sequence[int], cuts:
         ids: what is to be cut.
         cuts: where, each from 1 to below the number of ids.
     """
-    edge = list(before[-4:])
-    known, pieces = decode(tokenizer, edge), []
-    for start, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
-        edge += ids[start:end]
-        text = decode(tokenizer, edge)
-        # What is cut off is shown with the next piece; at the very end there is none.
-        broken = len(text) - len(text.rstrip("\ufffd")) if end < len(ids) else 0
-        pieces.append(text[len(known) : len(text) - broken])
-        edge = edge[-8 if broken else -4 :]
-        known = decode(tokenizer, edge).rstrip("\ufffd" if broken else "")
+    edge, at, pieces = list(before[-_CHARACTER:]), 0, []
+    for cut in [*cuts, len(ids)]:
+        after = decode(tokenizer, [*edge, *ids[at : cut + _CHARACTER]])
+        for end in range(cut, max(at - 1, cut - _CHARACTER), -1):
+            text = decode(tokenizer, [*edge, *ids[at:end]])
+            if end == len(ids) or after.startswith(text):  # what follows changes nothing before it
+                break
+        pieces.append(text[len(decode(tokenizer, edge)) :])
+        edge, at = [*edge, *ids[at:end]][-_CHARACTER:], end
     return pieces

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from templora.testing import END, byte_tokenizer
-from templora.text import TextStream, decode, encode, end_ids, opening_ids
+from templora.text import TextStream, decode, encode, end_ids, opening_ids, text_pieces
 
 TOKENIZER = byte_tokenizer()
 
@@ -22,6 +23,24 @@ def test_streamed_text_is_the_text(text: str) -> None:
     pieces = [stream.push(i) for i in ids]
     assert "".join(pieces) + stream.flush() == decode(TOKENIZER, ids) == text
     assert "\ufffd" in text or not any("\ufffd" in p for p in pieces)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "é", "€", "😀", "\ufffd", "e\u0301"]), max_size=40),
+    st.lists(st.integers(1, 3), max_size=60),
+    st.integers(0, 20),
+)
+def test_pieces_are_the_text(text: list[str], gaps: list[int], before: int) -> None:
+    """Wherever it is cut, also where the text has the sign that stands for what cannot be decoded."""
+    ids = encode(TOKENIZER, "".join(text), special=False)
+    given, ids = ids[:before], ids[before:]
+    cuts = [cut for cut in itertools.accumulate(gaps) if cut < len(ids)]
+    pieces = text_pieces(TOKENIZER, given, ids, cuts)
+    assert len(pieces) == len(cuts) + 1
+    assert "".join(pieces) == decode(TOKENIZER, given + ids)[len(decode(TOKENIZER, given)) :]
+    if "\ufffd" not in text and not decode(TOKENIZER, given).endswith("\ufffd"):
+        assert "\ufffd" not in "".join(pieces)
 
 
 def test_broken_bytes_are_shown_as_such_and_do_not_block() -> None:

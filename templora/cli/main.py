@@ -15,7 +15,7 @@ import click
 from templora import __version__
 from templora.cli import streams
 from templora.cli.exits import Interrupted, stop_signals
-from templora.errors import OptionError, TemploraError, nearest
+from templora.errors import OptionError, TemploraError, is_out_of_memory, nearest
 from templora.runtime.garbage import leave_to_the_system
 
 _COMMANDS = {
@@ -120,8 +120,7 @@ def _invoke(arguments: list[str]) -> int:
         said = streams.broken(error)  # a help text, for whatever else is printed says so itself
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(said))
     except (MemoryError, RuntimeError) as error:
-        # torch says it in these words, on the CPU and on CUDA
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return _fail("not enough memory; lower --rank, --window or --chunk-size, or take a smaller model")
 

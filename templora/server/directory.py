@@ -12,15 +12,15 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
-from templora.errors import StoreError, nearest
+from templora.errors import StoreError, is_out_of_memory, nearest
 from templora.lora.slot import Layout
 from templora.lora.targets import choose_targets
 from templora.models.memory_estimate import available
@@ -46,6 +46,7 @@ class Known:
         name: of it.
         ttl: seconds that it stays after it was last used; None: for ever.
         used: when that was, in seconds since 1970.
+        uses: requests that this process has answered in it.
         busy: a request has it.
         parking: it is being left on disk, which whoever wants it waits for.
         saved: it, where it is in memory.
@@ -58,6 +59,7 @@ class Known:
     name: str
     ttl: float | None = None
     used: float = field(default_factory=time.time)
+    uses: int = 0
     busy: bool = False
     parking: bool = False
     saved: SavedSession | None = None
@@ -69,6 +71,11 @@ class Known:
     @property
     def is_temp(self) -> bool:
         return self.name.startswith(TEMP)
+
+    @property
+    def is_returned_to(self) -> bool:
+        """Whether it was asked for again, and not only made."""
+        return self.uses > 1 or not self.is_temp
 
     @property
     def expires(self) -> float | None:
@@ -105,6 +112,7 @@ class Directory:
         resident: how many may be in memory.
         ttl: of those without a name, in seconds.
         most: sessions of a tenant at most.
+        patience: seconds that a request waits for a session that another has.
     """
 
     def __init__(
@@ -117,8 +125,10 @@ class Directory:
         resident: int = 8,
         ttl: float = 3600.0,
         most: int = 10_000,
+        patience: float = 3.0,
     ) -> None:
         self.engine, self.config, self.resident, self.ttl = engine, config, resident, ttl
+        self.patience = patience
         self._folder, self._source, self._most = folder, dict(source or {}), most
         self._tenants: dict[str, Tenant] = {}
         self._lock = threading.Lock()
@@ -167,23 +177,26 @@ class Directory:
         raise ApiError(404, f"there is no session {name!r}{hint}", param="model", code="session_not_found")
 
     async def claim(self, known: Known) -> None:
-        """Takes a session for one request, until `release`.
+        """Takes a session for one request, until `release`. Whoever has it may be about to end: a client that has just
+        left an answer is noticed at its next token.
 
         Raises:
-            ApiError: another has it.
+            ApiError: another has it, and keeps it.
         """
+        until = time.monotonic() + self.patience
         while True:
             with self._lock:
-                if known.busy:
-                    raise busy(known.name)
-                if not known.parking:
+                if not known.busy and not known.parking:
                     known.busy = True
                     return
+                if known.busy and time.monotonic() >= until:
+                    raise busy(known.name)
             await asyncio.sleep(0.02)
 
     def release(self, known: Known) -> None:
         """Gives a session back; one that was never made is forgotten."""
         known.used = time.time()
+        known.uses += 1
         known.busy = False
         if known.saved is None and known.name not in known.tenant.store:
             with self._lock:
@@ -220,10 +233,11 @@ class Directory:
     ) -> SavedSession:
         """Makes a session; if that fails, there is none."""
         try:
-            with self._room():
-                saved = known.saved = known.tenant.store.create(
+            saved = known.saved = self._with_room(
+                lambda: known.tenant.store.create(
                     known.name, self.engine, config or self.config, source=self._source, notes=notes
                 )
+            )
             if config is None:  # all adapters begin alike, which takes less time; but no two texts
                 saved.reseed(secrets.randbits(62))
             if metadata or known.ttl is not None:
@@ -244,8 +258,7 @@ class Directory:
     def opened(self, known: Known, progress: Progress = lambda *_: None) -> SavedSession:
         """The session, in memory."""
         if known.saved is None or known.saved.session.closed:
-            with self._room():
-                known.saved = known.tenant.store.open(known.name, self.engine, progress=progress)
+            known.saved = self._with_room(lambda: known.tenant.store.open(known.name, self.engine, progress=progress))
             self.look(known)
         return known.saved
 
@@ -296,31 +309,43 @@ class Directory:
             known.tenant.known.pop(known.name, None)
         return receipt | {"deleted": gone.gone, "files": gone.files, "bytes": gone.bytes}
 
-    @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Inside there is room for one more in memory: those not used for longest are parked."""
+    def _with_room(self, make: Callable[[], SavedSession]) -> SavedSession:
+        """One more in memory. Where that was too much after all, there are fewer from then on."""
         with self._lock:
             self._coming += 1
         try:
-            self._make_room()
-            yield
+            self._make_room(self.resident)
+            try:
+                return make()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.free()
+            return make()
         finally:
             with self._lock:
                 self._coming -= 1
 
-    def _make_room(self) -> None:
-        while self.in_memory + self._coming > self.resident:
+    def free(self) -> None:
+        """Leaves on disk whatever nobody uses: there is not enough memory for as many as there were."""
+        self.resident = max(1, min(self.resident, self.in_memory - 1))
+        self._make_room(0)
+
+    def _make_room(self, most: int) -> None:
+        """Leaves sessions on disk until there are `most` in memory, or all others are in use."""
+        while self.in_memory + self._coming > most:
             with self._lock:
                 every = [known for tenant in self._tenants.values() for known in tenant.known.values()]
                 idle = [known for known in every if known.saved and not known.busy and not known.parking]
                 if not idle:
-                    return  # as many as there are places at work
-                oldest = min(idle, key=lambda known: known.used)
-                oldest.parking = True
+                    return
+                # What was asked for once may never be again; what was, again and again, will.
+                next_to_go = min(idle, key=lambda known: (known.is_returned_to, known.used))
+                next_to_go.parking = True
             try:
-                self.park(oldest)
+                self.park(next_to_go)
             finally:
-                oldest.parking = False
+                next_to_go.parking = False
 
     def sweep(self, idle_seconds: float) -> None:
         """Discards those whose time is over, and parks those that nobody has used for a while."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from templora.errors import OptionError, SessionClosed, StoreError, TemploraError, TextError
+from templora.errors import OptionError, SessionClosed, StoreError, TemploraError, TextError, is_out_of_memory
 
 # What the library calls an option where the API has another name for it.
 _PARAMS = {"max_new_tokens": "max_tokens", "notes": "messages", "chat": "messages"}
@@ -73,7 +73,7 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(409, str(error), code="session_closed")
     if isinstance(error, StoreError):
         return unavailable(f"the session cannot be read or written now: {error}", "store", 10)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return unavailable("there is not enough memory for this now", "memory", 30)
     if isinstance(error, TemploraError):
         return ApiError(500, str(error), code="model")

@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from templora.errors import OptionError, TextError
+from templora.errors import OptionError, TextError, is_out_of_memory
 from templora.server import sse
 from templora.server.channel import Channel, Left, run
 from templora.server.directory import Directory, Known
@@ -200,6 +200,8 @@ class Service:
             # Of any other error what the session is now is not certain; on disk it is.
             if known is not None and not isinstance(error, ApiError | OptionError | TextError | Left):
                 self.directory.forget(known)
+            if is_out_of_memory(error):  # so that there is some when the client tries again
+                self.directory.free()
             raise
         finally:
             if learning:

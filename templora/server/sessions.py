@@ -55,17 +55,23 @@ def router(service: Service) -> APIRouter:
         return directory.tenant(service.keys.tenant(request.headers.get("authorization")))
 
     def found(request: Request, name: str) -> Known:
-        known = directory.find(tenant_of(request), name)
-        wanted = request.headers.get("if-match")
-        if wanted is not None and known.saved is not None and wanted != str(known.saved.session.version):
-            now = known.saved.session.version
-            raise ApiError(409, f"session {name!r} is at version {now}, not {wanted}", code="version_mismatch")
+        return directory.find(tenant_of(request), name)
+
+    async def claimed(request: Request, name: str) -> Known:
+        """A session that is to change, if it is what the client thinks."""
+        known, wanted = found(request, name), request.headers.get("if-match")
+        await directory.claim(known)
+        try:
+            if wanted is not None and wanted.strip('" ') != str(now := await service.in_worker(_version, known)):
+                raise ApiError(409, f"session {name!r} is at version {now}, not {wanted}", code="version_mismatch")
+        except BaseException:
+            directory.release(known)
+            raise
         return known
 
     async def changed(request: Request, name: str, what: Callable[[Known], Any]) -> Any:
         """What `what` makes of a session, nobody else using it meanwhile."""
-        known = found(request, name)
-        await directory.claim(known)
+        known = await claimed(request, name)
         try:
             async with service.place(known.tenant.name):
                 return await service.in_worker(what, known)
@@ -131,8 +137,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/{name}/absorb")
     async def absorb(request: Request, name: str) -> Response:
-        known, said = found(request, name), AbsorbRequest.model_validate(await service.json_of(request))
-        await directory.claim(known)
+        said = AbsorbRequest.model_validate(await service.json_of(request))
+        known = await claimed(request, name)
 
         def work(emit: Emit) -> None:
             service.runs.absorb(known, [(said.text, said.learn)], emit, score=said.score)
@@ -142,11 +148,11 @@ def router(service: Service) -> APIRouter:
     @routes.post("/{name}/write")
     async def write(request: Request, name: str) -> Response:
         body = await service.json_of(request)
-        score, known = bool(body.pop("score", False)), found(request, name)
+        score = bool(body.pop("score", False))
         said = CompletionRequest.of(body)
         asked = asked_of(service, said, Target("named", name), request.headers.get("idempotency-key"), score=score)
         check(asked, least=0)
-        await directory.claim(known)
+        known = await claimed(request, name)
         channel = await service.begin(known.tenant.name, lambda emit: service.runs.session(known, asked, emit), known)
         return _events(channel, {"x-request-id": asked.id})
 
@@ -255,6 +261,14 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
+def _version(known: Known) -> int:
+    """Updates of the adapter so far."""
+    if known.saved is not None and not known.saved.session.closed:
+        return known.saved.session.version
+    learned = [r.data["version"] for r in _history(known).records if r.kind == "learned"]
+    return learned[-1] if learned else 0
+
+
 def _history(known: Known) -> History:
     return known.saved.history if known.saved is not None else known.tenant.store.history(known.name)
 
@@ -305,11 +319,10 @@ def _full(known: Known, model: str) -> dict[str, Any]:
     report = account(history)
     figures = {name: report[name] for name in ("base", "adapted", "mixed", "reduction") if name in report}
     session = known.saved.session if known.saved is not None and not known.saved.session.closed else None
-    last = next((data["version"] for data in reversed(learned)), 0)
     return _brief(known, model) | {
         "tokens": len(history.tokens),
         "chunks": len(history.chunks),
-        "version": session.version if session else last,
+        "version": _version(known),
         "learned": sum(bool(data["committed"]) for data in learned),
         "refused": [{"chunk": d["index"], "reason": d.get("reason", "")} for d in learned if not d["committed"]],
         "notes": history.notes["notes"],

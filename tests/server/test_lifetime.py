@@ -26,6 +26,7 @@ from serving import Serving, chatty_engine, serving
 from test_openai import call
 
 from templora.server.directory import that_fit
+from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 
 
@@ -70,6 +71,7 @@ def test_a_client_that_leaves_stops_its_answer(tmp_path: Path) -> None:
 
 def test_one_request_a_session_at_a_time(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
+        server.directory.patience = 0.1
         call(server, "POST", "/v1/sessions", {"name": "novel"})
         with streaming(
             server, {"model": "novel@tiny", "prompt": TEXT, "max_tokens": 2000, "ignore_eos": True}
@@ -83,6 +85,82 @@ def test_one_request_a_session_at_a_time(tmp_path: Path) -> None:
                 status, said, headers = call(server, method, path, body)
                 assert (status, said["error"]["code"], headers["x-should-retry"]) == (409, "session_busy", "false")
             assert call(server, "GET", "/v1/sessions/novel")[1]["busy"]
+
+
+def test_an_answer_that_was_left_keeps_nobody_from_the_session(tmp_path: Path) -> None:
+    """As where an answer is stopped, and another wanted at once."""
+    with serving(tmp_path) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel"})
+        for i in range(5):
+            body = {"model": "novel@tiny", "prompt": f"{i} {TEXT}", "draft": False, "max_tokens": 2000}
+            with streaming(server, body | {"ignore_eos": True}) as answer:
+                answer.readline()
+            assert call(server, "POST", "/v1/completions", body | {"max_tokens": 2})[0] == 200
+
+
+def test_changes_of_a_session_that_went_on_meanwhile_are_refused(tmp_path: Path) -> None:
+    """In memory and on disk, whatever would change it."""
+    with serving(tmp_path, resident=1, places=1) as server:
+        call(server, "POST", "/v1/sessions", {"name": "novel"})
+        call(server, "POST", "/v1/sessions/novel/absorb", {"text": TEXT})
+        version = call(server, "GET", "/v1/sessions/novel")[1]["version"]
+        assert version > 0
+        for where in ("memory", "disk"):
+            if where == "disk":
+                call(server, "POST", "/v1/sessions", {"name": "other"})
+                assert not call(server, "GET", "/v1/sessions/novel")[1]["in_memory"]
+            for method, path, body in (
+                ("POST", "absorb", {"text": "x"}),
+                ("POST", "write", {"prompt": "", "max_tokens": 1}),
+                ("POST", "rewind", {"at": {"chunk": 0}}),
+                ("PUT", "notes", {"notes": "x"}),
+            ):
+                told = call(server, method, f"/v1/sessions/novel/{path}", body, **{"if-match": str(version - 1)})
+                assert (told[0], told[1]["error"]["code"]) == (409, "version_mismatch")
+        assert call(server, "PUT", "/v1/sessions/novel/notes", {"notes": "x"}, **{"if-match": f'"{version}"'})[0] == 200
+
+
+@pytest.mark.parametrize("where", ["create", "open", "stream"])
+def test_without_enough_memory_there_are_fewer_sessions(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Idle ones are left on disk, and it is tried again; by the client, where something was said already."""
+    with serving(tmp_path, resident=4) as server:
+        for i in range(4):
+            call(server, "POST", "/v1/sessions", {"name": f"text-{i}"})
+            call(server, "POST", f"/v1/sessions/text-{i}/absorb", {"text": TEXT})
+        if where == "open":
+            call(server, "POST", "/v1/sessions", {"name": "another"})
+        held = server.directory.in_memory
+        of = SessionStore if where != "stream" else SavedSession
+        real = getattr(of, where)
+
+        def no_room(*a: Any, **o: Any) -> Any:
+            if server.directory.in_memory >= held - 1:
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+            return real(*a, **o)
+
+        monkeypatch.setattr(of, where, no_room)
+        ask = {"model": "text-0@tiny" if where != "create" else "tiny:temp", "prompt": "", "max_tokens": 3}
+        if where == "create":
+            ask["prompt"] = TEXT
+        status, said, headers = call(server, "POST", "/v1/completions", ask)
+        if where == "stream":
+            assert (status, said["error"]["code"]) == (503, "memory")
+            assert int(headers["retry-after"]) >= 1
+            status = call(server, "POST", "/v1/completions", ask)[0]
+        assert status == 200
+        assert server.directory.resident < held
+
+
+def test_a_session_that_is_returned_to_stays_longest(tmp_path: Path) -> None:
+    with serving(tmp_path, resident=2, places=1) as server:
+        talk = {"prompt": TEXT, "max_tokens": 4, "session": "temp-talk"}
+        call(server, "POST", "/v1/completions", talk)
+        call(server, "POST", "/v1/completions", talk)
+        for i in range(3):
+            call(server, "POST", "/v1/completions", {"prompt": f"{i} {TEXT}", "max_tokens": 4})
+        assert {known.name: known.saved is not None for known in server.directory.all()}["temp-talk"]
 
 
 def test_a_slow_reader_holds_up_itself_alone(tmp_path: Path) -> None:
@@ -282,7 +360,7 @@ def test_sigterm_ends_it_with_everything_on_disk(model: Path, tmp_path: Path) ->
 
 def test_killed_again_and_again_nothing_shown_is_lost(model: Path, tmp_path: Path) -> None:
     """Streams of several clients; each goes on with what it was shown, under the same idempotency key."""
-    many, texts = 3, {i: f"Text {i}. " + TEXT for i in range(3)}
+    many, texts = 8, {i: f"Text {i}. " + TEXT for i in range(8)}
     shown: dict[int, str] = dict.fromkeys(range(many), "")
     body = {"max_tokens": 150, "ignore_eos": True, "seed": 3, "temperature": 1.0}
 
@@ -307,7 +385,7 @@ def test_killed_again_and_again_nothing_shown_is_lost(model: Path, tmp_path: Pat
 
     ended: set[int] = set()
     for attempt in range(4 if not LONG else 50):
-        server: Any = Process(model, tmp_path)
+        server: Any = Process(model, tmp_path, "--at-work", "8")
         name = call(server, "GET", "/v1/models")[1]["data"][0]["id"]
         for i in range(many):
             call(server, "POST", "/v1/sessions", {"name": f"text-{i}"})
