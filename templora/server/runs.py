@@ -351,6 +351,16 @@ class Runs:
             shown = "".join(said.text for said in draft.tokens)
             emit(Done(choice, "stop" if draft.ended else "length", len(draft.tokens), draft.text[len(shown) :]))
 
+    def preview(self, known: Known, asked: Asked, emit: Emit, *, base: bool, at: int | None) -> None:
+        """What a session, or the base, would write after its first `at` tokens. Nothing of it stays."""
+        saved = self.directory.opened(known, _replaying(emit))
+        if asked.seed is not None or asked.choices > 1 or any(asked.prompts):
+            raise bad("prompt", "and seed and n cannot be chosen for what a session would write")
+        end = len(saved.tokens) if at is None else at
+        emit(Begun(end, cached_tokens=end, at=end, version=0 if base else saved.session.version, scratch=True))
+        made = saved.preview("", base=base, at=end, each=lambda text: emit(Token(0, text, text)), **asked.how)
+        emit(Done(0, "stop" if made.ended else "length", len(made.tokens)))
+
     def _again(self, saved: SavedSession, asked: Asked, emit: Emit) -> bool:
         """Says once more what an answer to the same request was, and goes on with it if it was cut short; False if
         there was none."""

@@ -267,6 +267,13 @@ class Point(BaseModel):
     response: str | None = None
 
 
+class PreviewRequest(CompletionRequest):
+    """POST /v1/sessions/{id}/preview: how it would go on, from a moment on, with the adapter or as the base would."""
+
+    at: Point | None = None
+    base: bool = False
+
+
 class RewindRequest(BaseModel):
     """POST /v1/sessions/{id}/rewind."""
 

@@ -32,6 +32,7 @@ from templora.server.schemas import (
     ForkRequest,
     NotesRequest,
     Point,
+    PreviewRequest,
     RewindRequest,
     ScoreRequest,
     SeedRequest,
@@ -155,6 +156,19 @@ def router(service: Service) -> APIRouter:
         known = await claimed(request, name)
         channel = await service.begin(known.tenant.name, lambda emit: service.runs.session(known, asked, emit), known)
         return _events(channel, {"x-request-id": asked.id})
+
+    @routes.post("/{name}/preview")
+    async def preview(request: Request, name: str) -> Response:
+        said = PreviewRequest.of(await service.json_of(request))
+        asked = asked_of(service, said, Target("named", name), None)
+        check(asked)
+        known = await claimed(request, name)
+
+        def work(emit: Emit) -> None:
+            at = _position(_history(known), said.at)
+            service.runs.preview(known, asked, emit, base=said.base, at=at)
+
+        return _events(await service.begin(known.tenant.name, work, known))
 
     @routes.get("/{name}/events")
     async def events(request: Request, name: str, after: int = -1) -> Response:

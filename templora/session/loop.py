@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from templora.arguments import whole
 from templora.config import TempLoraConfig
 from templora.decoding.plans import Plan, Work
 from templora.decoding.preview import Preview
@@ -102,9 +103,11 @@ class Loop:
         yield from self.run(source)
         yield from source.finish()
 
-    def preview(self, ids: Sequence[int], base: bool, tokenizer: Any, *how: Any) -> Plan[Preview]:
-        """What comes after the text and `ids`, of which nothing stays; `how` as for `Previewer.preview`."""
-        tokens = [*self.text.tokens, *ids]
+    def preview(self, ids: Sequence[int], base: bool, at: int | None, tokenizer: Any, *how: Any) -> Plan[Preview]:
+        """What comes after the text, or its first `at` tokens, and `ids`, of which nothing stays; `how` as for
+        `Previewer.preview`."""
+        end = len(self.text) if at is None else whole("at", at, 0, len(self.text))
+        tokens = [*self.text.tokens[:end], *ids]
         if not tokens:
             raise TextError("there is nothing to go on from: give a prompt")
         previewer, version = self.readers.previewer(base, tokenizer)

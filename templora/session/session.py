@@ -54,8 +54,7 @@ class Session:
             the beginning of a stop text: those are taken back, if it is one, and nobody is told of them.
         meter: seconds and FLOPs spent, by phase.
         receipt: what `discard` found, once it has run.
-        engine: whose session it is.
-        loop: the parts that it is made of.
+        engine, loop: whose session it is, and the parts that it is made of.
     """
 
     def __init__(
@@ -207,8 +206,7 @@ class Session:
             prompt: text to go on from; may be empty if the session already holds some.
             max_new_tokens: how many to write.
             sampling: how they are chosen.
-            stop_at_end: stop at an end-of-text token. Otherwise such tokens are never chosen (as with
-                `min_new_tokens` in transformers' `generate`).
+            stop_at_end: stop at an end-of-text token; else none is chosen (as with `min_new_tokens` in transformers).
             chat: put the prompt into the model's chat template, as the user's turn.
             learn_prompt: whether the prompt is learnt like what is written; else it is only read.
             score: also say how likely the base finds what is written, for one more pass over each chunk.
@@ -246,6 +244,7 @@ class Session:
         stop_at_end: bool = True,
         wanted: Sequence[str] = (),
         base: bool = False,
+        at: int | None = None,
         each: Callable[[str], None] = lambda _: None,
     ) -> Preview:
         """What it would write after `prompt`. Nothing of that stays: text, adapter and random numbers are as they were.
@@ -257,6 +256,7 @@ class Session:
                 are so many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
             wanted: words that should occur in it (`templora.decoding.lexical_bias`).
             base: ask the bare base, not the adapted model.
+            at: as if the text had ended after so many tokens, the adapter being that of now.
             each: told the text of each token, one alternative after the other; what it raises ends the draft.
 
         Raises:
@@ -265,7 +265,7 @@ class Session:
         drawing = samplers(self, sampling, stop_at_end)
         self.settle()
         how = max_new_tokens, drawing, self.engine.end_ids, wanted
-        plan = self.loop.preview(self.encode(prompt), base, self.engine.tokenizer, *how)
+        plan = self.loop.preview(self.encode(prompt), base, at, self.engine.tokenizer, *how)
         return self.engine.run(plan, lambda said: each(said.text) if isinstance(said, TokenEvent) else None, self.loop)
 
     def likelihood(self, prompt: str, text: str) -> Likelihood:

@@ -369,3 +369,21 @@ def test_health_and_metrics(server: Serving) -> None:
     said = call(server, "GET", "/metrics")[1]
     assert 'templora_tokens_total{kind="written"}' in said
     assert "novel" not in said
+
+
+def test_a_preview_says_what_would_be_written_and_keeps_nothing(server: Serving) -> None:
+    """From before an answer: what the base would have written there, which an adapter that has learnt nothing does."""
+    call(server, "POST", "/v1/sessions", {"name": "look", "config": {"learning": "off"}})
+    how = {"max_tokens": 20, "ignore_eos": True, "logit_bias": ASCII, "temperature": 1.5}
+    answer = call(server, "POST", "/v1/completions", {"model": "look@tiny", "prompt": TEXT, **how})[1]
+    call(server, "POST", "/v1/completions", {"model": "look@tiny", "prompt": "", **how})
+    before = call(server, "GET", "/v1/sessions/look/text")[1]
+    for asked in ({"base": True}, {"base": False}):
+        at = {"at": {"response": answer["id"]}}
+        found = call(server, "POST", "/v1/sessions/look/preview", {**at, **how, **asked})[1]
+        items = [json.loads(line[6:]) for line in found.split("\n") if line.startswith("data: {")]
+        assert [item["type"] for item in (items[0], items[-1])] == ["Begun", "Done"]
+        assert "".join(i["text"] for i in items if i["type"] == "Token") == answer["choices"][0]["text"]
+    assert call(server, "GET", "/v1/sessions/look/text")[1] == before
+    for wrong in ({"seed": 3}, {"n": 2}, {"prompt": "x"}, {"at": {"chunk": 99}}):
+        assert '"error"' in str(call(server, "POST", "/v1/sessions/look/preview", {**how, **wrong})[1])

@@ -142,9 +142,11 @@ def test_a_first_visit(page: Page) -> None:
     assert len(page.text) > len(before)
     assert call(page.server, "GET", f"/v1/sessions/{page.session()}/text")[1] == page.text
     assert "nats on average" in page.find("ribbon-said").text
+    tokens = call(page.server, "GET", f"/v1/sessions/{page.session()}")[1]["tokens"]
     page.click("compare")
     page.idle()
     assert page.find("beside-text").text
+    assert call(page.server, "GET", f"/v1/sessions/{page.session()}")[1]["tokens"] == tokens
     page.shot("first-visit")
 
 

@@ -179,3 +179,19 @@ def test_any_seed_writes(engine: Engine) -> None:
         session.reseed(-1)
         assert len(session.write("x", max_new_tokens=3, sampling=SamplingParams(**EVERY))) >= 0
         assert len(session.tokens) == 4
+
+
+@pytest.mark.parametrize("at", [20, 32, 45, 71])
+def test_a_preview_from_an_earlier_place_is_what_was_written_there(engine: Engine, at: int) -> None:
+    """By the base; and by an adapter that has learnt nothing, which is the base. Places in the open chunk and before."""
+    text = "It was the best of times, it was the worst of times, it was the age of wisdom."[:at]
+    with engine.session(small(learning="off", seed=7)) as session:
+        written = session.write(text, max_new_tokens=30, sampling=SamplingParams(**ASCII))
+        start = len(session.tokens) - 30
+        for base in (False, True):
+            found = session.preview(
+                max_new_tokens=30, sampling=SamplingParams(**ASCII), stop_at_end=False, base=base, at=start
+            )
+            assert found.text == written
+        with pytest.raises(OptionError, match="at: "):
+            session.preview(at=len(session.tokens) + 1)

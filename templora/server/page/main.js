@@ -8,9 +8,7 @@ import * as api from "./api.js";
 const $ = (id) => document.getElementById(id);
 const SAMPLING = [["temperature", 0.8, 0.05], ["min_p", 0.05, 0.01], ["top_p", 1, 0.05], ["top_k", 0, 1], ["repetition_penalty", 1.1, 0.05],
   ["frequency_penalty", 0, 0.1], ["presence_penalty", 0, 0.1], ["dry_multiplier", 0, 0.1], ["xtc_probability", 0, 0.1]];
-const TAIL = 4000; // characters that are shown to the base, about what the window of a session holds
 
-let base = "";
 let session = null; // its name; null: nothing is written yet
 let sessions = [];
 let manuscript = new Manuscript();
@@ -21,6 +19,8 @@ let entropies = []; // of the last answer's tokens
 let least = null; // of a page that may be learnt
 let busy = null; // AbortController of what is under way
 let lastStart = null; // where the last answer began
+let lastToken = null; // and after how many tokens
+let sent = ""; // the text as the session has it
 let choosing = null; // the token whose alternatives are shown
 
 const paper = new Paper($("text"), $("mirror"), manuscript);
@@ -86,7 +86,8 @@ async function open(name) {
   const [memory, note] = parted(about.notes ?? "");
   $("memory").value = memory;
   $("note").value = note;
-  lastStart = chosen = null;
+  lastStart = lastToken = chosen = null;
+  sent = text;
   entropies = [];
   $("beside").hidden = true;
   show();
@@ -146,6 +147,7 @@ async function write(most) {
   busy = new AbortController();
   manuscript.keep();
   lastStart = most ? manuscript.text.length : null;
+  lastToken = null;
   entropies = [];
   buttons();
   say(most ? "writing…" : "reading…");
@@ -155,6 +157,7 @@ async function write(most) {
     for await (const said of api.events(`/v1/sessions/${session}/write`, body, busy.signal)) heard(said);
     say("");
   });
+  sent = manuscript.text;
   busy = null;
   autosave();
   buttons();
@@ -163,7 +166,9 @@ async function write(most) {
 }
 
 function heard(said) {
-  if (said.type === "Token" || said.type === "Done") {
+  if (said.type === "Begun") {
+    lastToken = said.at;
+  } else if (said.type === "Token" || said.type === "Done") {
     const about = said.logprobs && { logprob: said.logprobs.logprob, top: said.logprobs.top.map(([, text, logprob]) => [text, logprob]) };
     manuscript.append(said.text, about);
     if (said.text) paper.added(said.text);
@@ -195,18 +200,19 @@ async function retry() {
 }
 
 async function compare() {
+  if (busy) return;
+  if (manuscript.text !== sent) await write(0); // what is not read yet could not be gone on from
   await trying(async () => {
-    const from = lastStart ?? manuscript.text.length;
-    const tail = manuscript.text.slice(Math.max(0, from - TAIL), from);
-    if (!tail.trim()) return;
+    if (!session) return;
     busy = new AbortController();
     buttons();
     $("beside").hidden = false;
     $("beside-text").textContent = "";
-    const { tokens, max_model_len: most } = await api.post("/tokenize", { content: tail });
-    const prompt = tokens.slice(-Math.min(tokens.length, most - 1));
-    const body = { model: base, prompt, max_tokens: Number($("tokens").value), stream: true, ignore_eos: true, ...sampling() };
-    for await (const said of api.events("/v1/completions", body, busy.signal)) $("beside-text").textContent += said.choices[0].text;
+    const at = lastStart === null || lastToken === null ? {} : { at: { token: lastToken } };
+    const body = { base: true, ...at, max_tokens: Number($("tokens").value), ignore_eos: true, ...sampling() };
+    for await (const said of api.events(`/v1/sessions/${session}/preview`, body, busy.signal)) {
+      if (said.type === "Token") $("beside-text").textContent += said.text;
+    }
   });
   busy = null;
   buttons();
@@ -429,7 +435,6 @@ function begin() {
     $("sampling").append(label, input);
   }
   trying(async () => {
-    base = (await api.get("/v1/models")).data[0].id;
     const last = localStorage.getItem("templora.last");
     await list();
     await open(sessions.some((s) => s.id === last) ? last : null);

@@ -19,9 +19,14 @@ export class Manuscript {
     return { text: this.text, parts: this.parts, tokens: this.tokens };
   }
 
+  // What `undo` comes back to.
+  get #moment() {
+    return { ...this.state, gains: this.gains };
+  }
+
   // Keeps what there is now, for `undo`.
   keep() {
-    this.before.push(this.state);
+    this.before.push(this.#moment);
     if (this.before.length > UNDONE) this.before.shift();
     this.after = [];
   }
@@ -36,9 +41,8 @@ export class Manuscript {
 
   #go(from, to) {
     if (!from.length) return false;
-    to.push(this.state);
-    const { text, parts, tokens } = from.pop();
-    Object.assign(this, { text, parts, tokens, gains: [] });
+    to.push(this.#moment);
+    Object.assign(this, from.pop());
     return true;
   }
 
