@@ -47,6 +47,7 @@ class SavedSession:
         engine: with the model that it began with.
         keep: most snapshots to keep.
         progress: told, while what came after the last snapshot is done again.
+        session: of the engine's, that has just begun so; without it, one is made.
 
     Attributes:
         log, history: of the session.
@@ -64,6 +65,7 @@ class SavedSession:
         *,
         keep: int = 3,
         progress: Progress = lambda *_: None,
+        session: Session | None = None,
     ) -> None:
         from templora.config import TempLoraConfig
 
@@ -72,7 +74,7 @@ class SavedSession:
         self.log, self._engine, keep = log, engine, whole("keep", keep, 1, MAX_KEPT)
         self.history = history
         begin = history.begin
-        if unlike := engine.unlike(begin["model"]):
+        if session is None and (unlike := engine.unlike(begin["model"])):
             raise ModelError(
                 f"session {name!r} began with another model, {begin['model']['name']}, than {engine.name}: {unlike}"
             )
@@ -83,7 +85,7 @@ class SavedSession:
         # What became of chunks, by where they end.
         reports = [r for r in self.history.records if r.kind in ("learned", "scored")]
         self._chunks: dict[tuple[str, int], Any] = {(r.kind, r.data["end"]): r.data for r in reports}
-        self.session: Session = engine.session(TempLoraConfig.stored(begin["config"]))
+        self.session: Session = session or engine.session(TempLoraConfig.stored(begin["config"]))
         self._snapshots = Snapshots(folder, self.session, history, partial(self._note, durable=True), keep)
         try:
             self._snapshots.sweep()

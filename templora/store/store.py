@@ -13,15 +13,12 @@ A session appears and disappears by one renaming of its folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import random
 import shutil
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +27,11 @@ from templora.arguments import whole
 from templora.errors import StoreError, TemploraError, nearest
 from templora.runtime.files import sync_folder, told, written_whole
 from templora.store.history import History, file_of
+from templora.store.lock import Gone, hold, holder
 from templora.store.log import DamagedLog, Log, New, Record, salvaged
 from templora.store.places import (
     FILES,
     GONE,
-    LOCK,
     LOG,
     NEW,
     check_path,
@@ -43,7 +40,6 @@ from templora.store.places import (
     is_folder,
     is_name,
     is_session,
-    open_lock,
     others,
     ours,
     printable,
@@ -57,9 +53,6 @@ from templora.store.snapshots import MAX_KEPT
 if TYPE_CHECKING:
     from templora.config import TempLoraConfig
     from templora.engine.engine import Engine
-
-# How long those who only look at a lock may keep one waiting, in seconds.
-_LOOKING = 5.0
 
 
 @dataclass(frozen=True)
@@ -154,8 +147,8 @@ class SessionStore:
         """
         if name not in self:
             self._free(name)
-        elif holder := _holder(self.folder / name):
-            raise StoreError(f"session {name!r} is in use by {holder}")
+        elif who := holder(self.folder / name):
+            raise StoreError(f"session {name!r} is in use by {who}")
 
     def names(self) -> list[str]:
         """Names of all sessions."""
@@ -214,13 +207,17 @@ class SessionStore:
         """
         self._free(name)
         keep = whole("keep", keep, 1, MAX_KEPT)
-        with engine.session(config, notes=notes) as session:  # finds out whether it can be one
+        session = engine.session(config, notes=notes)
+        try:
             opening, settings, stand = list(session.tokens), session.config, session.loop.text.notes
-        model = {"name": engine.name, **engine.identity(), **(source or {})}
-        begin = {"model": model, "config": settings.to_dict(), "opening": opening, "versions": engine.versions()}
-        first: list[New] = [("begin", (), begin), *([noted(stand)] if stand else [])]
-        self._make(name, lambda folder: _write(folder, first))
-        return self.open(name, engine, keep=keep)
+            model = {"name": engine.name, **engine.identity(), **(source or {})}
+            begin = {"model": model, "config": settings.to_dict(), "opening": opening, "versions": engine.versions()}
+            first: list[New] = [("begin", (), begin), *([noted(stand)] if stand else [])]
+            self._make(name, lambda folder: _write(folder, first))
+            return self._open(name, engine, keep=keep, session=session)
+        except BaseException:
+            session.discard()
+            raise
 
     def open(self, name: str, engine: Engine, *, keep: int = 3, progress: Progress = lambda *_: None) -> SavedSession:
         """Goes on with a text. Arguments as for `create`; `progress` as for `SavedSession`.
@@ -228,13 +225,16 @@ class SessionStore:
         Raises:
             ModelError: it began with another model.
         """
+        return self._open(name, engine, keep=keep, progress=progress)
+
+    def _open(self, name: str, engine: Engine, **how: Any) -> SavedSession:
         folder = self._folder(name)
         with contextlib.ExitStack() as held:
-            held.enter_context(_hold(folder))
+            held.enter_context(hold(folder))
             log, history = _opened(folder)
             held.enter_context(log)
             try:
-                saved = SavedSession(name, folder, log, history, engine, keep=keep, progress=progress)
+                saved = SavedSession(name, folder, log, history, engine, **how)
             except TemploraError:
                 raise
             except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -291,7 +291,7 @@ class SessionStore:
         What came after stays in the log until the session is discarded, but counts no more; `fork` first to keep it.
         """
         folder = self._folder(name)
-        with _hold(folder):
+        with hold(folder):
             log, history = _opened(folder)
             with log:
                 back = history.back(_position(history, name, chunks, tokens))
@@ -307,7 +307,7 @@ class SessionStore:
                 anything is deleted.
         """
         folder = self._folder(name)
-        with _hold(folder):
+        with hold(folder):
             if keep_text is not None:
                 self._keep(Path(keep_text), self.readable(name)[0].text)
             files = ours(folder)
@@ -380,12 +380,12 @@ class SessionStore:
         """False if somebody tidied the folder away before it was held."""
         made = Path(tempfile.mkdtemp(prefix=NEW, dir=self.folder))
         try:
-            with _hold(made):
+            with hold(made):
                 fill(made)
                 sync_folder(made)
                 made.rename(self.folder / name)
                 sync_folder(self.folder)
-        except (_Gone, FileNotFoundError):
+        except (Gone, FileNotFoundError):
             if made.exists():
                 raise
             return False
@@ -398,7 +398,7 @@ class SessionStore:
         """Deletes what a kill left half made or half deleted."""
         for path in self.folder.iterdir():
             # One without a file may be somebody's, who is about to hold it.
-            if path.name.startswith((NEW, GONE)) and is_folder(path) and ours(path) and not _holder(path):
+            if path.name.startswith((NEW, GONE)) and is_folder(path) and ours(path) and not holder(path):
                 remove(path)
 
     def _info(self, name: str) -> SessionInfo:
@@ -414,7 +414,7 @@ class SessionStore:
             with contextlib.suppress(OSError):  # deleted meanwhile
                 files.append(path.lstat())
         used = max((s.st_mtime for s in files), default=0.0)
-        return {"bytes": sum(s.st_size for s in files), "used": used, "holder": _holder(folder)}
+        return {"bytes": sum(s.st_size for s in files), "used": used, "holder": holder(folder)}
 
     def _told(self, name: str, history: History) -> SessionInfo:
         folder, pending = self.folder / name, history.pending
@@ -524,74 +524,3 @@ def _link(file: Path, to: Path) -> None:
     except OSError:  # a file system without links
         with written_whole(to) as beside:
             shutil.copyfile(file, beside, follow_symlinks=False)
-
-
-class _Gone(StoreError):
-    """What was to be held is not there any more."""
-
-
-@contextlib.contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    """Inside, the session is ours alone."""
-    handle = open_lock(folder, os.O_RDWR | os.O_CREAT)
-    try:
-        _take(handle, folder)
-        if not _is_lock(handle, folder):  # discarded between the two
-            raise _Gone(f"there is no session {folder.name!r} any more")
-        with contextlib.suppress(OSError):  # no room to say who we are
-            os.ftruncate(handle, 0)
-            os.write(handle, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_lock(handle: int, folder: Path) -> bool:
-    """Whether it is the lock of the session that is there now."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(os.fstat(handle), (folder / LOCK).lstat())
-    return False
-
-
-def _take(handle: int, folder: Path) -> None:
-    """Takes a lock, unless somebody has it. Those who only look share it for a moment, and are waited for."""
-    began = time.monotonic()
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            pass
-        except OSError:  # a file system without locks
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        except BlockingIOError:
-            raise StoreError(f"session {folder.name!r} is in use by {_said(handle)}") from None
-        if time.monotonic() > began + _LOOKING:
-            raise StoreError(f"session {folder.name!r} is in use by another process") from None
-        time.sleep(random.uniform(0.0005, 0.005))
-
-
-def _holder(folder: Path) -> str:
-    """Who holds a session, in words; empty if nobody does."""
-    with contextlib.suppress(OSError, StoreError):
-        handle = open_lock(folder)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _said(handle)
-        finally:
-            os.close(handle)
-    return ""
-
-
-def _said(handle: int) -> str:
-    """Who holds a lock, by what he wrote into it."""
-    try:
-        who = json.loads(os.pread(handle, 1000, 0))
-        here = who["host"] == os.uname().nodename
-        return f"process {int(who['pid'])}" + ("" if here else f" on {printable(str(who['host']))}")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return "another process"

@@ -183,7 +183,7 @@ def test_any_seed_writes(engine: Engine) -> None:
 
 @pytest.mark.parametrize("at", [20, 32, 45, 71])
 def test_a_preview_from_an_earlier_place_is_what_was_written_there(engine: Engine, at: int) -> None:
-    """By the base; and by an adapter that has learnt nothing, which is the base. Places in the open chunk and before."""
+    """By the base, and by an adapter that has learnt nothing, which is the base; in the open chunk and before it."""
     text = "It was the best of times, it was the worst of times, it was the age of wisdom."[:at]
     with engine.session(small(learning="off", seed=7)) as session:
         written = session.write(text, max_new_tokens=30, sampling=SamplingParams(**ASCII))

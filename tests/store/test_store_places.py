@@ -18,8 +18,9 @@ import pytest
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
 from templora.errors import StoreError, TemploraError
-from templora.store import store as store_module
-from templora.store.store import SessionStore, _hold, _holder
+from templora.store import lock
+from templora.store.lock import hold, holder
+from templora.store.store import SessionStore
 from templora.testing import tiny_engine
 
 CONFIG = TempLoraConfig(window=64, chunk_size=32, rank=2, alpha=2.0, learning_rate=0.01)
@@ -221,13 +222,13 @@ def test_whoever_only_looks_keeps_nobody_out(store: SessionStore) -> None:
     timer = threading.Timer(0.1, os.close, [looking])
     timer.start()
     began = time.monotonic()
-    with _hold(novel):
+    with hold(novel):
         assert time.monotonic() - began > 0.05
-        assert _holder(novel) == f"process {os.getpid()}"
-        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"), _hold(novel):
+        assert holder(novel) == f"process {os.getpid()}"
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"), hold(novel):
             pass
     timer.join()
-    assert _holder(novel) == ""
+    assert holder(novel) == ""
 
 
 @pytest.mark.parametrize(
@@ -235,9 +236,9 @@ def test_whoever_only_looks_keeps_nobody_out(store: SessionStore) -> None:
 )
 def test_a_lock_that_says_nonsense(store: SessionStore, said: bytes) -> None:
     novel = store.folder / "novel"
-    with _hold(novel):
+    with hold(novel):
         (novel / "lock").write_bytes(said)
-        assert _holder(novel) in ("another process", "process 1 on 5")
+        assert holder(novel) in ("another process", "process 1 on 5")
         (novel / "lock").write_bytes(b'{"pid": 7, "host": "\\u001b[2J"}')
         assert store.show("novel").holder == "process 7 on \ufffd[2J"
 
@@ -253,8 +254,8 @@ def test_two_that_make_sessions_at_once(store: SessionStore, engine: Engine, mon
             assert not folder.exists()
         held(handle, folder)
 
-    held = store_module._take
-    monkeypatch.setattr(store_module, "_take", take)
+    held = lock.take
+    monkeypatch.setattr(lock, "take", take)
     store.create("new", engine, CONFIG).close()
     assert left == [0]
     assert store.open("new", engine).text == ""
