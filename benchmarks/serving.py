@@ -20,6 +20,7 @@ import argparse
 import http.client
 import json
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,6 +131,24 @@ def asked(port: int, method: str, path: str, body: Any = None) -> Any:
     return json.loads(connection.getresponse().read())
 
 
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def of_buckets(told: str, near: str) -> dict[str, float | None]:
+    """Quantiles of times between tokens in the server's own histogram, each the upper end of its bucket; None: beyond all."""
+    name = re.escape(f'templora_inter_token_seconds_bucket{{le="%",neighbour_learning="{near}"}}').replace("%", "(.+?)")
+    buckets = [(float(le), float(count)) for le, count in re.findall(name + r" (\S+)", told)]
+    whole = buckets[-1][1] if buckets else 0.0
+    if not whole:
+        return {}
+    return {f"p{q}": next((le for le, n in buckets[:-1] if n >= q / 100 * whole), None) for q in (50, 99)} | {
+        "count": whole
+    }
+
+
 def resident(process: int) -> int:
     """Bytes that a process holds (Linux)."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
@@ -144,7 +164,7 @@ def load(a: argparse.Namespace) -> dict[str, Any]:
     kinds = ("base", "new", "talk", "text")
     text = book(a.text) if a.text else PROMPT * 200
     with tempfile.TemporaryDirectory() as folder:
-        server, port = started(folder, "--ttl", "120", "--in-memory", str(a.in_memory))
+        server, port = started(folder, "--ttl", "120", *(["--in-memory", str(a.in_memory)] if a.in_memory else []))
         base = asked(port, "GET", "/v1/models")["data"][0]["id"]
         clients = [Client(port, base, kinds[i % 4], i, text) for i in range(a.clients)]
         for client in clients:
@@ -164,6 +184,7 @@ def load(a: argparse.Namespace) -> dict[str, Any]:
                 time.sleep(min(20.0, max(0.0, until - time.monotonic())))
             for one in running:
                 one.result()
+        told = metrics(port)
         server.terminate()
         code = server.wait(120)
     found: dict[str, Any] = {"exit code": code, "memory, bytes, every 20 s": memory}
@@ -173,6 +194,8 @@ def load(a: argparse.Namespace) -> dict[str, Any]:
         found[f"token to token, seconds, {name}"] = quantiles(
             [s for c in clients for flag, s in c.gaps if flag == near]
         )
+    for near in ("yes", "no"):
+        found[f"token to token, seconds, while a neighbour learns: {near}"] = of_buckets(told, near)
     found["answers of the slowest and the fastest client of a kind"] = {
         kind: [min(done), max(done), max(done) / max(1, min(done))]
         for kind in kinds
@@ -271,7 +294,7 @@ def main() -> None:
     first = tasks.add_parser("load")
     first.add_argument("--clients", type=int, default=64)
     first.add_argument("--minutes", type=float, default=10.0)
-    first.add_argument("--in-memory", type=int, default=8)
+    first.add_argument("--in-memory", type=int, default=0, help="0: as many as the server finds room for")
     first.add_argument("--text", type=Path, default=None)
     second = tasks.add_parser("cost")
     second.add_argument("--sessions", type=int, default=4)

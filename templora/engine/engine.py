@@ -263,6 +263,11 @@ class Engine:
         """Whether sessions of several threads are served together."""
         return self._scheduler is not None
 
+    @property
+    def learns(self) -> bool:
+        """Whether it learns for one of several threads just now."""
+        return self._scheduler is not None and self._scheduler.learns
+
     @contextmanager
     def shared_by(self, scheduler: Scheduler) -> Iterator[None]:
         """`shared` for who drives a scheduler of their own, and calls its `step` from one thread."""

@@ -154,6 +154,12 @@ class Scheduler:
         """Whether it meets needs still."""
         return not self._ended.is_set()
 
+    @property
+    def learns(self) -> bool:
+        """Whether somebody's chunk is being learnt, which the others' tokens wait for, slice by slice."""
+        working = self._working
+        return working is not None and isinstance(need := working.need, Work) and need.kind == "learn"
+
     # For callers, in whichever thread --------------------------------------------------------------------------
 
     def submit(self, plan: Plan[Any], of: object = None, ahead: int = 0) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +70,6 @@ class Service:
         # A place in the queue is a worker, and a few more open and close sessions meanwhile.
         self.workers = ThreadPoolExecutor(self.queue.places + 4, thread_name_prefix="templora-worker")
         self._channels: set[Channel[Item]] = set()
-        self._learning, self._lock = 0, threading.Lock()
         self.metrics.gauge("queue_depth", "Requests that wait", lambda: self.queue.length)
         self.metrics.gauge("at_work", "Requests that are worked on", lambda: self.queue.at_work)
         self.metrics.gauge("sessions_known", "Sessions there are", lambda: len(self.directory.all()))
@@ -163,18 +161,15 @@ class Service:
 
     def _counted(self, work: Work, known: Known | None, asked: float, detach: bool, emit: Emit) -> None:
         """Does work, counting what it says."""
-        last, learning, left = 0.0, False, False
+        last, left = 0.0, False
 
         def counted(item: Item) -> None:
-            nonlocal last, learning, left
+            nonlocal last, left
             now = time.monotonic()
-            if learning:
-                self._count_learning(-1)
-                learning = False
             if isinstance(item, Token):
                 self.metrics.tokens.labels("written").inc()
                 if last:
-                    near = "yes" if self._learning else "no"
+                    near = "yes" if self.runs.engine.learns else "no"
                     self.metrics.token_seconds.labels(near).observe(now - last)
                 else:
                     self.metrics.first_token_seconds.observe(now - asked)
@@ -182,8 +177,7 @@ class Service:
             elif isinstance(item, Begun):
                 self.metrics.tokens.labels("read").inc(item.prompt_tokens - item.cached_tokens)
             elif isinstance(item, Comment) and item.text.startswith("learning"):
-                self._count_learning(1)
-                learning, last = True, 0.0
+                last = 0.0
             elif isinstance(item, Comment) and item.text.startswith("chunk"):
                 self.metrics.updates.labels("learnt" if "learnt" in item.text else "not").inc()
             try:
@@ -204,15 +198,9 @@ class Service:
                 self.directory.free()
             raise
         finally:
-            if learning:
-                self._count_learning(-1)
             if known is not None:
                 with contextlib.suppress(Exception):  # it is looked at again
                     self.directory.look(known)
-
-    def _count_learning(self, by: int) -> None:
-        with self._lock:
-            self._learning += by
 
     # Answers ---------------------------------------------------------------------------------------------------
 
