@@ -3,15 +3,18 @@
 
     benchmarks/serving.py load [--clients 64] [--minutes 10] [--text BOOK.txt.xz]
     benchmarks/serving.py cost [--sessions 4] [--tokens 300] [--runs 5]
+    benchmarks/serving.py park [--tokens 3000] [--runs 5] [--text BOOK.txt.xz]
 
 load   clients of four kinds ask for short answers again and again: of the base, of a conversation that begins anew, of
        one that goes on, of a text that stays. What became of each request; how long until its first token, and from
        token to token; how equal work of one kind was; memory from minute to minute.
 cost   tokens a second of so many streams through HTTP, and of as many sessions in threads of the engine's own process,
        in turn.
+park   how long a session that was left on disk takes to be back, and how long leaving it: alone, and while three others
+       write.
 
 The server and its clients are processes of their own. Keep the machine quiet otherwise. Writes
-results/benchmarks/serving-load.json and serving-cost.json.
+results/benchmarks/serving-load.json, serving-cost.json and serving-park.json.
 """
 
 from __future__ import annotations
@@ -138,7 +141,7 @@ def metrics(port: int) -> str:
 
 
 def of_buckets(told: str, near: str) -> dict[str, float | None]:
-    """Quantiles of times between tokens in the server's own histogram, each the upper end of its bucket; None: beyond all."""
+    """Quantiles of times between tokens as the server counts them, each the end of its bucket; None: beyond all."""
     name = re.escape(f'templora_inter_token_seconds_bucket{{le="%",neighbour_learning="{near}"}}').replace("%", "(.+?)")
     buckets = [(float(le), float(count)) for le, count in re.findall(name + r" (\S+)", told)]
     whole = buckets[-1][1] if buckets else 0.0
@@ -288,6 +291,55 @@ def cost(a: argparse.Namespace) -> dict[str, Any]:
     return {"runs": runs, "http against threads": statistics.median(ratios), "ratios": ratios}
 
 
+def park(a: argparse.Namespace) -> dict[str, Any]:
+    import templora
+    from templora.server.directory import Directory, Tenant
+
+    engine = templora.load(device="cpu")
+    text = book(a.text) if a.text else PROMPT * 1000
+    ids = engine.encode(text)[: a.tokens]
+    found: dict[str, list[dict[str, float]]] = {"alone": [], "while three others write": []}
+    with tempfile.TemporaryDirectory() as folder, engine.shared():
+        directory = Directory(engine, Path(folder), engine.config(), resident=8)
+        tenant: Tenant = directory.tenant("")
+
+        def begun(name: str, given: list[int]) -> Any:
+            known = directory.new(tenant, name)
+            directory.create(known).absorb(templora.text.decode(engine.tokenizer, given))
+            directory.release(known)
+            return known
+
+        one, others = begun("one", ids), [begun(f"other-{i}", ids[:200]) for i in range(3)]
+        stop = threading.Event()
+
+        def write(known: Any) -> None:
+            for _ in directory.opened(known).stream("", max_new_tokens=100_000):
+                if stop.is_set():
+                    return
+
+        for name, runs in found.items():
+            stop.clear()
+            with ThreadPoolExecutor(3) as pool:
+                writing = [pool.submit(write, known) for known in others if name != "alone"]
+                for _ in range(a.runs):
+                    directory.opened(one).write("", max_new_tokens=24)
+                    time.sleep(1.0)
+                    began = time.perf_counter()
+                    directory.park(one)
+                    left = time.perf_counter()
+                    directory.opened(one)
+                    runs.append({"left": left - began, "back": time.perf_counter() - left})
+                stop.set()
+                for ended in writing:
+                    ended.result()
+        directory.close()
+    return {"seconds": found} | {
+        f"{what}, seconds, {name}, median": statistics.median(run[what] for run in runs)
+        for name, runs in found.items()
+        for what in ("left", "back")
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
@@ -303,13 +355,17 @@ def main() -> None:
     third = tasks.add_parser("streams")
     for name in ("port", "base", "many", "tokens"):
         third.add_argument(name)
-    for task in (first, second):
+    fourth = tasks.add_parser("park")
+    fourth.add_argument("--tokens", type=int, default=3000)
+    fourth.add_argument("--runs", type=int, default=5)
+    fourth.add_argument("--text", type=Path, default=None)
+    for task in (first, second, fourth):
         task.add_argument("--results", type=Path, default=RESULTS)
     a = parser.parse_args()
     if a.task == "streams":
         streams(int(a.port), a.base, int(a.many), int(a.tokens))
         return
-    found = load(a) if a.task == "load" else cost(a)
+    found = {"load": load, "cost": cost, "park": park}[a.task](a)
     settings = {k: v for k, v in vars(a).items() if k not in ("results", "text", "task")}
     document = {"benchmark": f"serving {a.task}", "code": code_digest(), "commit": source_commit()}
     document |= {"device": describe_device(torch.device("cpu")), "versions": versions(), "settings": settings}
