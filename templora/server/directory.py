@@ -20,12 +20,12 @@ from typing import Any
 
 from templora.config import TempLoraConfig
 from templora.engine.engine import Engine
-from templora.errors import StoreError, is_out_of_memory, nearest
+from templora.errors import ModelError, StoreError, is_out_of_memory, nearest
 from templora.lora.slot import Layout
 from templora.lora.targets import choose_targets
 from templora.models.memory_estimate import available
 from templora.server.alignment import Spelled, Turn, turns_of
-from templora.server.errors import ApiError, busy
+from templora.server.errors import ApiError, bad, busy
 from templora.store.history import History
 from templora.store.places import is_name
 from templora.store.saved import Progress, SavedSession
@@ -244,7 +244,7 @@ class Directory:
                 known.metadata = dict(metadata or {})
                 saved.mark({"server": {"metadata": known.metadata, "ttl": known.ttl}})
             if adapter is not None:
-                saved.load_adapter(adapter)
+                load_adapter(saved, adapter)
             self.look(known)
             return saved
         except BaseException:
@@ -367,6 +367,18 @@ class Directory:
         for known in self.all():
             with suppress(StoreError):
                 self.park(known)
+
+
+def load_adapter(saved: SavedSession, path: str | Path) -> None:
+    """Has a session go on with an adapter that a client names or sends.
+
+    Raises:
+        ApiError: it is none, or not one of this shape.
+    """
+    try:
+        saved.load_adapter(path)
+    except ModelError as error:
+        raise bad("adapter", str(error)) from error
 
 
 def that_fit(engine: Engine, config: TempLoraConfig) -> int:

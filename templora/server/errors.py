@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from templora.errors import OptionError, SessionClosed, StoreError, TemploraError, TextError, is_out_of_memory
@@ -47,6 +48,12 @@ class ApiError(Exception):
 def bad(param: str, message: str, code: str | None = None) -> ApiError:
     """A field that cannot be used."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
+
+
+def check_ids(ids: Sequence[int], param: str, known: int) -> None:
+    """Raises `ApiError` for what is no token of a model that knows so many."""
+    if wrong := [token for token in ids if not 0 <= token < known]:
+        raise bad(param, f"there is no token {wrong[0]}: the model knows 0 to {known - 1}")
 
 
 def busy(session: str) -> ApiError:

@@ -18,7 +18,7 @@ from templora.runtime.metering import Meter
 from templora.sampling import SamplingParams
 from templora.server.alignment import Meeting, Spelled, digest_of, meet_text, meet_turns, turns_of
 from templora.server.directory import Directory, Known
-from templora.server.errors import ApiError, bad
+from templora.server.errors import ApiError, bad, check_ids
 from templora.server.items import Begun, Comment, Done, Echo, Item, Token
 from templora.store.history import Act, text_of
 from templora.text import Framed, decode, opening_ids, ours, token_text
@@ -150,9 +150,7 @@ class Runs:
             if isinstance(text, str):
                 found.append(self.engine.encode(text))
             else:
-                known = self.engine.model.vocabulary
-                if wrong := [token for token in text if not 0 <= token < known]:
-                    raise bad("prompt", f"there is no token {wrong[0]}: the model knows 0 to {known - 1}")
+                check_ids(text, "prompt", self.engine.model.vocabulary)
                 found.append(list(text))
         return found
 

@@ -20,7 +20,7 @@ from templora.errors import OptionError, TextError, is_out_of_memory
 from templora.server import sse
 from templora.server.channel import Channel, Left, run
 from templora.server.directory import Directory, Known
-from templora.server.errors import ApiError, as_api_error, unavailable
+from templora.server.errors import ApiError, as_api_error, bad, unavailable
 from templora.server.items import Begun, Comment, Item, Token
 from templora.server.keys import Keys
 from templora.server.metrics import Metrics
@@ -117,12 +117,15 @@ class Service:
         Raises:
             ApiError: it is none, or too large.
         """
+        body = await self.body_of(request)
         try:
-            found = json.loads(await self.body_of(request) or b"{}")
+            found = json.loads(body or b"{}")
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the request is not JSON: {error}", code="invalid_json") from error
         if not isinstance(found, dict):
             raise ApiError(400, "the request must be a JSON object", code="invalid_json")
+        if b"\\ud" in body.lower():
+            _check_characters(found)
         return found
 
     # Work ------------------------------------------------------------------------------------------------------
@@ -285,6 +288,16 @@ class Service:
         """Leaves all sessions on disk."""
         self.workers.shutdown(wait=True)
         self.directory.close()
+
+
+def _check_characters(found: Mapping[str, Any]) -> None:
+    """Raises `ApiError` for halves of characters, which JSON can hold and no text can."""
+    for name, value in found.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            named = name.encode(errors="replace").decode()
+            raise bad(named, "holds half a character (a lone surrogate)") from error
 
 
 def headers_of(about: Mapping[str, Any]) -> dict[str, str]:

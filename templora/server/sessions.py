@@ -21,7 +21,7 @@ from templora.metrics import perplexity
 from templora.server import sse
 from templora.server.channel import Channel
 from templora.server.conversations import Target, target_of
-from templora.server.directory import Directory, Known, Tenant
+from templora.server.directory import Directory, Known, Tenant, load_adapter
 from templora.server.errors import ApiError, as_api_error, bad
 from templora.server.items import Comment, Item
 from templora.server.openai import asked_of
@@ -266,7 +266,7 @@ def router(service: Service) -> APIRouter:
             with tempfile.TemporaryDirectory(prefix="templora-") as folder:
                 path = Path(folder) / "adapter.gguf"
                 path.write_bytes(body)
-                directory.opened(known).load_adapter(path)
+                load_adapter(directory.opened(known), path)
             return _full(known, service.model)
 
         about: dict[str, Any] = await changed(request, name, do)

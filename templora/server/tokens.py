@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from templora.chat import conversation
-from templora.server.errors import bad
+from templora.server.errors import bad, check_ids
 from templora.server.openai import answer
 from templora.server.schemas import CompletionRequest, DetokenizeRequest, TokenizeRequest, divided
 from templora.server.service import Service
@@ -42,7 +42,7 @@ def router(service: Service) -> APIRouter:
     async def detokenize(request: Request) -> dict[str, Any]:
         service.keys.tenant(request.headers.get("authorization"))
         said = DetokenizeRequest.model_validate(await service.json_of(request))
-        engine.check_ids(said.tokens)
+        check_ids(said.tokens, "tokens", engine.model.vocabulary)
         text = decode(tokenizer, said.tokens, special=True)
         return {"prompt": text, "content": text}
 
