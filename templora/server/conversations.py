@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 from templora.errors import nearest
 from templora.server.alignment import meet_text, meet_turns
@@ -45,7 +46,7 @@ def target_of(model: str, base: str) -> Target:
 
 def said_name(asked: str | None, cache_key: str | None, headers: Mapping[str, str]) -> str | None:
     """The name of the session that a request says it is of, in whatever way; None if it says nothing."""
-    if asked or (asked := headers.get("x-templora-session")):
+    if asked or (asked := unquote(headers.get("x-templora-session", ""))):
         return asked
     for key in (cache_key, *(headers.get(name) for name in _HEADERS)):
         if key:

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -91,9 +92,11 @@ async def answer(
     service.metrics.requests.labels("chat" if chat else "completions").inc()
     choices = asked.choices * max(1, len(asked.prompts))
     made = shape(asked.id, said.model or service.model, chat, said.top is not None, choices)
-    headers = {"x-request-id": asked.id} | ({"x-templora-ignored": ", ".join(ignored)[:2000]} if ignored else {})
+    headers = {"x-request-id": asked.id} | (
+        {"x-templora-ignored": ", ".join(map(quote, ignored))[:2000]} if ignored else {}
+    )
     if known is not None:
-        headers["x-templora-session"] = known.name
+        headers["x-templora-session"] = quote(known.name)
     channel = await service.begin(tenant.name, work, known, detach=bool(said.detach))
     if said.stream:
         return await service.stream(channel, made, usage=said.include_usage, headers=headers)

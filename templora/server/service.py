@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +120,7 @@ class Service:
         """
         body = await self.body_of(request)
         try:
-            found = json.loads(body or b"{}")
+            found = json.loads(body or b"{}", parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the request is not JSON: {error}", code="invalid_json") from error
         if not isinstance(found, dict):
@@ -288,6 +289,14 @@ class Service:
         """Leaves all sessions on disk."""
         self.workers.shutdown(wait=True)
         self.directory.close()
+
+
+def _finite(said: str) -> float:
+    """A number; JSON has no others."""
+    number = float(said)
+    if not math.isfinite(number):
+        raise ValueError(f"{said:.40} is no number of JSON's")
+    return number
 
 
 def _check_characters(found: Mapping[str, Any]) -> None:

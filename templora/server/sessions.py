@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 
 from templora.config import TempLoraConfig
 from templora.decoding.token_logprobs import token_logprobs
+from templora.errors import OptionError
 from templora.events import TokenLogprobs
 from templora.metrics import perplexity
 from templora.server import sse
@@ -93,7 +94,10 @@ def router(service: Service) -> APIRouter:
         said = SessionRequest.model_validate(await service.json_of(request))
         tenant = tenant_of(request)
         target_of(said.model, service.model)
-        config = TempLoraConfig.from_dict({**directory.config.to_dict(), **said.config}) if said.config else None
+        try:
+            config = TempLoraConfig.from_dict({**directory.config.to_dict(), **said.config}) if said.config else None
+        except OptionError as error:
+            raise bad("config", str(error)) from error
         if said.adapter is not None and tenant.name:
             raise bad("adapter", "a path on the server is not for clients with keys; PUT …/adapter")
         known = directory.new(tenant, said.name, said.ttl)

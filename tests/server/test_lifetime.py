@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from conftest import LONG, TEXT, small
 from evaluations import tiny_folder
@@ -26,6 +27,7 @@ from serving import Serving, chatty_engine, serving
 from test_openai import call
 
 from templora.server.directory import that_fit
+from templora.server.errors import unavailable
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 
@@ -196,6 +198,29 @@ def test_who_waits_too_long_or_with_too_many_is_told_when_to_come_back(tmp_path:
         assert all(status == 503 and int(headers["retry-after"]) >= 1 for status, _, headers in found)
         until(lambda: server.service.queue.at_work == 0)
         assert call(server, "POST", "/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 2})[0] == 200
+
+
+def test_openais_client_comes_back_when_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2)
+        left, real = [0], server.service.queue.check
+
+        def check(key: str) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise unavailable("64 requests are waiting already", "queue_full", 0.1)
+            real(key)
+
+        monkeypatch.setattr(server.service.queue, "check", check)
+        for refusals, retries in ((2, 2), (1, 0)):
+            left[0] = refusals
+            asking = client.with_options(max_retries=retries).completions
+            if retries:
+                assert asking.create(model="tiny", prompt="x", max_tokens=2).choices[0].finish_reason == "length"
+            else:
+                with pytest.raises(openai.InternalServerError, match="waiting already"):
+                    asking.create(model="tiny", prompt="x", max_tokens=2)
+            assert left == [0]
 
 
 def test_keys_and_tenants(tmp_path: Path) -> None:
