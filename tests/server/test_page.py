@@ -218,6 +218,11 @@ def test_what_else_was_likely(page: Page) -> None:
 
     page.wait(both)
     assert len(hover.find_elements(By.TAG_NAME, "button")) == 16
+    # Undo brings back what was known of the words, too.
+    page.type(Keys.CONTROL, Keys.END)
+    page.type("!")
+    page.click("undo")
+    page.wait(both)
 
 
 def test_memory_is_read_and_not_learnt(page: Page) -> None:
