@@ -21,6 +21,7 @@ let busy = null; // AbortController of what is under way
 let lastStart = null; // where the last answer began
 let lastToken = null; // and after how many tokens
 let sent = ""; // the text as the session has it
+let kept = 0; // when something was typed last: what is typed at once is undone at once
 let choosing = null; // the token whose alternatives are shown
 
 const paper = new Paper($("text"), $("mirror"), manuscript);
@@ -146,6 +147,7 @@ async function write(most) {
   if (!manuscript.text.trim()) return say("Write a few words first: it goes on from there.");
   busy = new AbortController();
   manuscript.keep();
+  kept = 0;
   lastStart = most ? manuscript.text.length : null;
   lastToken = null;
   entropies = [];
@@ -356,7 +358,6 @@ const clicks = {
 };
 for (const [id, what] of Object.entries(clicks)) $(id).addEventListener("click", () => trying(async () => what()));
 
-let kept = 0;
 $("text").addEventListener("input", () => {
   if (performance.now() - kept > 1500) manuscript.keep();
   kept = performance.now();
