@@ -352,8 +352,11 @@ class Runs:
     def preview(self, known: Known, asked: Asked, emit: Emit, *, base: bool, at: int | None) -> None:
         """What a session, or the base, would write after its first `at` tokens. Nothing of it stays."""
         saved = self.directory.opened(known, _replaying(emit))
-        if asked.seed is not None or asked.choices > 1 or any(asked.prompts):
-            raise bad("prompt", "and seed and n cannot be chosen for what a session would write")
+        chosen = {"prompt": any(asked.prompts), "seed": asked.seed is not None, "n": asked.choices > 1}
+        if wrong := [name for name, is_chosen in chosen.items() if is_chosen]:
+            raise bad(
+                wrong[0], "cannot be chosen for what a session would write: it is one answer, at a place of its text"
+            )
         end = len(saved.tokens) if at is None else at
         emit(Begun(end, cached_tokens=end, at=end, version=0 if base else saved.session.version, scratch=True))
         made = saved.preview("", base=base, at=end, each=lambda text: emit(Token(0, text, text)), **asked.how)

@@ -125,7 +125,7 @@ class Service:
             raise ApiError(400, f"the request is not JSON: {error}", code="invalid_json") from error
         if not isinstance(found, dict):
             raise ApiError(400, "the request must be a JSON object", code="invalid_json")
-        if b"\\ud" in body.lower():
+        if b"\\ud" in body or b"\\uD" in body:
             _check_characters(found)
         return found
 

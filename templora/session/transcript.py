@@ -88,8 +88,8 @@ class Transcript:
         return self.tokens if len(self.tokens) > self.opening else self.seen()
 
     def chunk_start_at(self, end: int) -> int:
-        """Where the open chunk of a text that goes on to `end` would begin."""
-        return self.chunk_start + (end - self.chunk_start) // self._chunk_size * self._chunk_size
+        """Where the open chunk of a text that goes on, or back, to `end` would begin."""
+        return max(0, self.chunk_start + (end - self.chunk_start) // self._chunk_size * self._chunk_size)
 
     def close(self, chunk: Chunk) -> None:
         """Begins the chunk after `chunk`, which is the open one."""

@@ -181,6 +181,7 @@ def test_others_write_while_one_learns(seconds: float, most: int, monkeypatch: p
             before = writing.outbox.qsize()
             stage(self)
             if self is one.loop.cycle:
+                assert engine.learns
                 during.append(writing.outbox.qsize() - before)
 
         monkeypatch.setattr(type(one.loop.cycle), "close", close)
@@ -189,6 +190,7 @@ def test_others_write_while_one_learns(seconds: float, most: int, monkeypatch: p
             scheduler.step()
             scheduler.submit(given(one, TEXT[31:33]), of=one, ahead=100)
             until_quiet(scheduler)
+    assert not engine.learns
     assert len(during) == 1
     assert min(most, 2) <= during[0] <= most
 

@@ -85,8 +85,7 @@ def is_fine(status: int, said: str, fields: set[str]) -> None:
 def test_every_field(server: Serving, at: int) -> None:
     method, path, model, body = WHERE[at]
     names = sorted(model.model_fields)
-    # A text that others' names of fields are read by, and what they stand for; `at` is a moment.
-    fields = {*names, "max_tokens", "messages", "config", "name", "at", *schemas._ALIASES, *_options()}
+    fields = {*names, "max_tokens", "messages", "config", "name", "at", *_options()}
 
     @settings(max_examples=400 if LONG else 60, deadline=None, derandomize=not LONG,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip

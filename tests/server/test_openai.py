@@ -386,4 +386,6 @@ def test_a_preview_says_what_would_be_written_and_keeps_nothing(server: Serving)
         assert "".join(i["text"] for i in items if i["type"] == "Token") == answer["choices"][0]["text"]
     assert call(server, "GET", "/v1/sessions/look/text")[1] == before
     for wrong in ({"seed": 3}, {"n": 2}, {"prompt": "x"}, {"at": {"chunk": 99}}):
-        assert '"error"' in str(call(server, "POST", "/v1/sessions/look/preview", {**how, **wrong})[1])
+        said = call(server, "POST", "/v1/sessions/look/preview", {**how, **wrong})[1]
+        (error,) = [json.loads(line[6:])["error"] for line in said.split("\n") if line.startswith('data: {"error"')]
+        assert error["param"] == next(iter(wrong))

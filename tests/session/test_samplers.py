@@ -195,3 +195,14 @@ def test_a_preview_from_an_earlier_place_is_what_was_written_there(engine: Engin
             assert found.text == written
         with pytest.raises(OptionError, match="at: "):
             session.preview(at=len(session.tokens) + 1)
+
+
+def test_a_preview_from_before_a_short_chunk(engine: Engine) -> None:
+    how: dict[str, Any] = {"max_new_tokens": 8, "sampling": SamplingParams(**ASCII)}
+    with engine.session(small(learning="off")) as session:
+        written = session.write("It was", **how)
+    with engine.session(small(learning="off")) as session:
+        session.absorb("It was the")
+        session.close_chunk()
+        assert session.loop.text.chunk_start_at(6) == 0
+        assert session.preview(stop_at_end=False, base=True, at=6, **how).text == written

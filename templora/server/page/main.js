@@ -159,7 +159,7 @@ async function write(most) {
     for await (const said of api.events(`/v1/sessions/${session}/write`, body, busy.signal)) heard(said);
     say("");
   });
-  sent = manuscript.text;
+  if (lastToken !== null) sent = manuscript.text; // it has read it, and logs what it shows
   busy = null;
   autosave();
   buttons();
