@@ -90,10 +90,9 @@ def test_one_request_a_session_at_a_time(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_was_left_keeps_nobody_from_the_session(tmp_path: Path) -> None:
-    """As where an answer is stopped, and another wanted at once. Leaving ends with what was shown on the disk, which may
-    be slow."""
+    """As where an answer is stopped, and another wanted at once."""
     with serving(tmp_path) as server:
-        server.directory.patience = 30.0
+        server.directory.patience = 30.0  # leaving ends with what was shown on the disk, which may be slow
         call(server, "POST", "/v1/sessions", {"name": "novel"})
         for i in range(5):
             body = {"model": "novel@tiny", "prompt": f"{i} {TEXT}", "draft": False, "max_tokens": 2000}
