@@ -38,10 +38,13 @@ def test_standard_input_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
         open_document("-", b"")
 
 
+KINDS = r"\.txt, \.md, \.markdown, \.epub, \.html, \.htm, \.xhtml, \.jsonl, \.json"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.pdf", r"a\.pdf: only \.txt, \.md, \.markdown, \.epub, \.jsonl, \.json can be translated, not \.pdf"),
+        ("a.pdf", rf"a\.pdf: only {KINDS} can be translated, not \.pdf"),
         ("a.mkd", r"not \.mkd; did you mean '\.md'\?"),
         ("README", r"README: only .* not a file without ending"),
         ("", r"'': only .* not a file without ending"),

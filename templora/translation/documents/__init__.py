@@ -10,6 +10,7 @@ from templora.text_files import read_bytes
 from templora.translation.documents.aligned import AlignedPairs
 from templora.translation.documents.base import Document as Document
 from templora.translation.documents.epub import Epub
+from templora.translation.documents.html import Html, Xhtml
 from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
 from templora.translation.languages import Language
@@ -20,6 +21,9 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".md": Markdown,
     ".markdown": Markdown,
     ".epub": Epub,
+    ".html": Html,
+    ".htm": Html,
+    ".xhtml": Xhtml,
 }
 _PAIRS = (".jsonl", ".json")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from templora.errors import OptionError, TextError
 from templora.translation.documents.base import Document, Slot
+from templora.translation.documents.in_language import in_language
 from templora.translation.documents.package import Package
 from templora.translation.documents.paragraphs import NO_TEXT, paragraphs
 from templora.translation.documents.xhtml import Element, Page, Text, with_attributes
@@ -151,24 +152,9 @@ class Epub(Document):
                     target = _reading(source, target)
                 edits.append((slot.start, slot.end, restore(slot.marked, target, page.escaped).text))
         if edits:
-            edits += self._in_language(page, to)
+            names = {"html": ("lang", "xml:lang"), "ncx": ("xml:lang",)}.get(page.root.name, ())
+            edits += in_language(page, page.root, names, to)
         return edits
-
-    def _in_language(self, page: Page, to: Language) -> Iterator[tuple[int, int, str]]:
-        """The root, and the body where it says something else, in the language of the translation."""
-        names = {"html": ("lang", "xml:lang"), "ncx": ("xml:lang",)}.get(page.root.name, ())
-        body = page.root.first("body")
-        for element in (page.root, *([body] if body else [])):
-            there = element.attributes
-            wanted: dict[str, str | None] = {n: to.code for n in names if element is page.root or n in there}
-            if page.root.name == "html":
-                if to.right_to_left and (element is page.root or "dir" in there):
-                    wanted["dir"] = "rtl"
-                elif not to.right_to_left and there.get("dir", "").lower() == "rtl":
-                    wanted["dir"] = None
-            if wanted:
-                tag = page.text(element.start, element.inner[0])
-                yield element.start, element.inner[0], with_attributes(tag, wanted)
 
     def _package_edits(self, to: Language) -> list[tuple[int, int, str]]:
         """The package with the language, and the direction in which pages are turned."""

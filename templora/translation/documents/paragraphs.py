@@ -1,4 +1,4 @@
-"""The paragraphs of a page of XHTML, and their inline markup."""
+"""The paragraphs of a page of HTML or XHTML, and their inline markup."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from templora.translation.inline.marking import Around, Inline, Thing, mark_up
 from templora.translation.inline.marks import Mark
 
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_BLOCKS = HEADINGS | frozenset(
+BLOCKS = HEADINGS | frozenset(
     re.findall(
         r"\w+",
-        "address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure "
-        "footer form head header hgroup hr html legend li main menu nav noscript ol p pre section summary table tbody "
-        "td tfoot th thead tr ul",
+        "address article aside blockquote body caption center datalist dd details dialog div dl dt fieldset figcaption "
+        "figure footer form head header hgroup hr html legend li main menu nav noscript ol optgroup option p pre "
+        "search section select summary table tbody td tfoot th thead title tr ul",
     )
 )
 # Roots of what has been taken for a text and is none.
@@ -30,6 +30,7 @@ _OPAQUE = frozenset({
     "video",
 })  # fmt: skip
 _CODE = frozenset({"code", "kbd", "samp", "tt", "var"})
+_KEPT = _UNTOUCHED | _OPAQUE | _CODE
 _READINGS = frozenset({"rp", "rt", "rtc"})
 # What refers to a note: a number or a sign, raised or in brackets.
 _REFERENCE = re.compile(r"\s*[(\[]?\s*[\d*†‡§¶#]{1,4}\s*[)\]]?\s*")
@@ -61,25 +62,32 @@ def paragraphs(page: Page, within: Element, inside: tuple[str, ...] = ()) -> Ite
             continue
         yield from _paragraph(page, run, inside)
         run = []
-        if child is not None and child.name not in _UNTOUCHED and _translated(child):
+        if child is not None and child.name not in _UNTOUCHED and translated(child):
             yield from paragraphs(page, child, inside)
 
 
 def _is_block(element: Element) -> bool:
     if element.block is None:
         element.block = element.name not in _OPAQUE and (
-            element.name in _BLOCKS or any(isinstance(c, Element) and _is_block(c) for c in element.children)
+            element.name in BLOCKS or any(isinstance(c, Element) and _is_block(c) for c in element.children)
         )
     return element.block
 
 
-def _translated(element: Element) -> bool:
-    kinds = element.attributes.get("epub:type", "").split()
-    return element.attributes.get("translate") != "no" and "page-list" not in kinds
+def translated(element: Element) -> bool:
+    """Whether an element does not ask to be left as it is."""
+    there = element.attributes
+    kinds = [*there.get("epub:type", "").split(), *there.get("class", "").split()]
+    return there.get("translate", "").lower() != "no" and "page-list" not in kinds and "notranslate" not in kinds
+
+
+def kept(element: Element) -> bool:
+    """Whether nothing in an element is translated."""
+    return element.name in _KEPT or not translated(element)
 
 
 def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iterator[Paragraph]:
-    held = [index for index, node in enumerate(run) if isinstance(node, Element) or node.data.strip()]
+    held = [index for index, node in enumerate(run) if not _silent(node)]
     if not held:
         return
     run = run[held[0] : held[-1] + 1]
@@ -88,6 +96,13 @@ def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iter
         return
     (start, _), (_, end) = _bare(page, run[0]), _bare(page, run[-1])
     yield Paragraph(start, end, marked, inside)
+
+
+def _silent(node: Node) -> bool:
+    """Whether nothing would be read of a node at an end of a paragraph."""
+    if isinstance(node, Text):
+        return not node.data.strip()
+    return not node.name or node.name in _OPAQUE or not node.children
 
 
 def _bare(page: Page, node: Node) -> tuple[int, int]:
@@ -109,14 +124,20 @@ def _inline(page: Page, node: Node) -> Iterator[Inline]:
                 yield from [child.data] if isinstance(child, Text) else _inside(page, child)
             elif child.name not in _READINGS:
                 yield from _inline(page, child)
-    elif name in _CODE or not _translated(node):
-        yield Thing(Mark(page.text(node.start, node.end), shown=one_line(node.text).strip()))
-    elif not name or name in _OPAQUE or not node.children or _refers(node):
-        yield Thing(Mark(page.text(node.start, node.end), link=name == "a"))
+    elif name in _CODE or not translated(node):
+        yield Thing(Mark(_whole(page, node), shown=one_line(node.text).strip()))
+    elif _silent(node) or _refers(node):
+        yield Thing(Mark(_whole(page, node), link=name == "a"))
     else:
         opening, closing = page.text(node.start, node.inner[0]), page.text(node.inner[1], node.end)
         link = name == "a" and "href" in node.attributes
         yield Around(Mark(opening, closing, wraps=True, link=link), list(_inside(page, node)))
+
+
+def _whole(page: Page, node: Element) -> str:
+    """An element as it is written; with an end tag, without which more would be in it where a translation has it."""
+    unclosed = bool(node.children) and node.inner[1] == node.end
+    return page.text(node.start, node.end) + f"</{node.name}>" * unclosed
 
 
 def _inside(page: Page, node: Element) -> Iterator[Inline]:

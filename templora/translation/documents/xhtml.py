@@ -19,11 +19,11 @@ from templora.errors import TextError
 # its own stands for. What is beyond was made to harm.
 MAX_LENGTH = 1 << 25
 MAX_ELEMENTS = 1 << 20
-_DEEPEST, _MAX_DECLARED, _MAX_ENTITY = 200, 100, 100
-_NONE: Mapping[str, str] = MappingProxyType({})
+DEEPEST, _MAX_DECLARED, _MAX_ENTITY = 200, 100, 100
+NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 _BLANK = " \t\r\n"
-_ATTRIBUTE = re.compile(rf"(?<![{_BLANK}])[{_BLANK}]+([^\s=/>]+)[{_BLANK}]*=[{_BLANK}]*(\"[^\"]*\"|'[^']*')")
+_ATTRIBUTE = re.compile(rf"(?<![{_BLANK}])[{_BLANK}]+([^\s=/>]+)[{_BLANK}]*=[{_BLANK}]*(\"[^\"]*\"|'[^']*'|[^\"'\s>]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +141,7 @@ def parse(label: str, raw: bytes, *, most: int = MAX_ELEMENTS) -> Page:
     Raises:
         TextError: it is empty, not well-formed, or made to do harm; names `label`.
     """
-    if len(raw) > MAX_LENGTH:
-        raise TextError(f"{label}: larger than {MAX_LENGTH >> 20} MiB; no text is")
-    if not raw.strip(b"\0 \t\r\n"):
-        raise TextError(f"{label}: empty")
-    text, codec, spelling = _decoded(raw)
-    if codec != "utf-8" and text.encode(codec) != raw:
-        raise TextError(f"{label}: not sound {codec}; it could not be written as it is")
-    source = raw if codec == "utf-8" else text.encode()
-    if b"\0" in source.rstrip(b"\0"):  # the parser would take it for another encoding
-        raise TextError(f"{label}: not sound {codec}: it holds zero bytes")
+    source, codec, spelling = in_utf8(label, raw)
     flaw: Exception | None = None
     for mended in (False, True):
         try:
@@ -161,6 +152,25 @@ def parse(label: str, raw: bytes, *, most: int = MAX_ELEMENTS) -> Page:
             root = next(node for node in builder.top.children if isinstance(node, Element) and node.name)
             return Page(source, codec, spelling, root, builder.elements)
     raise TextError(f"{label}: not well-formed XML: {flaw}") from flaw
+
+
+def in_utf8(label: str, raw: bytes) -> tuple[bytes, str, str]:
+    """The first three of a `Page`: what a file holds, in UTF-8; the codec of the file itself; the one to spell in.
+
+    Raises:
+        TextError: it is empty, too large, or of no encoding.
+    """
+    if len(raw) > MAX_LENGTH:
+        raise TextError(f"{label}: larger than {MAX_LENGTH >> 20} MiB; no text is")
+    if not raw.strip(b"\0 \t\r\n"):
+        raise TextError(f"{label}: empty")
+    text, codec, spelling = _decoded(raw)
+    if codec != "utf-8" and text.encode(codec) != raw:
+        raise TextError(f"{label}: not sound {codec}; it could not be written as it is")
+    source = raw if codec == "utf-8" else text.encode()
+    if b"\0" in source.rstrip(b"\0"):  # a parser would take it for another encoding
+        raise TextError(f"{label}: not sound {codec}: it holds zero bytes")
+    return source, codec, spelling
 
 
 # Encodings -----------------------------------------------------------------------------------------------------------
@@ -251,7 +261,7 @@ class _Builder:
 
     def __init__(self, label: str, source: bytes, most: int, *, mended: bool) -> None:
         self.elements, self._most = 0, min(most, MAX_ELEMENTS)
-        self.top = Element("", _NONE, 0)  # around the root, and comments beside that
+        self.top = Element("", NO_ATTRIBUTES, 0)  # around the root, and comments beside that
         self._label, self._source, self._mended = label, source, mended
         self._entities: dict[str, str | None] = {}
         self._declared = 0
@@ -302,14 +312,14 @@ class _Builder:
             raise TextError(f"{self._label}: more than {self._most:,} elements; no text has so many")
         if self._mended:
             attributes = {key: value.replace(_BARE, "&") for key, value in attributes.items()}
-        element = self._tag = Element(name.rpartition(":")[2], attributes or _NONE, at)
+        element = self._tag = Element(name.rpartition(":")[2], attributes or NO_ATTRIBUTES, at)
         self._stack[-1].children.append(element)
         return element
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._stack.append(self._element(name, attributes))
-        if len(self._stack) > _DEEPEST + 1:
-            raise TextError(f"{self._label}: elements in elements more than {_DEEPEST} deep")
+        if len(self._stack) > DEEPEST + 1:
+            raise TextError(f"{self._label}: elements in elements more than {DEEPEST} deep")
 
     def _end(self, _name: str) -> None:
         at, element = self._here(), self._stack.pop()
@@ -331,7 +341,7 @@ class _Builder:
         self._cdata = "closed"
 
     def _thing(self, *_: str) -> None:
-        self._element("", _NONE)
+        self._element("", NO_ATTRIBUTES)
 
     def _default(self, data: str) -> None:
         if data.startswith("&"):
@@ -368,9 +378,9 @@ def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:
     left = dict(wanted)
 
     def changed(attribute: re.Match[str]) -> str:
-        if attribute[1] not in left:
+        if attribute[1].lower() not in left:
             return attribute[0]
-        value = left.pop(attribute[1])
+        value = left.pop(attribute[1].lower())
         return "" if value is None else f'{attribute[0].removesuffix(attribute[2])}"{value}"'
 
     tag = _ATTRIBUTE.sub(changed, _CONTROLS.sub(b" ", tag.encode()).decode())  # as it was read

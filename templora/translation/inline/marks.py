@@ -13,7 +13,7 @@ from templora.translation.inline.characters import one_line
 # Forgiving: models write spaces into tags, brackets of East Asian width, and the digits of other scripts.
 TAG = re.compile(r"[<＜]\s?(?P<close>/?)\s?(?P<number>\d{1,7})\s?(?P<void>/?)\s?[>＞]")
 _RAISED = re.compile(r"<(?:[\w.-]+:)?su[bp](?=[\s/>])", re.IGNORECASE)
-_ANCHOR = re.compile(r"\s(?:xml:)?(?:id|name)\s*=")
+_ANCHOR = re.compile(r"\s(?:xml:)?(?:id|name)\s*=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
