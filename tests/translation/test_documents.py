@@ -38,7 +38,7 @@ def test_standard_input_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
         open_document("-", b"")
 
 
-KINDS = r"\.txt, \.md, \.markdown, \.epub, \.html, \.htm, \.xhtml, \.jsonl, \.json"
+KINDS = r"\.txt, \.md, \.markdown, \.epub, \.html, \.htm, \.xhtml, \.po, \.pot, \.jsonl, \.json"
 
 
 @pytest.mark.parametrize(

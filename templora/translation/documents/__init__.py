@@ -13,6 +13,7 @@ from templora.translation.documents.epub import Epub
 from templora.translation.documents.html import Html, Xhtml
 from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
+from templora.translation.documents.po import Po
 from templora.translation.languages import Language
 from templora.translation.pairs import read_pairs
 
@@ -24,6 +25,8 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".html": Html,
     ".htm": Html,
     ".xhtml": Xhtml,
+    ".po": Po,
+    ".pot": Po,
 }
 _PAIRS = (".jsonl", ".json")
 

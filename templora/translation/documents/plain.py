@@ -94,13 +94,13 @@ class PlainText(FlatDocument):
     """A text file. The lines of a paragraph become one; bullets, numbers, indents and leaders are no text."""
 
     def _slots(self, text: str) -> Iterator[Slot]:
-        for start, end, source in _pieces(text):
+        for start, end, source in pieces(text):
             marked = mark_up([source])
             if marked is not None:
                 yield Slot(start, end, marked)
 
 
-def _pieces(text: str) -> Iterator[tuple[int, int, str]]:
+def pieces(text: str) -> Iterator[tuple[int, int, str]]:
     """What is to be translated: where it is, and what it says."""
     blocks = list(_blocks(text))
     page = _page([block for block in blocks if not _timed(block)])
@@ -119,10 +119,10 @@ def _columns(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _joined(text: str, lines: Sequence[_Line]) -> str:
-    pieces = [text[lines[0].start : lines[0].end]]
+    found = [text[lines[0].start : lines[0].end]]
     for before, line in itertools.pairwise(lines):
-        pieces.append(line.text if _HYPHEN.search(f"{before.text[-4:]}\n{line.text[:4]}") else f"\n{line.text}")
-    return "".join(pieces)
+        found.append(line.text if _HYPHEN.search(f"{before.text[-4:]}\n{line.text[:4]}") else f"\n{line.text}")
+    return "".join(found)
 
 
 # Lines ---------------------------------------------------------------------------------------------------------------

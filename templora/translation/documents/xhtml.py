@@ -208,7 +208,7 @@ def _decoded(raw: bytes) -> tuple[str, str, str]:
                 break
     declared = _DECLARED.match(raw)
     said = declared or _META.search(raw, 0, 1024)
-    own = _known(said[1]) if said else "utf-8"
+    own = known_codec(said[1]) if said else "utf-8"
     unsure = ("utf-8", "utf-8" if own == "utf-8" else "ascii")
     tries = [unsure]
     if own == "iso8859-1" and _HIGH_CONTROLS.search(raw):
@@ -226,7 +226,7 @@ def _decoded(raw: bytes) -> tuple[str, str, str]:
     return raw.decode("latin-1"), "latin-1", "ascii"
 
 
-def _known(name: bytes) -> str | None:
+def known_codec(name: bytes) -> str | None:
     """Python's name of an encoding of bytes; None if there is no such."""
     try:
         found = codecs.lookup(name.decode()).name
