@@ -63,6 +63,7 @@ the lines of --pairs, give the file to --corrections, and what comes after the f
 Aligned pairs (.jsonl, GuoFeng's .json) have a true translation already: the report says how near the model came.
 """
 TARGETS = ("own", "reference")
+TERMS = ("settle", "glossary")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
 # Of what is wrong with a document, in the receipt.
@@ -83,6 +84,13 @@ _MAX_PROBLEMS = 8
     default="own",
     show_default=True,
     help="what is learnt: the model's own translations, or, of aligned pairs, the true ones",
+)
+@click.option(
+    "--terms",
+    type=click.Choice(TERMS),
+    default="settle",
+    show_default=True,
+    help="settle one rendering for each name and term, found on the way; or keep those of --glossary alone",
 )
 @click.option("--glossary", metavar="FILE", help="terms and their translations, one a line, a tab between")
 @click.option("--template", metavar="NAME|FILE", help="how the model is asked: lines, chat, or a TOML file")
@@ -157,6 +165,7 @@ class _Job:
         self.output = Output(self.document, self.to, out, begun=self.kept.there)
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
+        self.settled: list[dict[str, Any]] = []
         self.drafted = self.committed = self.stopped = 0
         self.drafting = Pace()
 
@@ -172,6 +181,7 @@ class _Job:
             "targets": self.options["targets"],
             "template": _digest("template", template) if template and template.endswith(".toml") else template,
             "glossary": _digest("glossary", glossary) if glossary else None,
+            "terms": self.options["terms"],
             **plain("sampling", dataclasses.asdict(self.sampling)),
         }
 
@@ -211,8 +221,8 @@ class _Job:
                     saved.mark({"translation": self.about})
                 known = {**(dict(enumerate(self.references)) if self.reveals else {}), **self.known}
                 translation = Translation(
-                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=known, ask=self.reveals,
-                    each=self._drafted,
+                    saved, self.sources, self.to, template, sampling, settle=options["terms"] == "settle",
+                    terms=self._terms, known=known, ask=self.reveals, each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
                 opening = self.output.begin(self.shown)
@@ -226,6 +236,7 @@ class _Job:
                         run.notes.append(note)
 
                 run.follow(itertools.chain([opening], translation.run(options["preview"])), show)
+                self.settled = self._settled(translation)
                 run.notes += [note for note in saved.remarks if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
@@ -308,11 +319,8 @@ class _Job:
             notes.append(f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}")
         quality = self._quality(shown)
         terms = self._kept_terms()
-        if terms:
-            missed = [t for t in terms if t["kept"] < t["paragraphs"]]
-            kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
-            worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
-            notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
+        notes += [_kept("glossary:", terms)] if terms else []
+        notes += [_kept(f"terms: {len(self.settled)} settled,", self.settled)] if self.settled else []
         if self.output.moved:
             notes.append(f"markup put back or left out, as the model had lost it: {self.output.moved} pieces")
         problems = self.document.problems
@@ -333,6 +341,7 @@ class _Job:
             "targets": self.options["targets"],
             "quality": quality,
             "glossary": terms,
+            "terms": self.settled,
             "moved_markup": self.output.moved,
             "problems": [*problems],
             "sampling": dataclasses.asdict(self.sampling),
@@ -353,6 +362,18 @@ class _Job:
         self.work.notes.append(f"against the true translations: {said} (TER: lower is better)")
         return found
 
+    def _settled(self, translation: Translation) -> list[dict[str, Any]]:
+        """For each term that was settled: in how many paragraphs it stands after that, and in how many it was kept."""
+        found: dict[str, list[bool]] = {term: [] for term in translation.settled}
+        for p in self.paragraphs:
+            for one in translation.settled_in(p.segment):
+                if p.segment > one.since:
+                    found[one.term].append(one.kept_in(self._shown(p)))
+        return [
+            {"term": term, "rendering": one.rendering, "paragraphs": len(found[term]), "kept": sum(found[term])}
+            for term, one in translation.settled.items()
+        ]
+
     def _kept_terms(self) -> list[dict[str, Any]]:
         """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
         found: dict[tuple[str, str], list[bool]] = {}
@@ -363,6 +384,13 @@ class _Job:
             {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
             for (term, translation), kept in found.items()
         ]
+
+
+def _kept(what: str, terms: list[dict[str, Any]]) -> str:
+    missed = sorted((t for t in terms if t["kept"] < t["paragraphs"]), key=lambda t: t["kept"] - t["paragraphs"])
+    kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
+    worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
+    return f"{what} kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else "")
 
 
 def _own_name(document: str, to: Language, sources: list[str]) -> str:

@@ -10,17 +10,17 @@ into a cache of its own. Those before the rest are still there for the next draf
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from templora.decoding.lexical_bias import LexicalBias
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
+from templora.decoding.wanted_words import Chosen, WantedWords
 from templora.events import TokenEvent, TokenLogprobs
 from templora.kvcache.window import WindowCache
 from templora.sampling import Sampler
@@ -75,7 +75,7 @@ class Previewer:
         most: int,
         samplers: Sequence[Sampler],
         ends: Collection[int],
-        wanted: Sequence[str] = (),
+        wanted: Mapping[str, str] | None = None,
     ) -> Plan[Preview]:
         """What comes after `tokens`, yielding `TokenEvent`s as it goes.
 
@@ -88,13 +88,28 @@ class Previewer:
             most: tokens to draft.
             samplers: how they are chosen, for each alternative.
             ends: tokens at which it ends.
-            wanted: words that should occur in it (`templora.decoding.lexical_bias`).
+            wanted: words that should occur in it (`templora.decoding.wanted_words`).
         """
         made: list[Preview] = []
         for sampler in samplers:
-            draft = yield from self._draft(tokens, seen, chunk_start, version, most, sampler, ends, wanted)
+            words = WantedWords(wanted, self._tokenizer) if wanted else None
+            how = tokens, seen, chunk_start, version, most, sampler, ends
+            draft = yield from self._draft(*how, words)
+            if words:
+                draft = yield from self._with_words(draft, words, lambda: self._draft(*how, words))  # noqa: B023
             made.append(draft)
         return replace(made[0], others=tuple(made[1:]))
+
+    def _with_words(self, draft: Preview, words: WantedWords, again: Callable[[], Plan[Preview]]) -> Plan[Preview]:
+        """A draft with the words that it lacks, as far as they have a place in it."""
+        words.begin(draft.text)
+        for word in words.missing(draft.text):
+            for _ in words.put(word):
+                other = yield from again()
+                if other.ended >= draft.ended and words.better(other.text):
+                    draft = other
+                    break
+        return draft
 
     def _draft(
         self,
@@ -105,17 +120,19 @@ class Previewer:
         most: int,
         sampler: Sampler,
         ends: Collection[int],
-        wanted: Sequence[str],
+        words: WantedWords | None,
     ) -> Plan[Preview]:
         reader, begun, seen = self._reader, list(tokens), list(seen)
         held = Held(self._tokenizer, begun[-4:], sampler.params.stops)
-        hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         said: list[TokenEvent] = []
 
-        def choose(logits: torch.Tensor) -> tuple[int, TokenLogprobs | None]:
-            lifted = hoped.lift(logits, begun) if hoped else logits
-            token = sampler(lifted, begun[-reader.config.window :], len(begun))
-            return token, sampler.logprobs(logits, token)
+        def choose(logits: torch.Tensor) -> tuple[int, TokenLogprobs | None, Chosen | None]:
+            def free() -> int:
+                return sampler(logits, begun[-reader.config.window :], len(begun))
+
+            chosen = words.choose(logits, free) if words else None
+            token = chosen.token if chosen else free()
+            return token, sampler.logprobs(logits, token), chosen
 
         def show(*, last: bool = False) -> Iterator[TokenEvent]:
             for event in held.shown(last=last):
@@ -124,11 +141,21 @@ class Previewer:
                     yield event
 
         cut, ended = None, False
-        yield Work(lambda: self._read(seen, chunk_start, version), "read")
-        for _ in range(most):
+        kept = words.kept if words else ()
+        if not kept or not self._passes:  # else they are in the cache
+            yield Work(lambda: self._read(seen, chunk_start, version), "read")
+        for token in kept:
+            held.token(len(begun), token)
+            begun.append(token)
+            seen.append(token)
+            for _ in show():
+                pass  # it was told when it was drafted first
+        for _ in range(most - len(kept)):
             if not reader.at(len(seen) - 1) or self._is_full(seen):
                 yield Work(lambda: self._fill(seen, version), "read")
-            token, logprobs = yield Token(reader, seen, choose)
+            token, logprobs, chosen = yield Token(reader, seen, choose)
+            if words:
+                words.add(chosen)
             if token in ends:
                 ended = True
                 break

@@ -10,7 +10,7 @@ sessions. Those with an `_events` or `stream` name yield events as things happen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -242,7 +242,7 @@ class Session:
         max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = True,
-        wanted: Sequence[str] = (),
+        wanted: Mapping[str, str] | None = None,
         base: bool = False,
         at: int | None = None,
         each: Callable[[str], None] = lambda _: None,
@@ -254,7 +254,7 @@ class Session:
             max_new_tokens: how much at most.
             sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place; with `n` there
                 are so many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
-            wanted: words that should occur in it (`templora.decoding.lexical_bias`).
+            wanted: words that should occur in it, each with what its forms begin with (`decoding.wanted_words`).
             base: ask the bare base, not the adapted model.
             at: as if the text had ended after so many tokens, the adapter being that of now.
             each: told the text of each token, one alternative after the other; what it raises ends the draft.

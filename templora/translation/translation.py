@@ -22,8 +22,10 @@ from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.translation.languages import Language
 from templora.translation.sentences import join
+from templora.translation.settled import Settled, SettledTerms, no_terms
 from templora.translation.template import Template
-from templora.translation.translator import KEPT, Translated, Translator
+from templora.translation.term_finder import TermFinder
+from templora.translation.translator import Translated, Translator
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Translation:
         target: the language they are translated into.
         template: how they stand in the session's text.
         sampling: how words are chosen.
+        settle: whether the document's terms are settled on the way (`settled`).
         how: `terms`, `known`, `ask` and `each`, as for `Translator`.
     """
 
@@ -120,22 +123,34 @@ class Translation:
         target: Language,
         template: Template,
         sampling: SamplingParams,
+        *,
+        settle: bool = True,
         **how: Any,
     ) -> None:
-        self._saved, self._target = saved, target
-        self._translator = Translator(saved, template, target, sampling, **how)
+        self._saved, self._sources, self._target = saved, sources, target
+        self._settled = SettledTerms(TermFinder(sources), how.get("terms", no_terms)) if settle else None
+        self._translator = Translator(saved, template, target, sampling, settled=self._settled, **how)
         self._units = self._translator.units(sources)
         self._done = what_is_done(saved.history, target)
         of = {(unit.segment, unit.part): unit for unit in self._units}
         for mark in self._done.units:
             unit = of.get((mark["segment"], mark["part"]))
             if unit:  # one that was corrected since may have had other parts
-                self._translator.remember(Translated(unit, **{key: mark[key] for key in KEPT}))
+                self._translator.remember(Translated.of_mark(unit, mark))
 
     @property
     def paragraphs(self) -> list[Paragraph]:
         """Those that are done."""
         return self._done.paragraphs
+
+    @property
+    def settled(self) -> dict[str, Settled]:
+        """The terms that are settled, by term."""
+        return self._settled.all if self._settled else {}
+
+    def settled_in(self, segment: int) -> list[Settled]:
+        """Those that stand in a paragraph."""
+        return self._settled.found(segment, self._sources[segment]) if self._settled else []
 
     @property
     def stopped(self) -> bool:

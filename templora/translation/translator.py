@@ -4,6 +4,7 @@
                      └──► doubtful: the bare base is asked, then the same again less freely; what stays doubtful is
                           shown to the reader, and neither read on nor learnt
     one of 4  ─► the bare base is asked as well, and the better one is taken (`control`)
+    terms     ─► are asked for alone, settled where readings agree, and from then on wanted in drafts (`settled`)
     chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
@@ -14,19 +15,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
 from templora.sampling import SamplingParams
+from templora.text import Framed, ours
 from templora.thoughts import without_thoughts
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
 from templora.translation.sentences import Unit, units
+from templora.translation.settled import SettledTerms, no_terms
 from templora.translation.template import Template
 
 if TYPE_CHECKING:
@@ -45,7 +48,9 @@ _LAST, _HARMED = 16, 4
 # Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty.
 FIRST, BASE, AGAIN = "first", "base", "again"
 # What a session's log holds of a `Translated`, beside its unit.
-KEPT = ("target", "own", "whole", "known", "doubt", "by", "control")
+KEPT = ("target", "own", "whole", "known", "doubt", "by", "control", "readings", "settled")
+# A term alone is a few words; what stands around them is none.
+_MAX_READING, _EDGES = 16, ' .。:："“”'
 
 
 class Text(Protocol):
@@ -83,6 +88,8 @@ class Translated:
         doubt: why it is neither read on nor learnt; empty if it is.
         by: which attempt it is: `first`, `base` or `again`.
         control: how much more of its source the model's own lost than the base's, where both were asked.
+        readings: what terms that it has are called alone, in order.
+        settled: terms that are settled by it, with their renderings.
     """
 
     unit: Unit
@@ -93,6 +100,13 @@ class Translated:
     doubt: str = ""
     by: str = FIRST
     control: float | None = None
+    readings: Mapping[str, str] = field(default_factory=dict)
+    settled: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_mark(cls, unit: Unit, mark: Mapping[str, Any]) -> Translated:
+        """As a log has it; older ones know less."""
+        return cls(unit, **{name: mark[name] for name in KEPT if name in mark})
 
 
 class Translator:
@@ -106,6 +120,7 @@ class Translator:
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
         ask: whether the model is asked for its own where one is known.
+        settled: the document's terms, which are settled on the way; None: none are.
         each: told each piece of text that is drafted; what it raises ends the run, and the paragraph is not begun.
 
     Attributes:
@@ -119,15 +134,17 @@ class Translator:
         language: Language,
         sampling: SamplingParams,
         *,
-        terms: Callable[[str], Mapping[str, str]] = lambda _: {},
+        terms: Callable[[str], Mapping[str, str]] = no_terms,
         known: Mapping[int, str] | None = None,
         ask: bool = False,
+        settled: SettledTerms | None = None,
         each: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._text, self._template, self._sampling = text, template, sampling
         self._terms, self._known, self._ask, self._each = terms, known or {}, ask, each
         self._chunk_size = text.session.config.chunk_size
         self._learns = text.session.config.learning != "off"
+        self._settled = settled
         self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
         self._helped: deque[bool] = deque(maxlen=_LAST)  # of the last units, whether the base helped out
@@ -152,13 +169,20 @@ class Translator:
                 if learnt:
                     yield learnt
             made = self._reveal(unit) if unit.segment in self._known else self._translate(unit)
-            yield from self._take(made)
+            yield from self._take(self._read_terms(made))
 
     def remember(self, made: Translated) -> None:
         """Takes note of a unit that is done."""
+        unit, settled = made.unit, self._settled
         if not made.doubt:
             self._begun = True
-            self._doubts.add(made.unit.source, made.target)
+            self._doubts.add(unit.source, made.target)
+        if settled and made.doubt:
+            settled.asked(made.readings)
+        elif settled:
+            if made.known:
+                settled.corrected(unit.segment, unit.source, made.target)
+            settled.take(unit.segment, unit.source, made.target, made.readings, made.settled)
         if not made.known:
             self._asked += 1
             self._helped.append(made.by == BASE and made.control is None)
@@ -181,11 +205,55 @@ class Translator:
             self._prompt(unit),
             max_new_tokens=_MAX_FOR_EACH * self._count(unit.source) + _MAX_BESIDES,
             sampling=sampling,
-            wanted=list(dict.fromkeys(self._terms(unit.source).values())),
+            wanted=self._wanted(unit),
             base=base,
             each=self._each,
         )
         return one_line(without_thoughts(draft.text, unit.source)).strip(), draft.ended
+
+    # Terms -----------------------------------------------------------------------------------------------------
+
+    def _wanted(self, unit: Unit) -> dict[str, str]:
+        """Words that should occur in a translation, each with what its forms begin with."""
+        settled = self._settled.found(unit.segment, unit.source) if self._settled else ()
+        return {one.rendering: one.stem for one in settled} | {word: word for word in self._terms(unit.source).values()}
+
+    def _read_terms(self, made: Translated) -> Translated:
+        """A unit with what its terms are called alone, and those that are settled by that."""
+        unit, settled = made.unit, self._settled
+        if not settled or not self._begun or made.doubt:
+            return made
+        before = ours("")
+        if made.known:
+            settled.corrected(unit.segment, unit.source, made.target)
+            before = self._prompt(unit) + self._template.answer(made.target)
+        open_ = settled.open(unit.segment, unit.source)
+        readings = {one.term: self._alone(self._template, one.text, before) for one in open_}
+        way_back = self._template.way_back or self._template
+
+        def back(rendering: str) -> str:
+            return self._alone(way_back, rendering, before)
+
+        agreed = settled.agree(unit.segment, unit.source, made.target, readings, back)
+        return replace(made, readings=readings, settled=agreed)
+
+    def _alone(self, template: Template, term: str, before: Framed) -> str:
+        """What the model makes of a term.
+
+        Args:
+            template: of the direction.
+            before: what it reads besides the session's text.
+        """
+        draft = self._text.preview(
+            before + template.prompt(term, {}, first=False),
+            max_new_tokens=_MAX_READING,
+            sampling=replace(self._sampling, temperature=0.0),
+            base=self.stopped,
+            each=self._each,
+        )
+        return one_line(without_thoughts(draft.text, term)).strip(_EDGES) if draft.ended else ""
+
+    # Attempts --------------------------------------------------------------------------------------------------
 
     def _reveal(self, unit: Unit) -> Translated:
         """A translation that is known, after the model's own, if that is wanted."""
@@ -229,6 +297,10 @@ class Translator:
         found = self._text.likelihood(self._template.back(target), f" {source}")
         return found.nll / found.tokens
 
+    def learnt(self, made: Translated) -> list[tuple[str, bool]]:
+        """The translation in pieces, each with whether it is to be learnt."""
+        return [(self._template.answer(made.target), not self.stopped)]
+
     def _take(self, made: Translated) -> Iterator[Event | Translated]:
         """Has the session read a unit; with it in the log is what became of it."""
         unit = made.unit
@@ -238,7 +310,7 @@ class Translator:
         if made.doubt:
             self._text.mark(mark)
         else:
-            parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
+            parts = [(self._prompt(unit), False), *self.learnt(made)]
             # Not one by one: whoever stops listening in between finds the unit in the log, whole.
             events = list(self._text.absorb_parts(parts, mark=mark))
         self.remember(made)
