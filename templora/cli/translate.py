@@ -36,6 +36,7 @@ from templora.reports.run_report import TextReport
 from templora.runtime.files import sha256, told
 from templora.translation.documents import open_document
 from templora.translation.glossary import Glossary
+from templora.translation.glossary_files import read_glossary
 from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
 from templora.translation.pairs import read_corrections, write_pairs
@@ -151,7 +152,7 @@ class _Job:
             raise OptionError("glossary", "must be a file, which --resume looks into again, not standard input")
         if options["corrections"] == "-" == name:
             raise OptionError("corrections", "standard input is the document already: give one of them as a file")
-        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
+        self.glossary = read_glossary(options["glossary"]) if options["glossary"] else Glossary([])
         corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
         self.named = options["session"] is not None
         if not self.named:
