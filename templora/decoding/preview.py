@@ -1,11 +1,11 @@
 """`Previewer`: what a text would go on with, of which nothing stays.
 
-    window    first ──── context ──── chunk │ piece │ piece │ the rest, prompt included
-    passes    [                             ][      ][      ][                        ]
+    window    first ──── context ──── chunk │ piece │ piece │ the rest │ prompt
+    passes    [                             ][      ][      ][         ][      ]
 
 A draft depends on the text, the adapter and the arguments alone, not on what was drafted before: so it need not be kept
 in order to be made again. In bf16 keys and values depend on how many tokens are read at once, hence the fixed passes,
-into a cache of its own. Those before the rest are still there for the next draft, and for who learns the chunk.
+into a cache of its own. Those before the prompt are still there for the next draft, and for who learns the chunk.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Previewer:
         tokens: Sequence[int],
         seen: Sequence[int],
         chunk_start: int,
+        end: int,
         version: int,
         most: int,
         samplers: Sequence[Sampler],
@@ -84,6 +85,7 @@ class Previewer:
             seen: the same as the model sees them, with notes.
             chunk_start: where its open chunk begins, among these; the window begins with the context before it, and
                 moves on when it is full.
+            end: where the text ends, and a prompt begins, among these.
             version: of the adapter.
             most: tokens to draft.
             samplers: how they are chosen, for each alternative.
@@ -93,7 +95,7 @@ class Previewer:
         made: list[Preview] = []
         for sampler in samplers:
             words = WantedWords(wanted, self._tokenizer) if wanted else None
-            how = tokens, seen, chunk_start, version, most, sampler, ends
+            how = tokens, seen, chunk_start, end, version, most, sampler, ends
             draft = yield from self._draft(*how, words)
             if words:
                 draft = yield from self._with_words(draft, words, lambda: self._draft(*how, words))  # noqa: B023
@@ -116,6 +118,7 @@ class Previewer:
         tokens: Sequence[int],
         seen: Sequence[int],
         chunk_start: int,
+        end: int,
         version: int,
         most: int,
         sampler: Sampler,
@@ -141,11 +144,11 @@ class Previewer:
                     yield event
 
         cut, ended = None, False
-        kept = words.kept if words else ()
+        kept = words.kept if words else []
         if not kept or not self._passes:  # else they are in the cache
-            yield Work(lambda: self._read(seen, chunk_start, version), "read")
-        for token in kept:
-            held.token(len(begun), token)
+            yield Work(lambda: self._read(seen, chunk_start, end, version), "read")
+        for token, logprobs in kept:
+            held.token(len(begun), token, logprobs)
             begun.append(token)
             seen.append(token)
             for _ in show():
@@ -155,7 +158,7 @@ class Previewer:
                 yield Work(lambda: self._fill(seen, version), "read")
             token, logprobs, chosen = yield Token(reader, seen, choose)
             if words:
-                words.add(chosen)
+                words.add(chosen, logprobs)
             if token in ends:
                 ended = True
                 break
@@ -205,11 +208,13 @@ class Previewer:
         held = self._passes and self._version == version and self._reader.cache.first_token == first
         return self._reader.cache if held and self._passes[0] == list(tokens[first:end]) else None
 
-    def _read(self, tokens: list[int], chunk_start: int, version: int) -> None:
-        """Reads what comes before the rest, but for those passes that it was last read in too."""
+    def _read(self, tokens: list[int], chunk_start: int, end: int, version: int) -> None:
+        """Reads what comes before the prompt, but for those passes that it was last read in too."""
         cache, first = self._reader.cache, self._reader.window_start(chunk_start)
         # The token before the chunk is an input of who learns it, so the context ends before that (`Learner`).
-        ends = [end for end in range(chunk_start - 1, len(tokens), _PIECE) if end > first + cache.opening]
+        last = min(end if end >= chunk_start else len(tokens), len(tokens) - 1)
+        ends = [*dict.fromkeys((*range(chunk_start - 1, last, _PIECE), last))]
+        ends = [end for end in ends if end > first + cache.opening]
         passes = [tokens[begin:end] for begin, end in pairwise([first, *ends])]
         same = 0
         if version == self._version and first == cache.first_token:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from templora.events import TokenLogprobs
 from templora.text import decode, encode
 
 # Nats that a word's first token has at least where it is put; nats a token by which the rest may become less likely;
@@ -52,6 +53,7 @@ class _Attempt:
     Args:
         tokens: of it.
         logprobs: of each, in nats; None: it is of a word that was put.
+        told: what its caller keeps of each.
         places: where each word may begin.
         kept: how many of the tokens were kept of the one before.
         word: tokens that follow those, whatever is likely.
@@ -59,6 +61,7 @@ class _Attempt:
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float | None] = field(default_factory=list)
+    told: list[TokenLogprobs | None] = field(default_factory=list)
     places: dict[str, list[_Place]] = field(default_factory=dict)
     kept: int = 0
     word: tuple[int, ...] = ()
@@ -88,9 +91,9 @@ class WantedWords:
         self._text = ""
 
     @property
-    def kept(self) -> Sequence[int]:
+    def kept(self) -> list[tuple[int, TokenLogprobs | None]]:
         """The tokens that the draft to be made begins with."""
-        return self._now.tokens
+        return list(zip(self._now.tokens, self._now.told, strict=True))
 
     def choose(self, logits: torch.Tensor, free: Callable[[], int]) -> Chosen:
         """The next token of a draft: `free`'s choice, but where a word has been put. Touches nothing.
@@ -115,10 +118,11 @@ class WantedWords:
         token = free()
         return Chosen(token, float(logits[token]) - total, places)
 
-    def add(self, chosen: Chosen) -> None:
+    def add(self, chosen: Chosen, told: TokenLogprobs | None = None) -> None:
         """Takes note of a token that a draft goes on with."""
         self._now.tokens.append(chosen.token)
         self._now.logprobs.append(chosen.logprob)
+        self._now.told.append(told)
         for word, places in chosen.places.items():
             self._now.places.setdefault(word, []).extend(places)
 
@@ -143,8 +147,8 @@ class WantedWords:
             if place.logprob < _LEAST or word not in self.missing(self._text):
                 return
             before = {w: [p for p in found if p.at < place.at] for w, found in best.places.items()}
-            tokens, logprobs = best.tokens[: place.at], best.logprobs[: place.at]
-            self._now = _Attempt(tokens, logprobs, before, len(tokens), place.ids)
+            at = place.at
+            self._now = _Attempt(best.tokens[:at], best.logprobs[:at], best.told[:at], before, at, place.ids)
             yield
 
     def better(self, text: str) -> bool:

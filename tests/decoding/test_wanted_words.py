@@ -30,11 +30,15 @@ def logits(next_: str, **others: float) -> torch.Tensor:
     return found
 
 
+def kept(words: WantedWords) -> str:
+    return str(TOKENIZER.decode([token for token, _ in words.kept]))
+
+
 def draft(words: WantedWords, likely: list[torch.Tensor]) -> str:
     """Drafts on from what is kept, each time what is likeliest."""
     for one in likely[len(words.kept) :]:
         words.add(words.choose(one, lambda one=one: int(one.argmax())))  # type: ignore[misc]
-    return TOKENIZER.decode(words.kept)
+    return kept(words)
 
 
 def test_a_word_goes_where_it_is_likeliest_to_begin() -> None:
@@ -46,7 +50,7 @@ def test_a_word_goes_where_it_is_likeliest_to_begin() -> None:
     assert words.missing(free) == ["k"]
     tried = []
     for _ in words.put("k"):
-        tried.append(TOKENIZER.decode(words.kept))
+        tried.append(kept(words))
         assert draft(words, likely) == tried[-1] + "k" + free[len(tried[-1]) + 1 :]
     # Not within the word "a", however likely; then behind the space, then before "d".
     assert tried == ["a ", "a bc "]
@@ -76,7 +80,7 @@ def test_a_much_less_likely_draft_is_none() -> None:
         next(words.put("k"))
         for one in [likely[0], *[rest] * 9]:
             words.add(words.choose(one, lambda: ids(" ")[0]))
-        assert words.better(TOKENIZER.decode(words.kept)) == better
+        assert words.better(kept(words)) == better
 
 
 @pytest.mark.parametrize(

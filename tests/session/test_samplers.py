@@ -35,7 +35,7 @@ def tokens(events: Any) -> list[TokenEvent]:
 # Alternatives -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{}, {"wanted": ["lamp"]}, {"base": True}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"wanted": {"lamp": "lamp"}}, {"base": True}], ids=str)
 def test_alternatives_of_a_preview(engine: Engine, text: str, how: dict[str, Any]) -> None:
     """The first is what there would be alone; each is the same, however many there are; nothing of them stays."""
     with engine.session(small()) as session:
@@ -127,7 +127,7 @@ def test_a_preview_has_them_too(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
         how: dict[str, Any] = {"max_new_tokens": 40, "stop_at_end": False}
         two = SamplingParams(**ASCII, n=2, logprobs=0)
-        made = session.preview(text[:30], sampling=two, wanted=["lamp"], **how)
+        made = session.preview(text[:30], sampling=two, wanted={"lamp": "lamp"}, **how)
         for draft in made.alternatives:
             assert "".join(event.text for event in draft.tokens) == draft.text
             written = [*session.encode(text[:30]), *(event.token for event in draft.tokens)]
@@ -136,8 +136,9 @@ def test_a_preview_has_them_too(engine: Engine, text: str) -> None:
             for event in draft.tokens:
                 assert event.logprobs is not None
                 assert event.logprobs.logprob == pytest.approx(float(every[event.index - 1, event.token]), abs=1e-4)
+        made = session.preview(text[:30], sampling=two, **how)
         stop = made.text[10:13]
-        stopped = session.preview(text[:30], sampling=replace(two, stop=stop), wanted=["lamp"], **how)
+        stopped = session.preview(text[:30], sampling=replace(two, stop=stop), **how)
         assert stopped.tokens == made.tokens[: made.text.index(stop)]
 
 
