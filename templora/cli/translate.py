@@ -113,7 +113,7 @@ def translate(**arguments: Any) -> None:
     """
     given, options = split_config(arguments)
     if click.get_current_context().get_parameter_source("recipe") == click.core.ParameterSource.DEFAULT:
-        options["recipe"] = "translate"
+        options["recipe"] = "translate" if options["targets"] == "own" else "translate-reference"
     check_adapter(options["adapter"])
     job = _Job(given, options)
     job.run()

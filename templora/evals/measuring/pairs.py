@@ -27,7 +27,9 @@ from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
 from templora.translation.sentences import Unit, join
+from templora.translation.settled import SettledTerms
 from templora.translation.template import read_template
+from templora.translation.term_finder import TermFinder
 from templora.translation.translator import Translated, Translator
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
     reference, target, first = how.targets == "reference", language("to", how.target), len(before)
     template = read_template(how.template, session.engine.tokenizer, language("from", how.source).name, target.name)
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
+    sources = [pair.source for pair in (*before, *pairs)]
     translator = Translator(
         _Text(session, cell.source.reads, reference),
         template,
@@ -143,9 +146,9 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
         known=known,
         ask=True,
+        settled=SettledTerms(TermFinder(sources)) if how.terms == "settle" else None,
     )
     parts: dict[int, list[Unit]] = {}
-    sources = [pair.source for pair in (*before, *pairs)]
     for unit in translator.units(sources):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])

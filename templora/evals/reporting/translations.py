@@ -105,7 +105,9 @@ def _how(group: Group) -> Translating:
 
 
 def _label(group: Group) -> str:
-    return f"{_setting(group)}, {recipe_label(group.cell.config)}"
+    cell = group.cell
+    settled = ", terms settled" if _how(group).terms == "settle" else ""
+    return f"{_setting(group)}{settled}, {recipe_label(cell.config) if cell.source.reads else 'no adapter'}"
 
 
 def _setting(group: Group) -> str:
