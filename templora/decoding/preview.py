@@ -20,7 +20,7 @@ import torch
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
-from templora.decoding.wanted_words import Chosen, WantedWords
+from templora.decoding.wanted_words import Chosen, Wanted, WantedWords
 from templora.events import TokenEvent, TokenLogprobs
 from templora.kvcache.window import WindowCache
 from templora.sampling import Sampler
@@ -76,7 +76,7 @@ class Previewer:
         most: int,
         samplers: Sequence[Sampler],
         ends: Collection[int],
-        wanted: Mapping[str, str] | None = None,
+        wanted: Mapping[str, Wanted] | None = None,
     ) -> Plan[Preview]:
         """What comes after `tokens`, yielding `TokenEvent`s as it goes.
 

@@ -23,9 +23,22 @@ import torch
 from templora.events import TokenLogprobs
 from templora.text import decode, encode
 
-# Nats that a word's first token has at least where it is put; nats a token by which the rest may become less likely;
-# places that are tried.
-_LEAST, _LOSS, _TRIES = -6.0, 0.3, 2
+# Of a word, and of one that is wanted firmly: nats that its first token has at least where it is put, nats a token by
+# which the rest may become less likely, and places that are tried.
+_WISH, _DEMAND = (-6.0, 0.3, 2), (-10.0, 1.0, 4)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a word is wanted.
+
+    Args:
+        stem: what any of its forms begins with: the word itself, if only an ending may follow it.
+        firmly: though the draft becomes less likely by it.
+    """
+
+    stem: str
+    firmly: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,15 +90,16 @@ class WantedWords:
     """Words wanted in one draft.
 
     Args:
-        words: each with what any of its forms begins with: the word itself, if only an ending may follow it. Each is
-            wanted once, in any case.
+        words: each is wanted once, in any case.
         tokenizer: of the model.
     """
 
-    def __init__(self, words: Mapping[str, str], tokenizer: Any) -> None:
-        words = {word: stem for word, stem in words.items() if word.strip() and stem.strip()}
+    def __init__(self, words: Mapping[str, Wanted], tokenizer: Any) -> None:
+        words = {word: how for word, how in words.items() if word.strip() and how.stem.strip()}
         self._tokenizer = tokenizer
-        self._patterns = {word: _pattern(stem) for word, stem in words.items()}
+        self._limits = {word: _DEMAND if how.firmly else _WISH for word, how in words.items()}
+        self._loss = 0.0  # of the word that was put last
+        self._patterns = {word: _pattern(how.stem) for word, how in words.items()}
         self._ways = {word: _ways(word, tokenizer) for word in words}
         self._now = self._free = self._best = _Attempt()
         self._text = ""
@@ -105,7 +119,9 @@ class WantedWords:
         done = len(now.tokens) - now.kept
         if done < len(now.word):
             return Chosen(now.word[done], None, {})
-        total = float(logits.logsumexp(-1))
+        total, token = float(logits.logsumexp(-1)), free()
+        if not decode(self._tokenizer, [token]).strip():  # the end, or a gap: nothing is begun there
+            return Chosen(token, float(logits[token]) - total, {})
         last = decode(self._tokenizer, now.tokens[-4:])[-1:]
         places = {
             word: [
@@ -115,7 +131,6 @@ class WantedWords:
             ]
             for word, ways in self._ways.items()
         }
-        token = free()
         return Chosen(token, float(logits[token]) - total, places)
 
     def add(self, chosen: Chosen, told: TokenLogprobs | None = None) -> None:
@@ -142,9 +157,10 @@ class WantedWords:
     def put(self, word: str) -> Iterator[None]:
         """Makes ready for drafts with a word that the best one lacks, each at another place of that one."""
         best = self._best
+        least, self._loss, tries = self._limits[word]
         places = {place.at: place for place in sorted(best.places.get(word, ()), key=lambda place: place.logprob)}
-        for place in sorted(places.values(), key=lambda place: -place.logprob)[:_TRIES]:
-            if place.logprob < _LEAST or word not in self.missing(self._text):
+        for place in sorted(places.values(), key=lambda place: -place.logprob)[:tries]:
+            if place.logprob < least or word not in self.missing(self._text):
                 return
             before = {w: [p for p in found if p.at < place.at] for w, found in best.places.items()}
             at = place.at
@@ -156,7 +172,7 @@ class WantedWords:
         it is the best one from here on.
         """
         more = len(self.missing(text)) < len(self.missing(self._text))
-        if not more or self._now.mean < self._free.mean - _LOSS:
+        if not more or self._now.mean < self._free.mean - self._loss:
             return False
         self._best, self._text = self._now, text
         return True

@@ -21,6 +21,7 @@ from templora.arguments import SEEDS, Writing, whole, yes
 from templora.config import TempLoraConfig
 from templora.decoding.preview import Preview
 from templora.decoding.reader import Reader
+from templora.decoding.wanted_words import Wanted
 from templora.errors import OptionError
 from templora.events import END, ChunkLearned, Event, Finished, TokenEvent
 from templora.learning.learner import Learner
@@ -242,7 +243,7 @@ class Session:
         max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = True,
-        wanted: Mapping[str, str] | None = None,
+        wanted: Mapping[str, Wanted] | None = None,
         base: bool = False,
         at: int | None = None,
         each: Callable[[str], None] = lambda _: None,
@@ -252,9 +253,9 @@ class Session:
         Args:
             prompt: text to go on from; may be empty if the session already holds some.
             max_new_tokens: how much at most.
-            sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place; with `n` there
-                are so many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
-            wanted: words that should occur in it, each with what its forms begin with (`decoding.wanted_words`).
+            sampling, stop_at_end: as for `stream`, with random numbers of the seed and the place. With `n` there are so
+                many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
+            wanted: words that should occur in it, and how (`decoding.wanted_words`).
             base: ask the bare base, not the adapted model.
             at: as if the text had ended after so many tokens, the adapter being that of now.
             each: told the text of each token, one alternative after the other; what it raises ends the draft.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from templora.decoding.wanted_words import Wanted
 from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
@@ -213,10 +214,11 @@ class Translator:
 
     # Terms -----------------------------------------------------------------------------------------------------
 
-    def _wanted(self, unit: Unit) -> dict[str, str]:
-        """Words that should occur in a translation, each with what its forms begin with."""
+    def _wanted(self, unit: Unit) -> dict[str, Wanted]:
+        """Words that should occur in a translation; those of the glossary firmly."""
         settled = self._settled.found(unit.segment, unit.source) if self._settled else ()
-        return {one.rendering: one.stem for one in settled} | {word: word for word in self._terms(unit.source).values()}
+        given = {word: Wanted(word, firmly=True) for word in self._terms(unit.source).values()}
+        return {one.rendering: Wanted(one.stem) for one in settled} | given
 
     def _read_terms(self, made: Translated) -> Translated:
         """A unit with what its terms are called alone, and those that are settled by that."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import small
 
-from templora.decoding.wanted_words import WantedWords
+from templora.decoding.wanted_words import Wanted, WantedWords
 from templora.engine.engine import Engine
 from templora.sampling import SamplingParams
 from templora.testing import byte_tokenizer
@@ -42,7 +42,7 @@ def draft(words: WantedWords, likely: list[torch.Tensor]) -> str:
 
 
 def test_a_word_goes_where_it_is_likeliest_to_begin() -> None:
-    words = WantedWords({"k": "k"}, TOKENIZER)
+    words = WantedWords({"k": Wanted("k")}, TOKENIZER)
     likely = [logits("a"), logits(" ", k=0.3), logits("b", k=0.2), logits("c"), logits(" "), logits("d", k=0.1)]
     free = draft(words, likely)
     assert free == "a bc d"
@@ -57,7 +57,7 @@ def test_a_word_goes_where_it_is_likeliest_to_begin() -> None:
 
 
 def test_what_comes_behind_is_free_again() -> None:
-    words = WantedWords({"kl": "kl"}, TOKENIZER)
+    words = WantedWords({"kl": Wanted("kl")}, TOKENIZER)
     likely = [logits("x", k=0.2), logits("y", l=0.3), logits("z")]
     words.begin(draft(words, likely))
     next(words.put("kl"))
@@ -65,9 +65,12 @@ def test_what_comes_behind_is_free_again() -> None:
     assert words.better("klz")
 
 
-@pytest.mark.parametrize(("share", "put"), [(0.01, True), (0.001, False)])
-def test_where_it_is_too_unlikely_it_has_no_place(share: float, put: bool) -> None:
-    words = WantedWords({"k": "k"}, TOKENIZER)
+@pytest.mark.parametrize(
+    ("share", "firmly", "put"),
+    [(0.01, False, True), (0.001, False, False), (0.001, True, True), (0.00001, True, False)],
+)
+def test_where_it_is_too_unlikely_it_has_no_place(share: float, firmly: bool, put: bool) -> None:
+    words = WantedWords({"k": Wanted("k", firmly)}, TOKENIZER)
     words.begin(draft(words, [logits("x", k=share)]))
     assert any(True for _ in words.put("k")) == put
 
@@ -75,7 +78,7 @@ def test_where_it_is_too_unlikely_it_has_no_place(share: float, put: bool) -> No
 def test_a_much_less_likely_draft_is_none() -> None:
     likely = [logits("x", k=0.2), *[logits(" ")] * 9]
     for rest, better in ((logits(" "), True), (logits(" ", y=0.999), False)):
-        words = WantedWords({"k": "k"}, TOKENIZER)
+        words = WantedWords({"k": Wanted("k")}, TOKENIZER)
         words.begin(draft(words, likely))
         next(words.put("k"))
         for one in [likely[0], *[rest] * 9]:
@@ -88,17 +91,19 @@ def test_a_much_less_likely_draft_is_none() -> None:
     [("the kernels", []), ("a Kernel", []), ("microkernel", ["kernel"]), ("kerne", ["kernel"]), ("", ["kernel"])],
 )
 def test_when_a_word_is_there(text: str, missing: list[str]) -> None:
-    assert WantedWords({"kernel": "kernel"}, TOKENIZER).missing(text) == missing
+    assert WantedWords({"kernel": Wanted("kernel")}, TOKENIZER).missing(text) == missing
 
 
 def test_forms_of_a_word() -> None:
-    words = WantedWords({"directory": "director", "中文": "中文", " ": " ", "": ""}, TOKENIZER)
+    words = WantedWords(
+        {"directory": Wanted("director"), "中文": Wanted("中文"), " ": Wanted(" "), "": Wanted("")}, TOKENIZER
+    )
     assert words.missing("directories") == ["中文"]
     assert words.missing("这是中文") == ["directory"]
 
 
 def test_a_word_in_place_of_another_is_no_gain() -> None:
-    words = WantedWords({"a": "a", "b": "b"}, TOKENIZER)
+    words = WantedWords({"a": Wanted("a"), "b": Wanted("b")}, TOKENIZER)
     words.begin(draft(words, [logits("a", b=0.4)]))
     next(words.put("b"))
     draft(words, [logits("a")])
@@ -110,7 +115,7 @@ def test_it_changes_what_is_drafted(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
 
         def drafted(*words: str) -> str:
-            wanted = {word: word for word in words}
+            wanted = {word: Wanted(word) for word in words}
             return session.preview(text[:50], max_new_tokens=20, sampling=COLD, wanted=wanted).text
 
         plain = drafted()

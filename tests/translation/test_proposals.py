@@ -10,6 +10,7 @@ from conftest import small
 
 import templora.translation.term_finder as term_finder
 from templora.decoding.preview import Preview
+from templora.decoding.wanted_words import Wanted
 from templora.sampling import SamplingParams
 from templora.session.session import Session
 from templora.testing import tiny_engine
@@ -36,7 +37,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     alone = {"keeper": "Wärter", "Wärter": "keeper", "lighthouse": "Turm"}
 
-    def preview(self: Session, prompt: str = "", *, wanted: Mapping[str, str] | None = None, **_: Any) -> Preview:
+    def preview(self: Session, prompt: str = "", *, wanted: Mapping[str, Wanted] | None = None, **_: Any) -> Preview:
         asked.append(prompt.split("\n")[-2][3:])
         return Preview(alone.get(asked[-1], f"Der Wärter {len(asked)}."), True)
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import small
 
 from templora.decoding.preview import Preview
+from templora.decoding.wanted_words import Wanted
 from templora.sampling import SamplingParams
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
@@ -198,9 +199,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, finder: TermFinder) -> list[tuple[str
     """A model that knows some words; what it was asked, and the words that were wanted in the answer."""
     found: list[tuple[str, dict[str, str]]] = []
 
-    def preview(self: SavedSession, prompt: str = "", *, wanted: Mapping[str, str] | None = None, **_: Any) -> Preview:
+    def preview(
+        self: SavedSession, prompt: str = "", *, wanted: Mapping[str, Wanted] | None = None, **_: Any
+    ) -> Preview:
         source = prompt.split("\n")[-2].removeprefix("A: ").removeprefix("B: ")
-        found.append((source, dict(wanted or {})))
+        found.append((source, {word: how.stem for word, how in (wanted or {}).items()}))
         for word in (source, source.casefold(), source.casefold().removesuffix("s")):
             if word in ALONE:
                 return Preview(ALONE[word], True)
