@@ -263,9 +263,8 @@ class Session:
         Raises:
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        drawing = samplers(self, sampling, stop_at_end)
+        how = max_new_tokens, samplers(self, sampling, stop_at_end), self.engine.end_ids, wanted
         self.settle()
-        how = max_new_tokens, drawing, self.engine.end_ids, wanted
         plan = self.loop.preview(self.encode(prompt), base, at, self.engine.tokenizer, *how)
         return self.engine.run(plan, lambda said: each(said.text) if isinstance(said, TokenEvent) else None, self.loop)
 

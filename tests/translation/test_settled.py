@@ -203,11 +203,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, finder: TermFinder) -> list[tuple[str
         self: SavedSession, prompt: str = "", *, wanted: Mapping[str, Wanted] | None = None, **_: Any
     ) -> Preview:
         source = prompt.split("\n")[-2].removeprefix("A: ").removeprefix("B: ")
-        found.append((source, {word: how.stem for word, how in (wanted or {}).items()}))
+        found.append((source, {word: each.stem for word, each in wanted.items()}))
         for word in (source, source.casefold(), source.casefold().removesuffix("s")):
             if word in ALONE:
                 return Preview(ALONE[word], True)
-        return Preview(f"{len(source)} mal Wärter, Leuchtturm {' '.join(wanted or ())}.", True)
+        return Preview(f"{len(source)} mal Wärter, Leuchtturm {' '.join(wanted)}.", True)
 
     monkeypatch.setattr(SavedSession, "preview", preview)
     monkeypatch.setattr(Doubts, "about", lambda *_: "")
