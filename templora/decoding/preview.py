@@ -20,10 +20,10 @@ import torch
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
-from templora.decoding.wanted_words import Chosen, Wanted, WantedWords
+from templora.decoding.wanted_words import Chosen, WantedWords
 from templora.events import TokenEvent, TokenLogprobs
 from templora.kvcache.window import WindowCache
-from templora.sampling import Sampler
+from templora.sampling import Sampler, Wanted
 from templora.text import decode
 from templora.thoughts import tag_tokens
 

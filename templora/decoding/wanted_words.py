@@ -21,24 +21,12 @@ from typing import Any
 import torch
 
 from templora.events import TokenLogprobs
+from templora.sampling import Wanted
 from templora.text import decode, encode
 
 # Of a word, and of one that is wanted firmly: nats that its first token has at least where it is put, nats a token by
 # which the rest may become less likely, and places that are tried.
 _WISH, _DEMAND = (-6.0, 0.3, 2), (-10.0, 1.0, 4)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a word is wanted.
-
-    Args:
-        stem: what any of its forms begins with: the word itself, if only an ending may follow it.
-        firmly: though the draft becomes less likely by it.
-    """
-
-    stem: str
-    firmly: bool = False
 
 
 @dataclass(frozen=True)

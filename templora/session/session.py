@@ -21,7 +21,6 @@ from templora.arguments import SEEDS, Writing, whole, yes
 from templora.config import TempLoraConfig
 from templora.decoding.preview import Preview
 from templora.decoding.reader import Reader
-from templora.decoding.wanted_words import Wanted
 from templora.errors import OptionError
 from templora.events import END, ChunkLearned, Event, Finished, TokenEvent
 from templora.learning.learner import Learner
@@ -31,7 +30,7 @@ from templora.methods.base import Method
 from templora.metrics import Likelihood
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.session.chunk_cycle import Lesson
 from templora.session.fitting import check_weights
 from templora.session.loop import Loop

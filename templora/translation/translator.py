@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from templora.decoding.wanted_words import Wanted
 from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.text import Framed, ours
 from templora.thoughts import without_thoughts
 from templora.translation.inline.characters import one_line

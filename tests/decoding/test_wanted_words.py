@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import small
 
-from templora.decoding.wanted_words import Wanted, WantedWords
+from templora.decoding.wanted_words import WantedWords
 from templora.engine.engine import Engine
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.testing import byte_tokenizer
 
 COLD = SamplingParams(temperature=0)

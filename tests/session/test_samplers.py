@@ -11,8 +11,8 @@ from conftest import small
 
 from templora import Finished, OptionError, SamplingParams, Session, TokenEvent
 from templora.decoding.preview import Preview
-from templora.decoding.wanted_words import Wanted
 from templora.engine.engine import Engine
+from templora.sampling import Wanted
 
 HOT = SamplingParams(temperature=1.5)
 ASCII: dict[str, Any] = {"temperature": 1.5, "logit_bias": dict.fromkeys(range(128, 256), -100)}

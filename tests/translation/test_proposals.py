@@ -10,8 +10,7 @@ from conftest import small
 
 import templora.translation.term_finder as term_finder
 from templora.decoding.preview import Preview
-from templora.decoding.wanted_words import Wanted
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.session.session import Session
 from templora.testing import tiny_engine
 from templora.translation.in_memory import InMemory

@@ -10,8 +10,7 @@ import pytest
 from conftest import small
 
 from templora.decoding.preview import Preview
-from templora.decoding.wanted_words import Wanted
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.testing import tiny_engine
