@@ -198,9 +198,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, finder: TermFinder) -> list[tuple[str
     """A model that knows some words; what it was asked, and the words that were wanted in the answer."""
     found: list[tuple[str, dict[str, str]]] = []
 
-    def preview(
-        self: SavedSession, prompt: str = "", *, wanted: Mapping[str, Wanted] | None = None, **_: Any
-    ) -> Preview:
+    def preview(self: SavedSession, prompt: str = "", **how: Any) -> Preview:
+        wanted: Mapping[str, Wanted] = how.get("wanted") or {}
         source = prompt.split("\n")[-2].removeprefix("A: ").removeprefix("B: ")
         found.append((source, {word: each.stem for word, each in wanted.items()}))
         for word in (source, source.casefold(), source.casefold().removesuffix("s")):
