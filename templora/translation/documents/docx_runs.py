@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 from templora.translation.documents.xhtml import with_attributes
@@ -227,7 +227,7 @@ def _pieces(items: Sequence[Item]) -> tuple[Piece, ...]:
     found: list[Piece] = []
     for piece in (piece for item in items for piece in item.pieces):
         last = found[-1] if found else None
-        if last and last.end == piece.start and (last.opening, last.closing) == (piece.opening, piece.closing):
+        if last and last.end == piece.start > 0 and (last.opening, last.closing) == (piece.opening, piece.closing):
             found[-1] = last._replace(end=piece.end)
         else:
             found.append(piece)
@@ -259,7 +259,7 @@ def inline(items: Sequence[Item], main: Run, written: Callable[[Run, str], str])
     found: list[Inline] = []
     group: list[Inline] = []
     run = main
-    for item in _joined(items):
+    for item in _joined(_parted(items, written)):
         if isinstance(item, Object):
             group.append(Thing(RunMark("", shown=item.shown, pieces=item.pieces, ordered=item.ordered)))
         elif isinstance(item, Box):
@@ -271,13 +271,22 @@ def inline(items: Sequence[Item], main: Run, written: Callable[[Run, str], str])
             if item.run.look != run.look and item.text.strip():
                 found += _set(group, run, main)
                 group, run = [], item.run
-            for at, text in enumerate(_BLANKS.split(item.text)):
-                blank = RunMark("", pieces=(Piece(written(item.run, text), 0, 0),))
-                group += [Thing(blank) if at % 2 else text] * bool(text)
+            group.append(item.text)
     return found + _set(group, run, main)
 
 
-def _joined(items: Sequence[Item]) -> Iterator[Item]:
+def _parted(items: Sequence[Item], written: Callable[[Run, str], str]) -> Iterator[Item]:
+    """With blanks that somebody has set things in columns with, or left a gap with to write in, as objects."""
+    for item in items:
+        if not isinstance(item, Words):
+            yield item
+            continue
+        for at, text in enumerate(_BLANKS.split(item.text)):
+            if text:
+                yield Object((Piece(written(item.run, text), 0, 0),)) if at % 2 else replace(item, text=text)
+
+
+def _joined(items: Iterable[Item]) -> Iterator[Item]:
     """Neighbours of which the model sees nothing as one: the fewer tags, the fewer mistakes."""
     for unseen, group in itertools.groupby(items, lambda item: isinstance(item, Object) and not item.shown):
         held = list(group)
