@@ -46,6 +46,8 @@ STYLES = (
     '<w:style w:type="paragraph" w:styleId="Own"><w:name w:val="Own"/><w:basedOn w:val="berschrift1"/></w:style>'
     '<w:style w:type="paragraph" w:styleId="Toc1"><w:name w:val="toc 1"/></w:style>'
     '<w:style w:type="character" w:styleId="Latin"><w:name w:val="Latin"/><w:rPr><w:lang w:val="la"/></w:rPr></w:style>'
+    '<w:style w:type="character" w:styleId="Fixed"><w:name w:val="HTML Code"/></w:style>'
+    '<w:style w:type="paragraph" w:styleId="Pre"><w:name w:val="HTML Preformatted"/></w:style>'
     "</w:styles>"
 )
 
@@ -82,6 +84,7 @@ def box(first: str, second: str | None = None) -> str:
     )
 
 
+CODE = '<w:rStyle w:val="Fixed"/>'
 BOLD, LINK = "<w:b/>", '<w:rStyle w:val="Hyperlink"/>'
 TAB, BREAK = "<w:r><w:tab/></w:r>", "<w:r><w:br/></w:r>"
 
@@ -134,6 +137,9 @@ CONTENTS: list[tuple[str, str | None]] = [
     ('<w:r><w:sym w:font="Wingdings" w:char="F0FC"/></w:r>' + run("Done"), "Done"),
     (f"<w:r><w:ruby><w:rubyPr/>{RUBY}</w:ruby><w:t>った</w:t></w:r>", "走った"),
     ("<w:r><w:t>a<!-- c -->b</w:t></w:r>" + run(" of it"), "<1>ab</1> of it"),
+    (run("Sign ") + run("____________", BOLD) + run(" here....... now"), "Sign <1/> here<2/> now"),
+    (run("Type ") + run("ls ", CODE) + run("-l ", CODE + BOLD) + run("first"), "Type <1>ls -l</1> first"),
+    (run("ls", CODE), None),
     # What is around.
     (run("See ") + link(run("the ", LINK) + run("site", LINK + BOLD)), "See <1><2>the</2> <3>site</3></1>"),
     (run("See ") + link(run("here", LINK)) + run("."), "See <1>here</1>."),
@@ -171,6 +177,7 @@ BODY = (
     f"<w:tc>{paragraph('7')}</w:tc></w:tr></w:tbl><w:p>{run('Beside ')}{BOXED}{run('the box')}</w:p>"
     f'<w:p w14:paraId="1"><w:pPr><w:outlineLvl w:val="1"/></w:pPr>{run("Part two")}</w:p><w:p>{OLD}</w:p>'
     f"<w:sdt><w:sdtPr><w:dataBinding/></w:sdtPr><w:sdtContent>{paragraph('Bound')}</w:sdtContent></w:sdt>"
+    f'<w:p><w:pPr><w:pStyle w:val="Pre"/></w:pPr>{run("rm -r all")}</w:p>'
     f"<w:sdt><w:sdtPr/><w:sdtContent>{paragraph('Unbound')}</w:sdtContent></w:sdt><w:sectPr/>"
 )
 NOTES = (
@@ -222,4 +229,6 @@ def document(changed: dict[str, bytes | str | None] | None = None) -> bytes:
 def with_body(body: str) -> bytes:
     """A document of another text alone."""
     page = f"{XML}<w:document {NAMES}><w:body>{body}</w:body></w:document>"
-    return document({"word/document.xml": page, "word/_rels/document.xml.rels": None})
+    return document(
+        {"word/document.xml": page, "word/_rels/document.xml.rels": relationships(("styles", "styles.xml"))}
+    )

@@ -19,6 +19,7 @@ from word_files import (
     BOLD,
     BREAK,
     CITY,
+    CODE,
     CONTENTS,
     FILES,
     KIND,
@@ -26,8 +27,8 @@ from word_files import (
     NAMES,
     SOURCES,
     TAB,
-    W,
     XML,
+    W,
     bookmark,
     box,
     change,
@@ -154,6 +155,7 @@ TEXT = '<w:t xml:space="preserve">'
         (run("only"), "", ""),
         (run("a") + run("        ") + run("b"), "b a<1/>", run("b a") + run("        ")),
         ("<w:r><w:t>a </w:t></w:r>" + CITY, "<1>Rom</1>", CITY.replace("Rome", "Rom")),
+        (run("do ") + run("ls ", CODE) + run("now"), "jetzt <1>dir</1>", run("jetzt ") + run("ls", CODE)),
         (CITY + BREAK + control("text", run("in")), "<2/><1>b</1>", None),
     ],
 )
@@ -214,6 +216,22 @@ def test_boxes_in_boxes() -> None:
         for text, target in zip(("outer", "middle", "inner"), targets, strict=False):
             wanted = wanted.replace(text, target)
         assert body(document_.render(targets, GERMAN)) == wanted
+
+
+def test_a_dropped_initial_is_one_with_its_paragraph() -> None:
+    drop = '<w:pPr><w:framePr w:dropCap="drop" w:lines="3"/></w:pPr>'
+    large, source = "<w:sz w:val='99'/>", f"<w:p>{drop}{{}}</w:p><w:p>{{}}</w:p>"
+    raw = with_body(source.format(run("\u201cT", large), run("he ") + run("keeper", BOLD)))
+    document_ = Docx("d", raw)
+    assert [segment.text for segment in document_.segments] == ["\u201cThe <1>keeper</1>"]
+    assert document_.render(["\u201cThe <1>keeper</1>"], GERMAN) == raw
+    done = body(document_.render(["\u201eDer <1>Wärter</1>"], GERMAN))
+    assert done == source.format(run("\u201eD", large), run("er ") + run("Wärter", BOLD))
+    assert body(document_.render(["<1>Ich</1>"], GERMAN)) == source.format(run("I", large), run("ch", BOLD))
+    assert opened(document_.render([""], GERMAN)).paragraphs[0].text == ""
+    for behind in ("12", ""):  # nothing that it could be one with
+        alone = Docx("d", with_body(source.format(run("T", large), run(behind))))
+        assert [segment.text for segment in alone.segments] == ["T"]
 
 
 def test_chapters() -> None:
@@ -343,7 +361,17 @@ def test_whatever_a_model_writes(targets: list[str], to: object) -> None:
             for text in etree.fromstring(raw).iter(f"{{{W}}}t"):
                 above = [element.tag.rpartition("}")[2] for element in text.iterancestors()]
                 assert above[0] == "r"
-                assert above[1] in ("p", "hyperlink", "ins", "moveFrom", "sdtContent", "smartTag", "fldSimple", "rt", "rubyBase")
+                assert above[1] in (
+                    "p",
+                    "hyperlink",
+                    "ins",
+                    "moveFrom",
+                    "sdtContent",
+                    "smartTag",
+                    "fldSimple",
+                    "rt",
+                    "rubyBase",
+                )
     texts, sources = body(done), body(document())
     for kept in ("<w:tab/>", "<w:drawing>", "<w:footnoteReference", "<w:hyperlink ", "<w:del ", "<m:oMath>", "<w:sdt>"):
         assert texts.count(kept) == sources.count(kept)

@@ -96,23 +96,20 @@ def picture(number: int = 1) -> str:
 
 def box(content: str) -> str:
     """A text box: for Word of today, and again for Word of old."""
-    held = (
-        f"<wps:wsp><wps:cNvSpPr/><wps:spPr/><wps:txbx><w:txbxContent>{content}</w:txbxContent></wps:txbx><wps:bodyPr/>"
-    )
-    new = drawing(f"{held}</wps:wsp>", "http://schemas.microsoft.com/office/word/2010/wordprocessingShape", "Box")
-    old = (
-        f'<w:pict><v:rect style="width:113pt"><v:textbox><w:txbxContent>{content}</w:txbxContent></v:textbox></v:rect>'
-    )
+    text = f"<w:txbxContent>{content}</w:txbxContent>"
+    held = f"<wps:wsp><wps:cNvSpPr/><wps:spPr/><wps:txbx>{text}</wps:txbx><wps:bodyPr/></wps:wsp>"
+    new = drawing(held, "http://schemas.microsoft.com/office/word/2010/wordprocessingShape", "Box")
+    old = f'<w:pict><v:rect style="width:113pt"><v:textbox>{text}</v:textbox></v:rect></w:pict>'
     return (
-        f'<w:r><mc:AlternateContent><mc:Choice Requires="wps">{new}</mc:Choice><mc:Fallback>{old}</w:pict>'
+        f'<w:r><mc:AlternateContent><mc:Choice Requires="wps">{new}</mc:Choice><mc:Fallback>{old}'
         "</mc:Fallback></mc:AlternateContent></w:r>"
     )
 
 
 def section(more: str = "", columns: int = 1) -> str:
     return (
-        f'<w:sectPr>{more}<w:pgSz w:w="11906" w:h="16838"/><w:pgMar w:top="1440" w:right="1440" w:bottom="1440" '
-        f'w:left="1440" w:header="708" w:footer="708" w:gutter="0"/><w:cols w:num="{columns}" w:space="708"/></w:sectPr>'
+        f'<w:sectPr>{more}<w:pgSz w:w="11906" w:h="16838"/><w:pgMar w:top="1440" w:right="1440" '
+        f'w:bottom="1440" w:left="1440" w:header="708" w:footer="708" w:gutter="0"/><w:cols w:num="{columns}" w:space="708"/></w:sectPr>'
     )
 
 
@@ -154,7 +151,8 @@ STYLES = (
             "paragraph",
             f"Heading{level}",
             f"heading {level}",
-            f'<w:pPr><w:keepNext/><w:outlineLvl w:val="{level - 1}"/></w:pPr><w:rPr>{BOLD}<w:sz w:val="{36 - 4 * level}"/></w:rPr>',
+            f'<w:pPr><w:keepNext/><w:outlineLvl w:val="{level - 1}"/></w:pPr>'
+            f'<w:rPr>{BOLD}<w:sz w:val="{36 - 4 * level}"/></w:rPr>',
         )
         for level in (1, 2)
     )

@@ -93,6 +93,6 @@ class Docx(Document):
         path, page = self._package.styles
         prefix, defaults = prefix_of(page), page.root.first("docDefaults")
         default = defaults.first("lang") if defaults else None
-        said = [held for held in page.root.all("lang") if default and value(held, "val") == value(default, "val")]
+        said = [held for held in page.root.all("lang") if default and value(held) == value(default)]
         tags = [(held.start, held.inner[0]) for held in said]
         return {path: page.edited([(*tag, with_attributes(page.text(*tag), languages(prefix, to))) for tag in tags])}

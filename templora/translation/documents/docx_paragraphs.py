@@ -29,7 +29,9 @@ from templora.translation.documents.docx_runs import (
     written,
 )
 from templora.translation.documents.xhtml import Element, Page, Text
+from templora.translation.inline.characters import breakable
 from templora.translation.inline.marking import mark_up
+from templora.translation.inline.marks import Part
 from templora.translation.inline.markup import Restored
 from templora.translation.languages import Language
 
@@ -52,6 +54,7 @@ _BEHIND_DIRECTION = frozenset({
     "pPrChange",
 })  # fmt: skip
 _AUTHOR = re.compile(r"author\s*=\s*(\"[^\"]*\"|'[^']*')")
+_MAX_INITIAL = 3  # characters, a quote or so included
 _OFF = frozenset({"0", "false", "off"})
 
 
@@ -67,6 +70,8 @@ class Paragraph(Slot):
         lists_contents: whether it is in a table of contents.
         versions: where the alternatives begin of which it is in one; 0 if there are none.
         again: whether it is not in the first of them.
+        initial: the large one in front of it, which is a paragraph for Word.
+        drops: whether it is such a one itself.
     """
 
     main: Run
@@ -76,6 +81,8 @@ class Paragraph(Slot):
     lists_contents: bool
     versions: int
     again: bool
+    initial: Paragraph | None
+    drops: bool
 
 
 class _Found(NamedTuple):
@@ -102,9 +109,17 @@ class TextPart:
 
     def __init__(self, path: str, page: Page, styles: Styles) -> None:
         self.path, self.page = path, page
-        self.prefix = prefix_of(page)
-        found = (self._paragraph(element, styles) for element in self._elements())
-        self.paragraphs = [paragraph for paragraph in found if paragraph is not None]
+        self.prefix, self._styles = prefix_of(page), styles
+        self.paragraphs: list[Paragraph] = []
+        initial: Paragraph | None = None
+        for found in self._elements():
+            paragraph = self._paragraph(found, initial)
+            if paragraph is None and initial is not None:
+                self.paragraphs.append(initial)
+            elif paragraph is not None and not paragraph.drops:
+                self.paragraphs.append(paragraph)
+            initial = paragraph if paragraph is not None and paragraph.drops else None
+        self.paragraphs += [initial] if initial else []
         page.root.children.clear()
 
     # Reading ---------------------------------------------------------------------------------------------------------
@@ -131,19 +146,24 @@ class TextPart:
             else:
                 left += [_Found(node, versions, again) for node in reversed(held)]
 
-    def _paragraph(self, found: _Found, styles: Styles) -> Paragraph | None:
-        element = found.element
+    def _paragraph(self, found: _Found, initial: Paragraph | None) -> Paragraph | None:
+        """A paragraph, if there is a letter in it, with the initial that is in the one in front of it."""
+        element, styles = found.element, self._styles
         first = next((node for node in element.children if isinstance(node, Element)), None)
         properties = first if first is not None and first.name == "pPr" else None
         nodes = [node for node in element.children if node is not properties]
         items = with_fields(list(self._items(nodes)), self._source)
         main = main_run(items)
-        marked = mark_up(inline(items, main, partial(written, escaped=self.page.escaped))) if main else None
-        if main is None or marked is None:
+        if main is None or styles.code(properties):
             return None
+        content = inline(items, main, partial(written, escaped=self.page.escaped))
+        marked = mark_up([initial.marked.text, *content] if initial else content)
+        if marked is None:
+            return None
+        dropped = value(child(properties, "framePr"), "dropCap") not in ("", "none") and initial is None
         start = properties.end if properties else element.inner[0]
         direction = child(properties, "bidi")
-        right_to_left = direction is not None and value(direction, "val") not in _OFF
+        right_to_left = direction is not None and value(direction) not in _OFF
         return Paragraph(
             start,
             element.inner[1],
@@ -155,6 +175,8 @@ class TextPart:
             styles.lists_contents(properties),
             found.versions,
             found.again,
+            initial,
+            dropped and len(marked.text) <= _MAX_INITIAL,
         )
 
     def _turned(self, element: Element, properties: Element | None, right_to_left: bool) -> Edit:
@@ -216,7 +238,8 @@ class TextPart:
         held = self.page.text(*properties.inner) if properties else ""
         before, after = self._edges(node)
         inserted = _AUTHOR.findall(opening) or [opening[:1]]
-        run = Run(self.prefix, opening + before, held, after + closing, (*inserted, *self._look(properties)))
+        look = (*inserted, *self._look(properties))
+        run = Run(self.prefix, opening + before, held, after + closing, look, self._styles.code(properties))
         before = run.opened()
         for inner in node.children:
             if isinstance(inner, Text) or inner is properties or (name := self._name(inner)) in _FORGOTTEN:
@@ -237,7 +260,7 @@ class TextPart:
         """What of a run's properties a reader sees."""
         for node in properties.children if properties else ():
             if isinstance(node, Element) and node.name not in _UNSEEN:
-                spacing = value(node, "val").lstrip("-") if node.name == "spacing" else ""
+                spacing = value(node).lstrip("-") if node.name == "spacing" else ""
                 hint = node.name == "rFonts" and all(key.endswith("hint") for key in node.attributes)
                 if not hint and not (spacing.isdecimal() and int(spacing[:9]) <= _MAX_UNSEEN_SPACING):
                     yield self.page.text(node.start, node.end)
@@ -259,13 +282,20 @@ class TextPart:
             edits: of the paragraphs behind it, from the last on; some may be in boxes that it has.
         """
         parts, moved = arranged(paragraph.marked, target)
+        if paragraph.initial and (at := _first_text(parts)) is not None:
+            parts[at] = str(parts[at]).removeprefix(_initial(str(parts[at])))
         text = partial(written, escaped=self.page.escaped, to=to)
         return Restored(joined(parts, paragraph.main, text, partial(self._source, edits=edits)), moved)
 
     def edits(self, paragraph: Paragraph, target: str, to: Language, edits: Sequence[Edit]) -> list[Edit]:
         """What is to change for a translation of a paragraph; the arguments are those of `restored`."""
         found = [(paragraph.start, paragraph.end, self.restored(paragraph, target, to, edits).text)]
-        return found + [paragraph.turned] * (paragraph.right_to_left != to.right_to_left)
+        found += [paragraph.turned] * (paragraph.right_to_left != to.right_to_left)
+        if paragraph.initial is None:
+            return found
+        parts, _ = arranged(paragraph.marked, target)
+        at = _first_text(parts)
+        return found + self.edits(paragraph.initial, "" if at is None else _initial(str(parts[at])), to, ())
 
     def _source(self, piece: Piece, edits: Sequence[Edit] = ()) -> str:
         """What a piece is, with edits that are within it."""
@@ -289,6 +319,16 @@ def _kept(control: Element) -> bool:
     properties = child(control, "sdtPr")
     nodes = properties.children if properties else ()
     return any(isinstance(node, Element) and node.name in _KEPT_CONTROLS for node in nodes)
+
+
+def _first_text(parts: Sequence[Part]) -> int | None:
+    return next((at for at, part in enumerate(parts) if isinstance(part, str) and part.strip()), None)
+
+
+def _initial(text: str) -> str:
+    """The first letter of a text, with what stands in front of it."""
+    start = next((at for at, character in enumerate(text) if character.isalnum()), 0)
+    return text[: next((at for at in range(start + 1, len(text)) if breakable(text, at)), len(text))]
 
 
 def _words(element: Element, run: Run, pieces: tuple[Piece, ...]) -> Item:

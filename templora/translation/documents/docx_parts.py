@@ -18,6 +18,7 @@ _OTHERS = {"chart": "a chart", "chartEx": "a chart", "diagramData": "a diagram",
 _MAIN = re.compile(r"application/vnd\.(openxmlformats-officedocument|ms-)[\w.]*word[\w.]*\.main\+xml", re.IGNORECASE)
 _NAMESPACE = re.compile(r"http://(schemas\.openxmlformats|purl\.oclc)\.org/(ooxml/)?wordprocessingml/(2006/)?main")
 _HEADING, _CONTENTS = re.compile(r"heading ?\d|title", re.IGNORECASE), re.compile(r"toc ?\d", re.IGNORECASE)
+_CODE = re.compile(r"\b(code|preformatted|verbatim|source text|html (keyboard|sample|typewriter))\b", re.IGNORECASE)
 _MAX_BASED_ON = 11  # styles that are based on one another
 _OTHER_KINDS = (
     (b"\xd0\xcf\x11\xe0", "it has a password, or is a .doc of old: save it as .docx, without a password"),
@@ -92,7 +93,7 @@ class WordParts(Members):
 
 
 class _Style(NamedTuple):
-    """A style of paragraphs: its name, the one that it is based on, and its level in the outline."""
+    """A style: its name, the one that it is based on, and its level in the outline."""
 
     name: str
     base: str
@@ -100,7 +101,7 @@ class _Style(NamedTuple):
 
 
 class Styles:
-    """What the styles of paragraphs are for.
+    """What the styles of paragraphs and of runs are for.
 
     Args:
         page: the part with them, if it could be read.
@@ -109,12 +110,14 @@ class Styles:
     def __init__(self, page: Page | None) -> None:
         self._known: dict[str, _Style] = {}
         for style in page.root.all("style") if page else ():
-            level = value_in(child(style, "pPr"), "outlineLvl")
-            self._known[value(style, "styleId")] = _Style(value_in(style, "name"), value_in(style, "basedOn"), level)
+            level = value(child(child(style, "pPr"), "outlineLvl"))
+            self._known[value(style, "styleId")] = _Style(
+                value(child(style, "name")), value(child(style, "basedOn")), level
+            )
 
     def heads(self, properties: Element | None) -> bool:
         """Whether a paragraph of these properties is a heading."""
-        level = value_in(properties, "outlineLvl")
+        level = value(child(properties, "outlineLvl"))
         for style in self._of(properties):
             level = level or style.level or ("0" if _HEADING.fullmatch(style.name) else "")
         return level.isdigit() and int(level) < 9
@@ -123,8 +126,12 @@ class Styles:
         """Whether a paragraph of these properties is in a table of contents."""
         return any(_CONTENTS.fullmatch(style.name) for style in self._of(properties))
 
+    def code(self, properties: Element | None) -> bool:
+        """Whether a paragraph, or a run, of these properties is code."""
+        return any(_CODE.search(style.name) for style in self._of(properties))
+
     def _of(self, properties: Element | None) -> Iterator[_Style]:
-        name = value_in(properties, "pStyle")
+        name = value(child(properties, "pStyle")) or value(child(properties, "rStyle"))
         for _ in range(_MAX_BASED_ON):
             if not name:
                 return
@@ -133,18 +140,13 @@ class Styles:
             name = style.base
 
 
-def value(element: Element, name: str) -> str:
+def value(element: Element | None, name: str = "val") -> str:
     """An attribute, whatever its prefix; empty if there is none."""
-    return next((held for key, held in element.attributes.items() if key.rpartition(":")[2] == name), "")
+    held = element.attributes.items() if element else ()
+    return next((said for key, said in held if key.rpartition(":")[2] == name), "")
 
 
 def child(element: Element | None, name: str) -> Element | None:
     """The first element of a name that is right in another."""
     held = element.children if element else ()
     return next((node for node in held if isinstance(node, Element) and node.name == name), None)
-
-
-def value_in(element: Element | None, name: str) -> str:
-    """The value of the first element of a name that is right in another."""
-    found = child(element, name)
-    return value(found, "val") if found else ""

@@ -17,12 +17,13 @@ from templora.translation.inline.markup import Marked, arrange, plain
 from templora.translation.languages import Language
 
 _RAISED = re.compile(r"vertAlign\b[^>]*[\"']su[bp]")
-_BLANKS = re.compile(r"(\s{3,})")
+_BLANKS = re.compile(r"(\s{3,}|_{3,}|\.{5,}|…{2,})")
 # Characters that Word has elements for.
 ELEMENTS = {"\u2011": "noBreakHyphen", "\u00ad": "softHyphen"}
 _APART = re.compile(f"([{''.join(ELEMENTS)}])")
 # What is shown of these fields is text; of others it is a number, a date, a name, or a copy of what is elsewhere.
 _TEXT_FIELDS = frozenset({"HYPERLINK", "TOC", "INDEX", "TOA", "QUOTE"})
+_GOOD_PART = 8  # of the letters of a paragraph, one in so many
 _DEEPEST = 20  # fields in fields; what is deeper is no field, but stays in its order
 # Properties with a twin for scripts that run from right to left.
 _TWINS = ("b", "i", "sz")
@@ -38,6 +39,7 @@ class Run:
         properties: as they are in the source; empty where it has none.
         closing: what stands behind its content.
         look: those properties that a reader sees. Runs that look alike are one to the model.
+        code: whether it is code.
     """
 
     prefix: str
@@ -45,6 +47,7 @@ class Run:
     properties: str
     closing: str
     look: tuple[str, ...]
+    code: bool = False
 
     @property
     def raised(self) -> bool:
@@ -235,7 +238,7 @@ def _pieces(items: Sequence[Item]) -> tuple[Piece, ...]:
 
 
 def main_run(items: Sequence[Item]) -> Run | None:
-    """How most of a text is set; links count only where there is nothing else."""
+    """The plainest way in which a good part of a text is set; links count only where there is nothing else."""
     letters: Counter[tuple[bool, tuple[str, ...]]] = Counter()
     runs: dict[tuple[bool, tuple[str, ...]], Run] = {}
     left = [(item, False) for item in reversed(items)]
@@ -243,11 +246,16 @@ def main_run(items: Sequence[Item]) -> Run | None:
         item, linked = left.pop()
         if isinstance(item, Box):
             left += [(inner, linked or item.link) for inner in reversed(item.inner)]
-        elif isinstance(item, Words) and (count := sum(map(str.isalpha, item.text))):
+        elif isinstance(item, Words) and not item.run.code and (count := sum(map(str.isalpha, item.text))):
             key = linked, item.run.look
             letters[key] += count
             runs.setdefault(key, item.run)
-    return runs[max(letters, key=lambda key: (not key[0], letters[key]))] if letters else None
+    counts = {key: count for key, count in letters.items() if not key[0]} or letters
+    if not counts:
+        return None
+    least = min(sum(counts.values()) / _GOOD_PART, max(counts.values()))
+    keys = [key for key, count in counts.items() if count >= least]
+    return runs[min(keys, key=lambda key: (len(key[1]), -counts[key]))]
 
 
 def inline(items: Sequence[Item], main: Run, written: Callable[[Run, str], str]) -> list[Inline]:
@@ -276,14 +284,33 @@ def inline(items: Sequence[Item], main: Run, written: Callable[[Run, str], str])
 
 
 def _parted(items: Sequence[Item], written: Callable[[Run, str], str]) -> Iterator[Item]:
-    """With blanks that somebody has set things in columns with, or left a gap with to write in, as objects."""
-    for item in items:
-        if not isinstance(item, Words):
-            yield item
+    """With code as objects, and blanks that somebody has set columns with, or left a gap with to write in."""
+    for code, group in itertools.groupby(items, lambda item: isinstance(item, Words) and item.run.code):
+        held = list(group)
+        if code:
+            yield from _code(held, written)
             continue
-        for at, text in enumerate(_BLANKS.split(item.text)):
-            if text:
-                yield Object((Piece(written(item.run, text), 0, 0),)) if at % 2 else replace(item, text=text)
+        for item in held:
+            if not isinstance(item, Words):
+                yield item
+                continue
+            for at, text in enumerate(_BLANKS.split(item.text)):
+                if text:
+                    yield Object((Piece(written(item.run, text), 0, 0),)) if at % 2 else replace(item, text=text)
+
+
+def _code(items: Sequence[Item], written: Callable[[Run, str], str]) -> Iterator[Item]:
+    """Runs of code as an object that the model sees, between the white space at their ends."""
+    words = [item for item in items if isinstance(item, Words)]
+    text, first = "".join(item.text for item in words), words[0]
+    bare = text.strip()
+    pieces = _pieces(items) if bare == text else (Piece(written(first.run, bare), 0, 0),)
+    if text[:1].isspace():
+        yield replace(first, text=" ")
+    if bare:
+        yield Object(pieces, one_line(bare))
+        if text[-1:].isspace():
+            yield replace(first, text=" ")
 
 
 def _joined(items: Iterable[Item]) -> Iterator[Item]:
