@@ -46,6 +46,8 @@ STYLES = (
     '<w:style w:type="paragraph" w:styleId="Own"><w:name w:val="Own"/><w:basedOn w:val="berschrift1"/></w:style>'
     '<w:style w:type="paragraph" w:styleId="Toc1"><w:name w:val="toc 1"/></w:style>'
     '<w:style w:type="character" w:styleId="Latin"><w:name w:val="Latin"/><w:rPr><w:lang w:val="la"/></w:rPr></w:style>'
+    '<w:style w:styleId="Part"><w:name w:val="Part"/><w:pPr><w:outlineLvl w:val="0"/></w:pPr></w:style>'
+    '<w:style w:styleId="Low"><w:basedOn w:val="Own"/><w:pPr><w:outlineLvl w:val="9"/></w:pPr></w:style>'
     '<w:style w:type="character" w:styleId="Fixed"><w:name w:val="HTML Code"/></w:style>'
     '<w:style w:type="paragraph" w:styleId="Pre"><w:name w:val="HTML Preformatted"/></w:style>'
     "</w:styles>"
@@ -124,6 +126,11 @@ CONTENTS: list[tuple[str, str | None]] = [
     (run("No ", BOLD) + run("main ", BOLD) + run("text", BOLD), "No main text"),
     (run("Any ") + run("th", BOLD) + run("is ", BOLD + "<w:lang/>") + run("plain text"), "Any <1>this</1> plain text"),
     (run("Far ") + run("apart", '<w:spacing w:val="60"/>') + run(" it is"), "Far <1>apart</1> it is"),
+    (
+        run("All this ") + run("big", BOLD) + run(" ") + run("deal", BOLD) + run(" of it"),
+        "All this <1>big deal</1> of it",
+    ),
+    ("<w:r><w:t>La </w:t></w:r>" + run("te", BOLD) + run(" is what it was"), "La<1>te</1> is what it was"),
     # Things.
     (run("Name:") + TAB + run("Ann") + BREAK + run("Lee"), "Name:<1/>Ann<2/>Lee"),
     ('<w:r><w:tab/><w:t>a</w:t><w:tab/><w:tab/><w:t>b</w:t><w:br w:type="page"/></w:r>', "a<1/>b"),
@@ -144,6 +151,7 @@ CONTENTS: list[tuple[str, str | None]] = [
     (run("See ") + link(run("the ", LINK) + run("site", LINK + BOLD)), "See <1><2>the</2> <3>site</3></1>"),
     (run("See ") + link(run("here", LINK)) + run("."), "See <1>here</1>."),
     (link(run("All of it", LINK)), "All of it"),
+    (run("See ", BOLD) + link(run("this long one")), "See <1>this long one</1>"),
     (run("A ") + link(box("")) + run("there"), "A <1/>there"),
     (run("In ") + CITY, "In <1>Rome</1>"),
     (run("By ") + control("text", run("you")) + run(" alone"), "By <1>you</1> alone"),
@@ -163,6 +171,8 @@ CONTENTS: list[tuple[str, str | None]] = [
     ),
     (run("He ") + change("del", "<w:r><w:delText>never</w:delText></w:r>") + run(" did"), "He <1/> did"),
     (change("moveFrom", run("Gone")), None),
+    (change("del", box(paragraph("Gone"))), None),
+    ("<w:r><w:drawing><a:p><a:r><a:t>Drawn</a:t></a:r></a:p></w:drawing></w:r>", None),
     (run("12.5 %"), None),
     ("", None),
 ]

@@ -154,6 +154,7 @@ TEXT = '<w:t xml:space="preserve">'
         (run("gone") + change("del", run("x")), "weg", run("weg") + change("del", run("x"))),
         (run("only"), "", ""),
         (run("a") + run("        ") + run("b"), "b a<1/>", run("b a") + run("        ")),
+        (run("a") + run("    ") * 2 + run("b"), "b<1/> a", run("b") + run("    ") * 2 + run(" a")),
         ("<w:r><w:t>a </w:t></w:r>" + CITY, "<1>Rom</1>", CITY.replace("Rome", "Rom")),
         (run("do ") + run("ls ", CODE) + run("now"), "jetzt <1>dir</1>", run("jetzt ") + run("ls", CODE)),
         (CITY + BREAK + control("text", run("in")), "<2/><1>b</1>", None),
@@ -189,6 +190,12 @@ def test_a_text_that_is_there_twice_is_translated_alike() -> None:
     ]
     assert done.count("The Keeper!") == 2  # of the table of contents, with its link and number
     assert re.search(r"The Keeper!</w:t></w:r><w:r><w:tab/></w:r>.*?<w:t [^>]*>4</w:t>", done)
+
+
+def test_a_box_is_not_taken_for_what_reads_the_same_elsewhere() -> None:
+    source = paragraph("Same") + f"<w:p>{box(paragraph('Same'))}</w:p>"
+    done = body(Docx("d", with_body(source)).render(["A", "B"], GERMAN))
+    assert done == paragraph("A") + f"<w:p>{box(paragraph('B'))}</w:p>"
 
 
 @pytest.mark.parametrize("outer", [True, False])
@@ -229,8 +236,8 @@ def test_a_dropped_initial_is_one_with_its_paragraph() -> None:
     assert done == source.format(run("\u201eD", large), run("er ") + run("Wärter", BOLD))
     assert body(document_.render(["<1>Ich</1>"], GERMAN)) == source.format(run("I", large), run("ch", BOLD))
     assert opened(document_.render([""], GERMAN)).paragraphs[0].text == ""
-    for behind in ("12", ""):  # nothing that it could be one with
-        alone = Docx("d", with_body(source.format(run("T", large), run(behind))))
+    for behind in (f"<w:p>{run('12')}</w:p>", ""):  # nothing that it could be one with
+        alone = Docx("d", with_body(f"<w:p>{drop}{run('T', large)}</w:p>{behind}"))
         assert [segment.text for segment in alone.segments] == ["T"]
 
 
@@ -245,6 +252,22 @@ def test_chapters() -> None:
         "Part two",
         "",
     ]
+
+
+def test_what_is_a_heading() -> None:
+    styles = ["Part", "Low", "Own", "Normal", "Heading2", "Unknown"]
+    body_ = "".join(paragraph(name, f'<w:pPr><w:pStyle w:val="{name}"/></w:pPr>') for name in styles)
+    document_ = Docx("d", with_body(body_))
+    assert [document_.chapter(i) for i in range(6)] == ["Part", "Part", "Own", "Own", "Heading2", "Heading2"]
+
+
+def test_a_link_is_not_put_into_another() -> None:
+    """Whichever of the three kinds it is of."""
+    simple = f"<w:fldSimple w:instr=' HYPERLINK x'>{run('b', LINK)}</w:fldSimple>"
+    for kind in (link(run("b", LINK)), complex_field("HYPERLINK x", run("b", LINK)), simple):
+        document_ = Docx("d", with_body(f"<w:p>{run('a and ')}{kind}{link(run('c'))}</w:p>"))
+        assert [mark.link for mark in document_.segments[0].marks] == [True, True]
+        assert document_.moved(0, "x <1>y <2>z</2></1>") == 1
 
 
 def test_lost_marks_are_counted() -> None:
@@ -483,9 +506,12 @@ def test_macros_stay() -> None:
 
 
 def test_parts_that_are_named_twice_or_are_each_other() -> None:
-    rels = relationships(*[("header", "header1.xml")] * 3, ("footnotes", "document.xml"), ("styles", "document.xml"))
+    twice, other = [("header", "header1.xml")] * 3, ("header", "https://a.b/header2.xml")
+    rels = relationships(*twice, other, ("footnotes", "document.xml"), ("styles", "document.xml"))
     document_ = Docx("d", document({"word/_rels/document.xml.rels": rels}))
-    assert [segment.text for segment in document_.segments].count("Head") == 1
+    texts = [segment.text for segment in document_.segments]
+    assert texts.count("Head") == texts.count("Unbound") == 1
+    assert document_.problems == ()
     assert "X</w:t>" in body(document_.render(["X", "X"], GERMAN))
 
 

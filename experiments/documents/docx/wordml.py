@@ -107,10 +107,10 @@ def box(content: str) -> str:
 
 
 def section(more: str = "", columns: int = 1) -> str:
-    return (
-        f'<w:sectPr>{more}<w:pgSz w:w="11906" w:h="16838"/><w:pgMar w:top="1440" w:right="1440" '
-        f'w:bottom="1440" w:left="1440" w:header="708" w:footer="708" w:gutter="0"/><w:cols w:num="{columns}" w:space="708"/></w:sectPr>'
-    )
+    margins = "".join(f' w:{side}="1440"' for side in ("top", "right", "bottom", "left"))
+    margins += ' w:header="708" w:footer="708" w:gutter="0"'
+    size = f'<w:pgSz w:w="11906" w:h="16838"/><w:pgMar{margins}/>'
+    return f'<w:sectPr>{more}{size}<w:cols w:num="{columns}" w:space="708"/></w:sectPr>'
 
 
 def control(properties: str, content: str) -> str:
