@@ -9,6 +9,7 @@ from templora.errors import TextError, nearest
 from templora.text_files import read_bytes
 from templora.translation.documents.aligned import AlignedPairs
 from templora.translation.documents.base import Document as Document
+from templora.translation.documents.docx import Docx
 from templora.translation.documents.epub import Epub
 from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
@@ -20,6 +21,8 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".md": Markdown,
     ".markdown": Markdown,
     ".epub": Epub,
+    ".docx": Docx,
+    ".docm": Docx,
 }
 _PAIRS = (".jsonl", ".json")
 
