@@ -158,6 +158,7 @@ class _Job:
         if not self.named:
             options["session"] = _own_name(name, self.to, self.sources)
         self.kept = Kept(options, given)
+        self.authors = set(corrections)
         self.known = self._taken_up(corrections) if self.kept.begun else corrections
         inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
@@ -200,7 +201,7 @@ class _Job:
                 f"{there} of {many} paragraphs are translated already: go on with --resume, or throw them away with "
                 f"templora sessions discard {name}",
             )
-        known, first = corrected(done, corrections)
+        known, self.authors, first = corrected(done, corrections)
         if first is not None:
             go_back(kept.store, name, self.to, first)
         return known
@@ -223,7 +224,7 @@ class _Job:
                 known = {**(dict(enumerate(self.references)) if self.reveals else {}), **self.known}
                 translation = Translation(
                     saved, self.sources, self.to, template, sampling, settle=options["terms"] == "settle",
-                    terms=self._terms, known=known, ask=self.reveals, each=self._drafted,
+                    terms=self._terms, known=known, authors=self.authors, ask=self.reveals, each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
                 opening = self.output.begin(self.shown)

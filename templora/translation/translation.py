@@ -25,7 +25,7 @@ from templora.translation.sentences import join
 from templora.translation.settled import Settled, SettledTerms, no_terms
 from templora.translation.template import Template
 from templora.translation.term_finder import TermFinder
-from templora.translation.translator import Translated, Translator
+from templora.translation.translator import AUTHOR, Translated, Translator
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Paragraph:
         own: what the model wrote itself.
         whole: nothing of it was cut off at its longest.
         known: the target was given, not written.
+        author: somebody corrected it.
         doubt: why it was neither read on nor learnt, or a part of it; empty if it was.
     """
 
@@ -47,6 +48,7 @@ class Paragraph:
     whole: bool
     known: bool
     doubt: str = ""
+    author: bool = False
 
 
 @dataclass
@@ -100,7 +102,8 @@ def _paragraph(parts: Sequence[Mapping[str, Any]], language: Language) -> Paragr
     target, own = (join([part[key] for part in parts], language) for key in ("target", "own"))
     whole, known = (all(part[key] for part in parts) for key in ("whole", "known"))
     doubt = next((part["doubt"] for part in parts if part["doubt"]), "")
-    return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt)
+    author = any(part.get("by") == AUTHOR for part in parts)
+    return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt, author)
 
 
 class Translation:
@@ -113,7 +116,7 @@ class Translation:
         template: how they stand in the session's text.
         sampling: how words are chosen.
         settle: whether the document's terms are settled on the way (`settled`).
-        how: `terms`, `known`, `ask` and `each`, as for `Translator`.
+        how: `terms`, `known`, `authors`, `ask` and `each`, as for `Translator`.
     """
 
     def __init__(
@@ -190,7 +193,7 @@ def check_same(about: Mapping[str, Any], before: Mapping[str, Any]) -> None:
             raise OptionError(option, f"the translation began with {before[option]}, and keeps that; not {value}")
 
 
-def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str], int | None]:
+def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str], set[int], int | None]:
     """What corrections change.
 
     Args:
@@ -198,20 +201,23 @@ def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str
         corrections: targets by paragraph; where they are what is there already, nobody has corrected anything.
 
     Returns:
-        What is known from now on, by paragraph, and the first one that must be done again; None if there is none.
+        What is known from now on, by paragraph; those that somebody corrected; and the first one that must be done
+        again, None if there is none.
     """
     known = {p.segment: p.target for p in done.paragraphs if p.known}
+    authors = {p.segment for p in done.paragraphs if p.author}
     first = None
     for segment, target in sorted(corrections.items()):
         there = done.paragraphs[segment].target if segment < len(done.paragraphs) else None
         if there == target:
             continue
         known[segment] = target
+        authors.add(segment)
         if segment < len(done.starts) and first is None:
             first = segment
     if first is not None:  # what comes before it stays as it is
         known |= {p.segment: p.target for p in done.paragraphs[:first]}
-    return known, first
+    return known, authors, first
 
 
 def go_back(store: SessionStore, name: str, target: Language, segment: int) -> None:

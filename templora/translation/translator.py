@@ -5,7 +5,8 @@
                           shown to the reader, and neither read on nor learnt
     one of 4  ─► the bare base is asked as well, and the better one is taken (`control`)
     terms     ─► are asked for alone, settled where readings agree, and from then on wanted in drafts (`settled`)
-    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
+    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations; it ends with one
+                 that somebody corrected
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
 what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 3.2: discourse-level translation.)
@@ -14,7 +15,7 @@ what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,8 +46,9 @@ _PENALTY = 1.3
 # If of so many paragraphs in a row the bare base does so many better than the adapter, learning stops.
 _LAST, _HARMED = 16, 4
 
-# Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty.
-FIRST, BASE, AGAIN = "first", "base", "again"
+# Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty. And
+# who needs none: somebody who corrects.
+FIRST, BASE, AGAIN, AUTHOR = "first", "base", "again", "author"
 # What a session's log holds of a `Translated`, beside its unit.
 KEPT = ("target", "own", "whole", "known", "doubt", "by", "control", "readings", "settled")
 # A term alone is a few words; what stands around them is none.
@@ -86,7 +88,7 @@ class Translated:
         whole: the model ended it itself; else it was cut off at its longest.
         known: the target was known.
         doubt: why it is neither read on nor learnt; empty if it is.
-        by: which attempt it is: `first`, `base` or `again`.
+        by: which attempt it is: `first`, `base` or `again`; or `author`, if somebody corrected it.
         control: how much more of its source the model's own lost than the base's, where both were asked.
         readings: what terms that it has are called alone, in order.
         settled: terms that are settled by it, with their renderings.
@@ -119,6 +121,7 @@ class Translator:
         sampling: how words are chosen.
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
+        authors: numbers of those of them that somebody corrected: each is learnt at once.
         ask: whether the model is asked for its own where one is known.
         settled: the document's terms, which are settled on the way; None: none are.
         each: told each piece of text that is drafted; what it raises ends the run, and the paragraph is not begun.
@@ -136,6 +139,7 @@ class Translator:
         *,
         terms: Callable[[str], Mapping[str, str]] = no_terms,
         known: Mapping[int, str] | None = None,
+        authors: Container[int] = (),
         ask: bool = False,
         settled: SettledTerms | None = None,
         each: Callable[[str], None] = lambda _: None,
@@ -144,9 +148,10 @@ class Translator:
         self._terms, self._known, self._ask, self._each = terms, known or {}, ask, each
         self._chunk_size = text.session.config.chunk_size
         self._learns = text.session.config.learning != "off"
-        self._settled = settled
+        self._settled, self._authors = settled, authors
         self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
+        self._corrected = False  # whether the last unit is still to be learnt at once
         self._helped: deque[bool] = deque(maxlen=_LAST)  # of the last units, whether the base helped out
         self._control, self._asked = control.Control(), 0
         self.stopped = False
@@ -161,26 +166,36 @@ class Translator:
         Yields:
             The session's events; `Translated` after each unit, when all of it is in the session, or in its log.
         """
+        if self._corrected:  # it was stopped in between
+            yield from self._close()
         for unit in left:
             expected = self._known.get(unit.segment, unit.source)  # a translation is about as long as its source
             size = self._count(self._prompt(unit) + self._template.answer(expected))
             if self._begun and self._text.open_tokens and self._text.open_tokens + size > self._chunk_size:
-                learnt = self._text.close_chunk()
-                if learnt:
-                    yield learnt
+                yield from self._close()
             made = self._reveal(unit) if unit.segment in self._known else self._translate(unit)
             yield from self._take(self._read_terms(made))
+            if self._corrected:
+                yield from self._close()
+
+    def _close(self) -> Iterator[ChunkLearned]:
+        """Learns what is open."""
+        self._corrected = False
+        learnt = self._text.close_chunk()
+        if learnt:
+            yield learnt
 
     def remember(self, made: Translated) -> None:
         """Takes note of a unit that is done."""
         unit, settled = made.unit, self._settled
+        self._corrected = made.by == AUTHOR
         if not made.doubt:
             self._begun = True
             self._doubts.add(unit.source, made.target)
         if settled and made.doubt:
             settled.asked(made.readings)
         elif settled:
-            if made.known:
+            if made.by == AUTHOR:
                 settled.corrected(unit.segment, unit.source, made.target)
             settled.take(unit.segment, unit.source, made.target, made.readings, made.settled)
         if not made.known:
@@ -225,8 +240,9 @@ class Translator:
         if not settled or not self._begun or made.doubt:
             return made
         before = ours("")
-        if made.known:
+        if made.by == AUTHOR:
             settled.corrected(unit.segment, unit.source, made.target)
+        if made.known:
             before = self._prompt(unit) + self._template.answer(made.target)
         open_ = settled.open(unit.segment, unit.source)
         readings = {one.term: self._alone(self._template, one.text, before) for one in open_}
@@ -260,7 +276,7 @@ class Translator:
         """A translation that is known, after the model's own, if that is wanted."""
         target = self._known[unit.segment]
         own = self._draft(unit, base=self.stopped)[0] if self._ask else target
-        return Translated(unit, target, own, known=True)
+        return Translated(unit, target, own, known=True, by=AUTHOR if unit.segment in self._authors else FIRST)
 
     def _translate(self, unit: Unit) -> Translated:
         found: list[Translated] = []

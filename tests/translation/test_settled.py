@@ -259,13 +259,13 @@ def test_what_is_settled_is_known_after_a_kill(store: SessionStore, asked: list[
 def test_a_correction_renames_a_term(store: SessionStore, asked: list[tuple[str, dict[str, str]]]) -> None:
     run(store)
     history = store.history("t")
-    known, first = corrected(what_is_done(history, GERMAN), {2: "Ein Hüter kennt seinen Leuchtturm."})
+    known, authors, first = corrected(what_is_done(history, GERMAN), {2: "Ein Hüter kennt seinen Leuchtturm."})
     assert first == 2
     go_back(store, "t", GERMAN, first)
     asked.clear()
     ALONE["keeper"] = "Hüter"
     try:
-        made = run(store, known=known)
+        made = run(store, known=known, authors=authors)
     finally:
         ALONE["keeper"] = "Wärter"
     assert "Wärter" not in {one.rendering for one in made.settled.values()}
