@@ -13,6 +13,7 @@ from templora.translation.documents.docx import Docx
 from templora.translation.documents.epub import Epub
 from templora.translation.documents.markdown import Markdown
 from templora.translation.documents.plain import PlainText
+from templora.translation.documents.subtitles import SubRip, SubStation, WebVtt
 from templora.translation.languages import Language
 from templora.translation.pairs import read_pairs
 
@@ -21,6 +22,10 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
     ".md": Markdown,
     ".markdown": Markdown,
     ".epub": Epub,
+    ".srt": SubRip,
+    ".vtt": WebVtt,
+    ".ass": SubStation,
+    ".ssa": SubStation,
     ".docx": Docx,
     ".docm": Docx,
 }
