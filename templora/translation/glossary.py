@@ -60,16 +60,20 @@ class Glossary:
         self._longest_first = sorted(terms, key=lambda term: (-len(term.source), term.source == term.source.lower()))
 
     @classmethod
-    def read(cls, path: str) -> Glossary:
+    def read(cls, path: str, remarks: list[str] | None = None) -> Glossary:
         """The glossary in a file: one term a line, a tab before its translation; or CSV (.csv) with two columns. Blank
         lines and lines that begin with # are passed over.
+
+        Args:
+            path: of the file.
+            remarks: as for `read_text`.
 
         Raises:
             TextError: a line is none, a term is there twice, or its translation leads back to it; names the file and
                 the line.
         """
         found: dict[str, tuple[str, int]] = {}
-        for number, line in enumerate(read_text(path).split("\n"), 1):
+        for number, line in enumerate(read_text(path, remarks=remarks).split("\n"), 1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             where = f"{path}, line {number}"
