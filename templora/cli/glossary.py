@@ -41,6 +41,7 @@ _SAMPLE = 20_000
 @click.argument("document", metavar="INPUT")
 @click.option("--to", "to", required=True, metavar="LANG", help="language of the translations: de, pt-BR, German, ...")
 @click.option("--from", "from_", metavar="LANG", help="language of INPUT; found out without it")
+@click.option("--encoding", metavar="NAME", help="of INPUT: GB18030, Shift_JIS, UTF-16, latin-1, ...; found without it")
 @click.option("--out", metavar="FILE", help=f"write it here ({', '.join(ENDINGS)}); else as CSV on standard output")
 @click.option(
     "--most", default=50, show_default=True, type=click.IntRange(1), metavar="N", help="only the N commonest terms"
@@ -69,7 +70,9 @@ def glossary(**arguments: Any) -> None:
         raise OptionError("json", "the report needs standard output for itself: give --out FILE")
     if not out:
         check_stdout()
-    sources = [segment.text for segment in open_document(name, source=said, target=to).segments]
+    remarks: list[str] = []
+    document = open_document(name, source=said, target=to, encoding=options["encoding"], remarks=remarks)
+    sources = [segment.text for segment in document.segments]
     if not sources:
         raise OptionError("input", f"{name} has no text to find terms in")
     source = said or detect("\n".join(sources)[:_SAMPLE])
@@ -77,7 +80,7 @@ def glossary(**arguments: Any) -> None:
         raise OptionError("from", "the language of the text could not be told: give --from LANG")
     if source.code == to.code:
         raise OptionError("to", f"{to.name} is the language of {name} already; say --from if it is not")
-    known = read_glossary(options["glossary"]) if options["glossary"] else Glossary([])
+    known = read_glossary(options["glossary"], remarks) if options["glossary"] else Glossary([])
 
     def terms(text: str) -> dict[str, str]:
         return {term.source: term.target for term in known.found(text)}
@@ -87,6 +90,7 @@ def glossary(**arguments: Any) -> None:
         options,
         [file for file in (name, options["glossary"]) if file != "-" and file],
     )
+    run.notes += remarks
     proposals = Proposals(sources, options["most"], terms)
     many, drafted, drafting = len(proposals.segments), 0, Pace()
 

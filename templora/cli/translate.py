@@ -75,6 +75,7 @@ _MAX_PROBLEMS = 8
 @click.argument("document", metavar="INPUT")
 @click.option("--to", "to", required=True, metavar="LANG", help="language of the translation: de, pt-BR, German, ...")
 @click.option("--from", "from_", metavar="LANG", help="language of INPUT; found out without it")
+@click.option("--encoding", metavar="NAME", help="of INPUT: GB18030, Shift_JIS, UTF-16, latin-1, ...; found without it")
 @click.option("--out", metavar="FILE", help="write the translation here, each paragraph when it is done")
 @click.option("--preview", type=click.IntRange(1), metavar="N", help="only the first N paragraphs; --resume goes on")
 @click.option("--resume", is_flag=True, help="go on with a translation that was stopped")
@@ -128,7 +129,10 @@ class _Job:
         self.to = language("to", options["to"])
         name = options["document"]
         said = language("from", options["from_"]) if options["from_"] else None
-        self.document = open_document(name, source=said, target=self.to)
+        remarks: list[str] = []
+        encoding = options["encoding"]
+        self.document = open_document(name, source=said, target=self.to, encoding=encoding, remarks=remarks)
+        remarks = [f"{remark}; --encoding names another" for remark in remarks]
         self.sources = [segment.text for segment in self.document.segments]
         if not self.sources:
             raise OptionError("input", f"{name} has no text to translate")
@@ -152,8 +156,10 @@ class _Job:
             raise OptionError("glossary", "must be a file, which --resume looks into again, not standard input")
         if options["corrections"] == "-" == name:
             raise OptionError("corrections", "standard input is the document already: give one of them as a file")
-        self.glossary = read_glossary(options["glossary"]) if options["glossary"] else Glossary([])
-        corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
+        self.glossary = read_glossary(options["glossary"], remarks) if options["glossary"] else Glossary([])
+        corrections = {}
+        if options["corrections"]:
+            corrections = read_corrections(options["corrections"], self.sources, remarks)
         self.named = options["session"] is not None
         if not self.named:
             options["session"] = _own_name(name, self.to, self.sources)
@@ -163,6 +169,7 @@ class _Job:
         inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
         self.work = Run(given, {**options, "tokens": None}, inputs)
+        self.work.notes += remarks
         out = self.work.outputs.get("out")
         self.output = Output(self.document, self.to, out, begun=self.kept.there)
         check_outputs({"pairs": options["pairs"]}, [name])

@@ -30,7 +30,7 @@ class _Entry(NamedTuple):
     target: str
 
 
-def read_glossary(path: str) -> Glossary:
+def read_glossary(path: str, remarks: list[str] | None = None) -> Glossary:
     """The glossary in a file.
 
     One term a line, a tab before its translation; or CSV (.csv). A first line that names columns, `term` and
@@ -38,11 +38,15 @@ def read_glossary(path: str) -> Glossary:
     blank lines, and lines that begin with #. Or JSON (.json): {"term": "translation"}, or a list of objects with `term`
     and `translation`.
 
+    Args:
+        path: of the file.
+        remarks: as for `read_text`.
+
     Raises:
         TextError: a line is none, a term is there twice, or its translation leads back to it; names the file and the
             line.
     """
-    text, suffix = read_text(path), Path(path).suffix.lower()
+    text, suffix = read_text(path, remarks=remarks), Path(path).suffix.lower()
     entries = _of_json(path, text) if suffix == ".json" else _of_lines(path, text, commas=suffix == ".csv")
     found: dict[str, tuple[str, str]] = {}
     for where, source, target in entries:

@@ -370,3 +370,38 @@ def test_a_name_that_cannot_be_is_found_before_the_model_loads(
     monkeypatch.setattr("templora.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(StoreError, match="cannot be a session's name"):
         outcome(translate("--session", name))
+
+
+def test_other_encodings(translate: Translate, tmp_path: Path) -> None:
+    """Found, or named, they are read alike, and so is what --resume goes on with; the translation is in UTF-8."""
+    text = "“Où est la lampe de la mère ?” Elle était là.\r\n\r\n— Elle est déjà près de l’île, à côté du phare.\r\n"
+    book = tmp_path / "book.txt"
+    book.write_bytes(text.encode())
+    outcome(translate("--from", "fr", "--out", "whole.txt"))
+    book.write_bytes(text.encode("cp1252"))
+    begun = outcome(translate("--from", "fr", "--preview", 1, "--out", "out.txt", quiet=False))
+    assert "book.txt: read as windows-1252; --encoding names another" in begun.stderr
+    book.write_bytes(text.encode("utf-16"))
+    outcome(translate("--from", "fr", "--resume", "--out", "out.txt"))
+    made, whole = ((tmp_path / name).read_bytes() for name in ("out.txt", "whole.txt"))
+    assert made == b"\xef\xbb\xbf" + whole, "with the byte order mark of the file that it was gone on with from"
+    book.write_bytes(text.encode("cp850", "replace"))  # which has no such quotes
+    said = outcome(translate("--from", "fr", "--encoding", "IBM850", "--report", "run.json", quiet=False)).stderr
+    assert "read as" not in said
+    with pytest.raises(OptionError, match="encoding: unknown encoding 'gb1803'; did you mean 'gb18030'"):
+        outcome(translate("--encoding", "gb1803"))
+    with pytest.raises(TextError, match=r"book.txt: not UTF-8 text \(byte 2\), which --encoding says"):
+        outcome(translate("--encoding", "utf8"))
+
+
+def test_an_encoding_is_of_a_text(model: Path, store: SessionStore, tmp_path: Path) -> None:
+    from books import book
+
+    (tmp_path / "a.epub").write_bytes(book())
+    arguments = ["a.epub", "--to", "de", "--model", str(model), "--encoding", "cp1252", "--out", "b.epub"]
+    with pytest.raises(OptionError, match=r"encoding: an? \.epub says itself which one it is in"):
+        outcome(CliRunner().invoke(command, arguments))
+    (tmp_path / "p.jsonl").write_bytes('{"fr": "L’été déjà.", "en": "Summer already."}'.encode("utf-16"))
+    arguments = ["p.jsonl", "--from", "fr", "--to", "en", "--model", str(model), *SMALL, "--quiet", "--out", "b.jsonl"]
+    outcome(CliRunner().invoke(command, arguments))
+    assert json.loads((tmp_path / "b.jsonl").read_text())["source"] == "L’été déjà."
