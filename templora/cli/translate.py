@@ -34,7 +34,7 @@ from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
 from templora.runtime.files import sha256, told
-from templora.translation.documents import open_document
+from templora.translation.documents import lay_out, open_document
 from templora.translation.glossary import Glossary
 from templora.translation.glossary_files import read_glossary
 from templora.translation.languages import Language, detect, language
@@ -54,6 +54,7 @@ EPILOG = """\b
 Examples:
   templora translate manual.md --to German --model gemma-3-270m --out manual.de.md
   templora translate book.txt --to fr --preview 5
+  templora translate book.epub --to fr --out both.epub --layout both
   templora translate book.txt --to fr --out book.fr.txt --session book --pairs book.jsonl
   templora translate book.txt --to fr --out book.fr.txt --session book --corrections book.jsonl
   templora translate pairs.jsonl --from zh --to en --targets reference --out mine.jsonl
@@ -65,6 +66,7 @@ Aligned pairs (.jsonl, GuoFeng's .json) have a true translation already: the rep
 """
 TARGETS = ("own", "reference")
 TERMS = ("settle", "glossary")
+LAYOUTS = ("target", "both", "below", "side")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
 # Of what is wrong with a document, in the receipt.
@@ -77,6 +79,13 @@ _MAX_PROBLEMS = 8
 @click.option("--from", "from_", metavar="LANG", help="language of INPUT; found out without it")
 @click.option("--encoding", metavar="NAME", help="of INPUT: GB18030, Shift_JIS, UTF-16, latin-1, ...; found without it")
 @click.option("--out", metavar="FILE", help="write the translation here, each paragraph when it is done")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="target",
+    show_default=True,
+    help="the translation alone, or each paragraph's source above it (both), below it, or beside it",
+)
 @click.option("--preview", type=click.IntRange(1), metavar="N", help="only the first N paragraphs; --resume goes on")
 @click.option("--resume", is_flag=True, help="go on with a translation that was stopped")
 @click.option("--corrections", metavar="FILE", help="paragraphs as you want them, as --pairs writes them")
@@ -147,6 +156,7 @@ class _Job:
         self.source = source
         if self.source.code == self.to.code:
             raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
+        lay_out(self.document, options["layout"], source)
         if options["as_json"] and not options["out"]:
             raise OptionError("json", "the report needs standard output for itself: give --out FILE")
         if not self.document.streams and not options["out"]:
@@ -349,6 +359,7 @@ class _Job:
             "doubts": doubts,
             "learning_stopped_at": self.stopped or None,
             "targets": self.options["targets"],
+            "layout": self.options["layout"],
             "quality": quality,
             "glossary": terms,
             "terms": self.settled,

@@ -32,6 +32,23 @@ _KINDS: dict[str, Callable[[str, bytes], Document]] = {
 _PAIRS = (".jsonl", ".json")
 
 
+def lay_out(document: Document, layout: str, source: Language) -> None:
+    """Has a document written in this layout (`Document.layouts`).
+
+    Args:
+        source: the language that it is in.
+
+    Raises:
+        OptionError: it cannot be; names the kinds that can.
+    """
+    if layout not in document.layouts:
+        kinds = [suffix for suffix, kind in _KINDS.items() if layout in getattr(kind, "layouts", ())]
+        raise OptionError(
+            "layout", f"{layout} is for {', '.join(kinds)}; this document has {', '.join(document.layouts)}"
+        )
+    document.lay_out(layout, source)
+
+
 def open_document(
     path: str,
     raw: bytes | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from templora.translation.documents.base import Slot
 from templora.translation.documents.xhtml import Element, Node, Page, Text
@@ -42,9 +42,11 @@ class Paragraph(Slot):
 
     Args:
         inside: names of the elements that it is in, the innermost last.
+        element: the innermost one, if nothing else is in it.
     """
 
     inside: tuple[str, ...]
+    element: Element | None = None
 
     @property
     def heading(self) -> bool:
@@ -54,12 +56,13 @@ class Paragraph(Slot):
 def paragraphs(page: Page, within: Element, inside: tuple[str, ...] = ()) -> Iterator[Paragraph]:
     """The paragraphs in an element, in order: text and inline markup between the edges of blocks."""
     inside = (*inside, within.name)
+    alone = None if any(isinstance(child, Element) and _is_block(child) for child in within.children) else within
     run: list[Node] = []
     for child in [*within.children, None]:
         if child is not None and (isinstance(child, Text) or not _is_block(child)):
             run.append(child)
             continue
-        yield from _paragraph(page, run, inside)
+        yield from _paragraph(page, run, inside, alone)
         run = []
         if child is not None and child.name not in _UNTOUCHED and _translated(child):
             yield from paragraphs(page, child, inside)
@@ -78,7 +81,7 @@ def _translated(element: Element) -> bool:
     return element.attributes.get("translate") != "no" and "page-list" not in kinds
 
 
-def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iterator[Paragraph]:
+def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...], alone: Element | None) -> Iterator[Paragraph]:
     held = [index for index, node in enumerate(run) if isinstance(node, Element) or node.data.strip()]
     if not held:
         return
@@ -87,7 +90,7 @@ def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iter
     if marked is None:
         return
     (start, _), (_, end) = _bare(page, run[0]), _bare(page, run[-1])
-    yield Paragraph(start, end, marked, inside)
+    yield Paragraph(start, end, marked, inside, alone and replace(alone, children=[]))
 
 
 def _bare(page: Page, node: Node) -> tuple[int, int]:
