@@ -314,10 +314,6 @@ class Translator:
         found = self._text.likelihood(self._template.back(target), f" {source}")
         return found.nll / found.tokens
 
-    def learnt(self, made: Translated) -> list[tuple[str, bool]]:
-        """The translation in pieces, each with whether it is to be learnt."""
-        return [(self._template.answer(made.target), not self.stopped)]
-
     def _take(self, made: Translated) -> Iterator[Event | Translated]:
         """Has the session read a unit; with it in the log is what became of it."""
         unit = made.unit
@@ -327,7 +323,7 @@ class Translator:
         if made.doubt:
             self._text.mark(mark)
         else:
-            parts = [(self._prompt(unit), False), *self.learnt(made)]
+            parts = [(self._prompt(unit), False), (self._template.answer(made.target), not self.stopped)]
             # Not one by one: whoever stops listening in between finds the unit in the log, whole.
             events = list(self._text.absorb_parts(parts, mark=mark))
         self.remember(made)
