@@ -82,6 +82,18 @@ def test_text_side_by_side_is_a_table() -> None:
 
 
 WORDS = ["The lamp. ", "a b", "灯。", "\n", "\n\n", "\r\n", "\r", "  ", "- ", "> ", "3. ", "\t", " ..... 12", '"', "—"]
+
+
+def test_a_table_has_the_last_line_too() -> None:
+    for end, row in (("* * *", "* * *\t* * *\n"), ("1847\n\n", "1847\t1847\n"), ("", "")):
+        assert written("a.txt", f"One .... 12\n{end}", "side") == f"One .... 12\tONE .... 12\n{row}"
+    assert written("a.txt", "One .... 12", "side") == "One .... 12\tONE .... 12\n"
+    document = opened("a.txt", b"\n*\nOne", "side")
+    assert document.opening == "*\t*\n"
+    lay_out(document, "both", ENGLISH)
+    assert document.opening == "\n*\n"
+
+
 LINES = st.lists(st.sampled_from(WORDS), max_size=25).map("".join)
 
 

@@ -144,14 +144,14 @@ class Markdown(FlatDocument):
         if that is in the same block; None if none does.
         """
         wanted, kept = events(parts), self._escapes[index]
-        beside = self.layout != "target" and kind == self._kinds[index] and self._between[index]
+        apart = kind != self._kinds[index]  # a paragraph in a cell of a table, which has the bars in its markup escaped
+        beside = self.layout != "target" and not apart and self._between[index]
         tries = [*itertools.product(STYLES, (False, True), (kept, {}) if kept else ({},))]
         for style, escape, held in [*tries, ({}, True, _ENTITIES), (STYLES[-1], True, _ENTITIES)] if beside else tries:
-            text, raw = (_joined(parts, kind, style, escape, raw=as_it_is, kept=held) for as_it_is in (False, True))
-            if kind == "cell" != self._kinds[index]:
-                text, raw = _BAR.sub(r"\\|", text), _BAR.sub(r"\\|", raw)
+            text = _joined(parts, kind, style, escape, raw=False, kept=held)
+            text = _BAR.sub(r"\\|", text) if apart else text
             if self._read(kind, text) == wanted and (not beside or self._stands_beside(index, text, wanted)):
-                return raw
+                return text if apart else _joined(parts, kind, style, escape, raw=True, kept=held)
         return None
 
     def _stands_beside(self, index: int, text: str, wanted: list[Event]) -> bool:

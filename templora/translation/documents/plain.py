@@ -112,9 +112,9 @@ class PlainText(FlatDocument):
 
     def lay_out(self, layout: str, source: Language) -> None:
         super().lay_out(layout, source)
+        self.opening = front = self._gaps[0]
         if layout == "side":
-            lines = _END.split(self._gaps[0].removeprefix(BOM))
-            self.opening = BOM * self._gaps[0].startswith(BOM) + self._rows(lines[:-1])
+            self.opening = BOM * front.startswith(BOM) + self._rows(_END.split(front.removeprefix(BOM))[:-1])
 
     def laid_out(self, index: int, source: str, target: str) -> str:
         before, after = _END.split(self._gaps[index].removeprefix(BOM)), _END.split(self._gaps[index + 1])
@@ -129,14 +129,16 @@ class PlainText(FlatDocument):
     def piece(self, index: int, target: str) -> str:
         if self.layout != "side":
             return super().piece(index, target)
-        before, after = _END.split(self._gaps[index]), _END.split(self._gaps[index + 1])
+        before, after = _END.split(self._gaps[index].removeprefix(BOM)), _END.split(self._gaps[index + 1])
+        last = index + 1 == len(self._held)
+        front = before[-1] if len(before) > 1 or not index else ""
+        rest = after[0] if len(after) > 1 or last else ""
         texts = self.segments[index].text, one_line(self._translated(index, target))
-        edges = before[-1] if len(before) > 1 or not index else "", after[0] if len(after) > 1 else ""
-        cells = (f"{edges[0].removeprefix(BOM)}{text}{edges[1]}" for text in texts)
-        return self._rows([], *cells) + self._rows(after[1:-1])
+        cells = (f"{front}{text}{rest}" for text in texts)
+        return self._rows(after[1:] if last else after[1:-1], *cells)
 
     def _rows(self, lines: Sequence[str], *cells: str) -> str:
-        """Rows of a table: of two cells, and of lines in which nothing is translated."""
+        """Rows of a table: of two cells, if they are given, and of lines in which nothing is translated."""
         table = io.StringIO()
         rows = [cells] * bool(cells) + [(line, line) for line in lines if line.strip()]
         writer = csv.writer(table, "excel-tab", lineterminator=self._line_end)  # quotes what begins with a quote
