@@ -1,11 +1,11 @@
 """`Previewer`: what a text would go on with, of which nothing stays.
 
-    window    first ──── context ──── chunk │ piece │ piece │ the rest │ prompt
-    passes    [                             ][      ][      ][         ][      ]
+    window    first ──── context ──── chunk │ piece │ piece │ the rest │ prompt, in pieces too
+    passes    [                             ][      ][      ][         ][      ][             ]
 
 A draft depends on the text, the adapter and the arguments alone, not on what was drafted before: so it need not be kept
 in order to be made again. In bf16 keys and values depend on how many tokens are read at once, hence the fixed passes,
-into a cache of its own. Those before the prompt are still there for the next draft, and for who learns the chunk.
+into a cache of its own. Those before the last are still there for the next draft, and for who learns the chunk.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ class Previewer:
         """Reads what comes before the prompt, but for those passes that it was last read in too."""
         cache, first = self._reader.cache, self._reader.window_start(chunk_start)
         # The token before the chunk is an input of who learns it, so the context ends before that (`Learner`).
-        last = min(end if end >= chunk_start else len(tokens), len(tokens) - 1)
-        ends = [*dict.fromkeys((*range(chunk_start - 1, last, _PIECE), last))]
+        text = end if end >= chunk_start else len(tokens)  # a prompt may go on beyond the open chunk
+        ends = [*range(chunk_start - 1, text, _PIECE), *range(text, len(tokens), _PIECE)]
         ends = [end for end in ends if end > first + cache.opening]
         passes = [tokens[begin:end] for begin, end in pairwise([first, *ends])]
         same = 0
