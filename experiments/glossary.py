@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""How often a glossary is kept: its terms in the prompt alone, and lifted in several ways
-(`templora.decoding.lexical_bias`).
+"""How often a glossary is kept: its terms in the prompt alone, and put into drafts in several ways
+(`templora.decoding.wanted_words`), and how likely the base finds what comes of it.
 
     experiments/glossary.py [--model gemma-3-270m] [--to es]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import templora
-from templora.decoding import lexical_bias
+from templora.decoding import wanted_words
 from templora.engine.engine import Engine
 from templora.reports.run_report import describe_device, source_commit, write_json
 from templora.sampling import SamplingParams
@@ -49,24 +49,24 @@ TERMS = {
 }
 
 
-# Name -> among how many of the likeliest a first token must be, nats that it is lifted by, and those after it.
-ANY = 10**9
+# Name -> nats that a word's first token has at least, nats a token that the rest may lose, and places that are tried.
+ANY = 1e9
 WAYS = {
-    "prompt alone": (ANY, 0.0, 0.0),
-    "3 nats": (ANY, 3.0, 6.0),
-    "5 nats": (ANY, 5.0, 8.0),
-    "7 nats": (ANY, 7.0, 10.0),
-    "8 nats among 5": (5, 8.0, 10.0),
-    "8 nats among 10": (10, 8.0, 10.0),
-    "8 nats among 25": (25, 8.0, 10.0),
+    "prompt alone": (0.0, 0.0, 0),
+    "places of -6 nats or more, and 0.3 less": (-6.0, 0.3, 2),
+    "-8 and 0.5": (-8.0, 0.5, 2),
+    "-10 and 0.5": (-10.0, 0.5, 2),
+    "-10 and 1": (-10.0, 1.0, 4),
+    "-20 and 1": (-20.0, 1.0, 4),
+    "any place, and whatever follows": (-ANY, ANY, 4),
 }
 
 
-def run(engine: Engine, to: str, way: tuple[int, float, float]) -> dict[str, Any]:
+def run(engine: Engine, to: str, way: tuple[float, float, int]) -> dict[str, Any]:
     """Translates the text, and counts."""
     target, glossary = language("to", to), Glossary([Term(*pair) for pair in TERMS.items()])
-    before = lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT
-    lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT = way
+    before = wanted_words._DEMAND
+    wanted_words._DEMAND = way
     try:
         with tempfile.TemporaryDirectory() as folder:
             store = SessionStore(Path(folder))
@@ -77,13 +77,15 @@ def run(engine: Engine, to: str, way: tuple[int, float, float]) -> dict[str, Any
                 def terms(source: str) -> dict[str, str]:
                     return {t.source: t.target for t in glossary.found(source)}
 
-                made = Translation(saved, TEXT, target, template, sampling, terms=terms)
+                made = Translation(saved, TEXT, target, template, sampling, settle=False, terms=terms)
                 found = [event for event in made.run() if isinstance(event, Paragraph)]
     finally:
-        lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT = before
+        wanted_words._DEMAND = before
     kept = [term.kept_in(p.target) for p in found for term in glossary.found(TEXT[p.segment])]
+    said = [engine.likelihood(template.back(p.target), f" {TEXT[p.segment]}") for p in found]
     rows = [{"source": TEXT[p.segment], "target": p.target, "doubt": p.doubt} for p in found]
-    return {"kept": sum(kept), "of": len(kept), "paragraphs": rows}
+    lost = sum(one.nll for one in said) / sum(one.tokens for one in said)
+    return {"kept": sum(kept), "of": len(kept), "source_left_unsaid": lost, "paragraphs": rows}
 
 
 def main() -> None:
@@ -98,14 +100,15 @@ def main() -> None:
         "model": engine.name,
         "to": asked.to,
         "terms": TERMS,
-        "built_in": [lexical_bias.RANK, lexical_bias.FIRST, lexical_bias.NEXT],
+        "built_in": wanted_words._DEMAND,
         "ways": found,
         "device": describe_device(engine.model.device, engine.threads),
         "versions": engine.versions() | {"commit": source_commit()},
     }
     write_json(RESULTS / "glossary.json", document)
     for name in found:
-        print(f"{name}: kept {found[name]['kept']} of {found[name]['of']}")
+        lost = found[name]["source_left_unsaid"]
+        print(f"{name}: kept {found[name]['kept']} of {found[name]['of']}; {lost:.3f} nats of a source's token unsaid")
         for row in found[name]["paragraphs"]:
             print(f"  {row['target']}")
 

@@ -90,6 +90,9 @@ class TempLoraConfig:
     learning_rate: float | None = option(
         None, "AdamW's step size; default: chosen for the model by how large its weights are", positive
     )
+    rate_scale: float = option(
+        1.0, "times the rate that suits the model, where learning_rate is not given", positive, before=1.0
+    )
     warmup_chunks: int = option(
         2, "chunks over which the rate climbs linearly to its full value; the first is not zero", at_least(0)
     )

@@ -11,7 +11,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     # The defaults of TempLoraConfig: docs/recipe.md says how they were chosen.
     "default": {},
     # Paragraphs are short: a chunk is a few of them. docs/translation.md
-    "translate": {"chunk_size": 128, "window": 512},
+    # Of what a model translates itself less is to be believed than of what somebody else did (docs/log.md).
+    "translate": {"chunk_size": 128, "window": 512, "rate_scale": 0.2},
+    "translate-reference": {"chunk_size": 128, "window": 512},
     # arXiv 2401.11504 and its released scripts. What is left out is the same in both recipes.
     "paper": {
         "rank": 64,

@@ -109,6 +109,19 @@ def _biases(name: str, given: Any) -> tuple[tuple[int | str, float], ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How a word is wanted in a draft (`templora.decoding.wanted_words`).
+
+    Args:
+        stem: what any of its forms begins with: the word itself, if only an ending may follow it.
+        firmly: though the draft becomes less likely by it.
+    """
+
+    stem: str
+    firmly: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen. The field's usual names; raises `OptionError`.

@@ -123,7 +123,7 @@ class WarmStart:
         what comes of it; `before` tokens were learnt in others."""
         store, config = self._store, self._config
         if rate < 1:
-            full = config.learning_rate or self._engine.learning_rate(config)
+            full = config.learning_rate or config.rate_scale * self._engine.learning_rate(config)
             config = replace(config, learning_rate=rate * full)
         if name not in store:
             store.create(name, self._engine, config).close()

@@ -17,7 +17,7 @@ from templora import TempLoraConfig
 PACKAGE = Path(templora.__file__).parent
 # The floors of the house: a room, or a module at the top, imports only from floors above its own.
 FLOORS = [
-    ["errors", "chunks", "events", "metrics", "thoughts", "runtime", "kernels"],
+    ["errors", "chunks", "encodings", "events", "metrics", "thoughts", "runtime", "kernels"],
     ["arguments", "config", "text", "text_files", "toml_files", "kvcache", "layers", "processors"],
     ["chat", "recipes", "sampling", "gguf", "reports"],
     ["lora"],

@@ -81,6 +81,7 @@ class _Eval(click.Command):
 @click.option("--to", metavar="LANG", help="translation: into this language")
 @click.option("--from", "from_", metavar="LANG", help="translation: from this language; found out if left out")
 @click.option("--targets", metavar="A,B", help="translation: what is learnt: reference, own")
+@click.option("--terms", metavar="A,B", help="translation: whether terms are settled on the way: settle, glossary")
 @click.option(
     "--template", metavar="NAME|FILE", help="translation: how the model is asked: lines, chat, or a TOML file"
 )
@@ -136,7 +137,7 @@ def _plan(given: dict[str, Any], options: dict[str, Any]) -> Plan:
     asked = {name: value for name, value in options.items() if value is not None}
     changes = {name: asked[name] for name in _SAME if name in asked}
     changes |= {name: parse_count(name, asked[name]) for name in ("tokens", "pairs") if name in asked}
-    changes |= {name: names_in(name, asked[name]) for name in ("texts", "targets") if name in asked}
+    changes |= {name: names_in(name, asked[name]) for name in ("texts", "targets", "terms") if name in asked}
     adapters = {"adapters": names_in("adapters", asked["adapters"])} if asked.get("adapters") else {}
     recipe = {"recipe": options["recipe"]} if options["recipe"] != "default" else {}
     methods: Sequence[Mapping[str, Any]] = [{"method": name} for name in options["methods"]] or plan.methods
@@ -210,7 +211,7 @@ def _line(jobs: Sequence[Job], job: Job) -> str:
     """What became of a cell, for people."""
     number = f"[{sum(j.state not in ('running', 'waiting') for j in jobs)}/{len(jobs)}]"
     cell, result = job.cell, job.result
-    how = f" · {cell.translation.targets}" if cell.translation else ""
+    how = f" · {cell.translation.targets} · terms: {cell.translation.terms}" if cell.translation else ""
     what = f"{number} {cell.text} · {cell.model} · {cell.method} · {cell.adapter}{how}"
     if job.state != "done" or not result:
         return f"{what}: {job.state}{': ' + job.reason if job.reason else ''}"

@@ -21,6 +21,7 @@ from templora.runtime.garbage import leave_to_the_system
 _COMMANDS = {
     "write": "Learn a text of any length, and write on.",
     "translate": "Translate a document, learning its terms on the way.",
+    "glossary": "Find the names and terms of a document, and propose what to call them.",
     "serve": "Serve sessions to OpenAI-compatible clients.",
     "sessions": "List texts that stay on disk; resume, fork, rewind, export and discard them.",
     "score": "Score texts with and without the temporary adapter.",

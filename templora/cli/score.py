@@ -58,8 +58,8 @@ def score(**arguments: Any) -> None:
     run = Run(given, options, [*options["files"], *filter(None, [options["notes"]])])
     if options["notes"] == "-" in options["files"]:
         raise OptionError("notes", "standard input is a text already: give one of them as a file")
-    notes = read_notes(options["notes"]) or ""
-    contents = [(name, read_text(name)) for name in options["files"]]
+    notes = read_notes(options["notes"], run.notes) or ""
+    contents = [(name, read_text(name, remarks=run.notes)) for name in options["files"]]
     with run.console:
         engine, config = run.load()
         for name, content in contents:

@@ -34,8 +34,9 @@ from templora.errors import ModelError, OptionError
 from templora.events import ChunkLearned, Event
 from templora.reports.run_report import TextReport
 from templora.runtime.files import sha256, told
-from templora.translation.documents import open_document
+from templora.translation.documents import lay_out, open_document
 from templora.translation.glossary import Glossary
+from templora.translation.glossary_files import read_glossary
 from templora.translation.languages import Language, detect, language
 from templora.translation.output import Output
 from templora.translation.pairs import read_corrections, write_pairs
@@ -53,6 +54,7 @@ EPILOG = """\b
 Examples:
   templora translate manual.md --to German --model gemma-3-270m --out manual.de.md
   templora translate book.txt --to fr --preview 5
+  templora translate book.epub --to fr --out both.epub --layout both
   templora translate book.txt --to fr --out book.fr.txt --session book --pairs book.jsonl
   templora translate book.txt --to fr --out book.fr.txt --session book --corrections book.jsonl
   templora translate pairs.jsonl --from zh --to en --targets reference --out mine.jsonl
@@ -63,6 +65,8 @@ the lines of --pairs, give the file to --corrections, and what comes after the f
 Aligned pairs (.jsonl, GuoFeng's .json) have a true translation already: the report says how near the model came.
 """
 TARGETS = ("own", "reference")
+TERMS = ("settle", "glossary")
+LAYOUTS = ("target", "both", "below", "side")
 # Where `--from` is left out: of so much of the document its language is told.
 _SAMPLE = 20_000
 # Of what is wrong with a document, in the receipt.
@@ -73,7 +77,15 @@ _MAX_PROBLEMS = 8
 @click.argument("document", metavar="INPUT")
 @click.option("--to", "to", required=True, metavar="LANG", help="language of the translation: de, pt-BR, German, ...")
 @click.option("--from", "from_", metavar="LANG", help="language of INPUT; found out without it")
+@click.option("--encoding", metavar="NAME", help="of INPUT: GB18030, Shift_JIS, UTF-16, latin-1, ...; found without it")
 @click.option("--out", metavar="FILE", help="write the translation here, each paragraph when it is done")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="target",
+    show_default=True,
+    help="the translation alone, or each paragraph's source above it (both), below it, or beside it",
+)
 @click.option("--preview", type=click.IntRange(1), metavar="N", help="only the first N paragraphs; --resume goes on")
 @click.option("--resume", is_flag=True, help="go on with a translation that was stopped")
 @click.option("--corrections", metavar="FILE", help="paragraphs as you want them, as --pairs writes them")
@@ -83,6 +95,13 @@ _MAX_PROBLEMS = 8
     default="own",
     show_default=True,
     help="what is learnt: the model's own translations, or, of aligned pairs, the true ones",
+)
+@click.option(
+    "--terms",
+    type=click.Choice(TERMS),
+    default="settle",
+    show_default=True,
+    help="settle one rendering for each name and term, found on the way; or keep those of --glossary alone",
 )
 @click.option("--glossary", metavar="FILE", help="terms and their translations, one a line, a tab between")
 @click.option("--template", metavar="NAME|FILE", help="how the model is asked: lines, chat, or a TOML file")
@@ -99,12 +118,13 @@ _MAX_PROBLEMS = 8
 def translate(**arguments: Any) -> None:
     """Translate a document, paragraph by paragraph, learning its terms and its manner on the way.
 
-    INPUT is .txt, .md, .epub or .jsonl (- = standard input, as text); what is not text stays as it is. After every
-    chunk of --chunk-size tokens a temporary adapter learns the translations made so far, from their sources.
+    INPUT is .txt, .md, .epub, .docx, .srt, .vtt, .ass or .jsonl (- = standard input, as text); what is not text stays
+    as it is. One rendering is settled for each name and term, and after every chunk of --chunk-size tokens a temporary
+    adapter learns the translations made so far, from their sources.
     """
     given, options = split_config(arguments)
     if click.get_current_context().get_parameter_source("recipe") == click.core.ParameterSource.DEFAULT:
-        options["recipe"] = "translate"
+        options["recipe"] = "translate" if options["targets"] == "own" else "translate-reference"
     check_adapter(options["adapter"])
     job = _Job(given, options)
     job.run()
@@ -119,7 +139,10 @@ class _Job:
         self.to = language("to", options["to"])
         name = options["document"]
         said = language("from", options["from_"]) if options["from_"] else None
-        self.document = open_document(name, source=said, target=self.to)
+        remarks: list[str] = []
+        encoding = options["encoding"]
+        self.document = open_document(name, source=said, target=self.to, encoding=encoding, remarks=remarks)
+        remarks = [f"{remark}; --encoding names another" for remark in remarks]
         self.sources = [segment.text for segment in self.document.segments]
         if not self.sources:
             raise OptionError("input", f"{name} has no text to translate")
@@ -133,6 +156,7 @@ class _Job:
         self.source = source
         if self.source.code == self.to.code:
             raise OptionError("to", f"{self.to.name} is the language of {name} already; say --from if it is not")
+        lay_out(self.document, options["layout"], source)
         if options["as_json"] and not options["out"]:
             raise OptionError("json", "the report needs standard output for itself: give --out FILE")
         if not self.document.streams and not options["out"]:
@@ -143,20 +167,25 @@ class _Job:
             raise OptionError("glossary", "must be a file, which --resume looks into again, not standard input")
         if options["corrections"] == "-" == name:
             raise OptionError("corrections", "standard input is the document already: give one of them as a file")
-        self.glossary = Glossary.read(options["glossary"]) if options["glossary"] else Glossary([])
-        corrections = read_corrections(options["corrections"], self.sources) if options["corrections"] else {}
+        self.glossary = read_glossary(options["glossary"], remarks) if options["glossary"] else Glossary([])
+        corrections = {}
+        if options["corrections"]:
+            corrections = read_corrections(options["corrections"], self.sources, remarks)
         self.named = options["session"] is not None
         if not self.named:
             options["session"] = _own_name(name, self.to, self.sources)
         self.kept = Kept(options, given)
+        self.authors = set(corrections)
         self.known = self._taken_up(corrections) if self.kept.begun else corrections
         inputs = [name, *(options[o] for o in ("glossary", "corrections") if options[o])]
         inputs = [file for file in inputs if file != "-" and file != options["pairs"]]
         self.work = Run(given, {**options, "tokens": None}, inputs)
+        self.work.notes += remarks
         out = self.work.outputs.get("out")
         self.output = Output(self.document, self.to, out, begun=self.kept.there)
         check_outputs({"pairs": options["pairs"]}, [name])
         self.paragraphs: list[Paragraph] = []
+        self.settled: list[dict[str, Any]] = []
         self.drafted = self.committed = self.stopped = 0
         self.drafting = Pace()
 
@@ -172,6 +201,7 @@ class _Job:
             "targets": self.options["targets"],
             "template": _digest("template", template) if template and template.endswith(".toml") else template,
             "glossary": _digest("glossary", glossary) if glossary else None,
+            "terms": self.options["terms"],
             **plain("sampling", dataclasses.asdict(self.sampling)),
         }
 
@@ -189,7 +219,7 @@ class _Job:
                 f"{there} of {many} paragraphs are translated already: go on with --resume, or throw them away with "
                 f"templora sessions discard {name}",
             )
-        known, first = corrected(done, corrections)
+        known, self.authors, first = corrected(done, corrections)
         if first is not None:
             go_back(kept.store, name, self.to, first)
         return known
@@ -211,8 +241,8 @@ class _Job:
                     saved.mark({"translation": self.about})
                 known = {**(dict(enumerate(self.references)) if self.reveals else {}), **self.known}
                 translation = Translation(
-                    saved, self.sources, self.to, template, sampling, terms=self._terms, known=known, ask=self.reveals,
-                    each=self._drafted,
+                    saved, self.sources, self.to, template, sampling, settle=options["terms"] == "settle",
+                    terms=self._terms, known=known, authors=self.authors, ask=self.reveals, each=self._drafted,
                 )  # fmt: skip
                 self.paragraphs = translation.paragraphs
                 opening = self.output.begin(self.shown)
@@ -226,6 +256,7 @@ class _Job:
                         run.notes.append(note)
 
                 run.follow(itertools.chain([opening], translation.run(options["preview"])), show)
+                self.settled = self._settled(translation)
                 run.notes += [note for note in saved.remarks if note not in run.notes]
             text.finish(saved.session, engine.tokenizer)
             whole = len(self.paragraphs) == len(self.sources)
@@ -308,11 +339,8 @@ class _Job:
             notes.append(f"doubtful, for {doubt}: {'paragraph' if len(found) == 1 else 'paragraphs'} {_numbers(found)}")
         quality = self._quality(shown)
         terms = self._kept_terms()
-        if terms:
-            missed = [t for t in terms if t["kept"] < t["paragraphs"]]
-            kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
-            worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
-            notes.append(f"glossary: kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else ""))
+        notes += [_kept("glossary:", terms)] if terms else []
+        notes += [_kept(f"terms: {len(self.settled)} settled,", self.settled)] if self.settled else []
         if self.output.moved:
             notes.append(f"markup put back or left out, as the model had lost it: {self.output.moved} pieces")
         problems = self.document.problems
@@ -331,8 +359,10 @@ class _Job:
             "doubts": doubts,
             "learning_stopped_at": self.stopped or None,
             "targets": self.options["targets"],
+            "layout": self.options["layout"],
             "quality": quality,
             "glossary": terms,
+            "terms": self.settled,
             "moved_markup": self.output.moved,
             "problems": [*problems],
             "sampling": dataclasses.asdict(self.sampling),
@@ -353,6 +383,18 @@ class _Job:
         self.work.notes.append(f"against the true translations: {said} (TER: lower is better)")
         return found
 
+    def _settled(self, translation: Translation) -> list[dict[str, Any]]:
+        """For each term that was settled: in how many paragraphs it stands after that, and in how many it was kept."""
+        found: dict[str, list[bool]] = {term: [] for term in translation.settled}
+        for p in self.paragraphs:
+            for one in translation.settled_in(p.segment):
+                if p.segment > one.since:
+                    found[one.term].append(one.kept_in(self._shown(p)))
+        return [
+            {"term": term, "rendering": one.rendering, "paragraphs": len(found[term]), "kept": sum(found[term])}
+            for term, one in translation.settled.items()
+        ]
+
     def _kept_terms(self) -> list[dict[str, Any]]:
         """For each term of the glossary: in how many paragraphs it stands, and in how many its translation does."""
         found: dict[tuple[str, str], list[bool]] = {}
@@ -363,6 +405,13 @@ class _Job:
             {"term": term, "translation": translation, "paragraphs": len(kept), "kept": sum(kept)}
             for (term, translation), kept in found.items()
         ]
+
+
+def _kept(what: str, terms: list[dict[str, Any]]) -> str:
+    missed = sorted((t for t in terms if t["kept"] < t["paragraphs"]), key=lambda t: t["kept"] - t["paragraphs"])
+    kept, all_ = sum(t["kept"] for t in terms), sum(t["paragraphs"] for t in terms)
+    worst = ", ".join(f"{t['term']} ({t['kept']} of {t['paragraphs']})" for t in missed[:3])
+    return f"{what} kept {kept} of {all_} times" + (f"; not always: {worst}" if worst else "")
 
 
 def _own_name(document: str, to: Language, sources: list[str]) -> str:

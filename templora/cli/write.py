@@ -113,8 +113,8 @@ def write(**arguments: Any) -> None:
     needed = not (kept and kept.begun)
     if options["notes"] == "-" and (options["prompt_file"] or "-" * (options["prompt"] is None and needed)) == "-":
         raise OptionError("notes", "standard input is the prompt already: give one of them as a file")
-    notes = read_notes(options["notes"])
-    prompt = _prompt(options, needed)
+    notes = read_notes(options["notes"], run.notes)
+    prompt = _prompt(options, needed, run.notes)
     if kept:
         kept.read(prompt, options["draft"])
     with run.console:
@@ -246,7 +246,7 @@ def _no_arguments(context: click.Context) -> None:
     raise click.UsageError(f"{given[:80]!r} stands alone; to go on from it: templora write {option}", context)
 
 
-def _prompt(options: dict[str, Any], needed: bool) -> str:
+def _prompt(options: dict[str, Any], needed: bool, remarks: list[str]) -> str:
     if options["prompt"] is not None and options["prompt_file"] is not None:
         raise OptionError("prompt", "give either --prompt or --prompt-file, not both")
     if options["prompt"] is not None:
@@ -260,13 +260,13 @@ def _prompt(options: dict[str, Any], needed: bool) -> str:
             return os.fsencode(prompt).decode()
         raise OptionError("prompt", "is not UTF-8 text")
     if options["prompt_file"] is not None:
-        return read_text(options["prompt_file"])
+        return read_text(options["prompt_file"], remarks=remarks)
     if not needed:
         return ""
     if sys.stdin is None or sys.stdin.isatty():
         nothing = "there is nothing to go on from: give --prompt, --prompt-file, or text on standard input"
         raise OptionError("prompt", nothing)
-    return read_text("-")
+    return read_text("-", remarks=remarks)
 
 
 class _Progress:

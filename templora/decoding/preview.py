@@ -1,29 +1,29 @@
 """`Previewer`: what a text would go on with, of which nothing stays.
 
-    window    first ──── context ──── chunk │ piece │ piece │ the rest, prompt included
-    passes    [                             ][      ][      ][                        ]
+    window    first ──── context ──── chunk │ piece │ piece │ the rest │ prompt, in pieces too
+    passes    [                             ][      ][      ][         ][      ][             ]
 
 A draft depends on the text, the adapter and the arguments alone, not on what was drafted before: so it need not be kept
 in order to be made again. In bf16 keys and values depend on how many tokens are read at once, hence the fixed passes,
-into a cache of its own. Those before the rest are still there for the next draft, and for who learns the chunk.
+into a cache of its own. Those before the last are still there for the next draft, and for who learns the chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from templora.decoding.lexical_bias import LexicalBias
 from templora.decoding.plans import Plan, Token, Work
 from templora.decoding.reader import Reader
 from templora.decoding.stopping import Held
+from templora.decoding.wanted_words import Chosen, WantedWords
 from templora.events import TokenEvent, TokenLogprobs
 from templora.kvcache.window import WindowCache
-from templora.sampling import Sampler
+from templora.sampling import Sampler, Wanted
 from templora.text import decode
 from templora.thoughts import tag_tokens
 
@@ -71,11 +71,12 @@ class Previewer:
         tokens: Sequence[int],
         seen: Sequence[int],
         chunk_start: int,
+        end: int,
         version: int,
         most: int,
         samplers: Sequence[Sampler],
         ends: Collection[int],
-        wanted: Sequence[str] = (),
+        wanted: Mapping[str, Wanted] | None = None,
     ) -> Plan[Preview]:
         """What comes after `tokens`, yielding `TokenEvent`s as it goes.
 
@@ -84,38 +85,57 @@ class Previewer:
             seen: the same as the model sees them, with notes.
             chunk_start: where its open chunk begins, among these; the window begins with the context before it, and
                 moves on when it is full.
+            end: where the text ends, and a prompt begins, among these.
             version: of the adapter.
             most: tokens to draft.
             samplers: how they are chosen, for each alternative.
             ends: tokens at which it ends.
-            wanted: words that should occur in it (`templora.decoding.lexical_bias`).
+            wanted: words that should occur in it (`templora.decoding.wanted_words`).
         """
         made: list[Preview] = []
         for sampler in samplers:
-            draft = yield from self._draft(tokens, seen, chunk_start, version, most, sampler, ends, wanted)
+            words = WantedWords(wanted, self._tokenizer) if wanted else None
+            how = tokens, seen, chunk_start, end, version, most, sampler, ends
+            draft = yield from self._draft(*how, words)
+            if words:
+                draft = yield from self._with_words(draft, words, lambda: self._draft(*how, words))  # noqa: B023
             made.append(draft)
         return replace(made[0], others=tuple(made[1:]))
+
+    def _with_words(self, draft: Preview, words: WantedWords, again: Callable[[], Plan[Preview]]) -> Plan[Preview]:
+        """A draft with the words that it lacks, as far as they have a place in it."""
+        words.begin(draft.text)
+        for word in words.missing(draft.text):
+            for _ in words.put(word):
+                other = yield from again()
+                if other.ended >= draft.ended and words.better(other.text):
+                    draft = other
+                    break
+        return draft
 
     def _draft(
         self,
         tokens: Sequence[int],
         seen: Sequence[int],
         chunk_start: int,
+        end: int,
         version: int,
         most: int,
         sampler: Sampler,
         ends: Collection[int],
-        wanted: Sequence[str],
+        words: WantedWords | None,
     ) -> Plan[Preview]:
         reader, begun, seen = self._reader, list(tokens), list(seen)
         held = Held(self._tokenizer, begun[-4:], sampler.params.stops)
-        hoped = LexicalBias(wanted, self._tokenizer, len(begun)) if wanted else None
         said: list[TokenEvent] = []
 
-        def choose(logits: torch.Tensor) -> tuple[int, TokenLogprobs | None]:
-            lifted = hoped.lift(logits, begun) if hoped else logits
-            token = sampler(lifted, begun[-reader.config.window :], len(begun))
-            return token, sampler.logprobs(logits, token)
+        def choose(logits: torch.Tensor) -> tuple[int, TokenLogprobs | None, Chosen | None]:
+            def free() -> int:
+                return sampler(logits, begun[-reader.config.window :], len(begun))
+
+            chosen = words.choose(logits, free) if words else None
+            token = chosen.token if chosen else free()
+            return token, sampler.logprobs(logits, token), chosen
 
         def show(*, last: bool = False) -> Iterator[TokenEvent]:
             for event in held.shown(last=last):
@@ -124,11 +144,21 @@ class Previewer:
                     yield event
 
         cut, ended = None, False
-        yield Work(lambda: self._read(seen, chunk_start, version), "read")
-        for _ in range(most):
+        kept = words.kept if words else []
+        if not kept or not self._passes:  # else they are in the cache
+            yield Work(lambda: self._read(seen, chunk_start, end, version), "read")
+        for token, logprobs in kept:
+            held.token(len(begun), token, logprobs)
+            begun.append(token)
+            seen.append(token)
+            for _ in show():
+                pass  # it was told when it was drafted first
+        for _ in range(most - len(kept)):
             if not reader.at(len(seen) - 1) or self._is_full(seen):
                 yield Work(lambda: self._fill(seen, version), "read")
-            token, logprobs = yield Token(reader, seen, choose)
+            token, logprobs, chosen = yield Token(reader, seen, choose)
+            if words:
+                words.add(chosen, logprobs)
             if token in ends:
                 ended = True
                 break
@@ -178,11 +208,13 @@ class Previewer:
         held = self._passes and self._version == version and self._reader.cache.first_token == first
         return self._reader.cache if held and self._passes[0] == list(tokens[first:end]) else None
 
-    def _read(self, tokens: list[int], chunk_start: int, version: int) -> None:
-        """Reads what comes before the rest, but for those passes that it was last read in too."""
+    def _read(self, tokens: list[int], chunk_start: int, end: int, version: int) -> None:
+        """Reads what comes before the prompt, but for those passes that it was last read in too."""
         cache, first = self._reader.cache, self._reader.window_start(chunk_start)
         # The token before the chunk is an input of who learns it, so the context ends before that (`Learner`).
-        ends = [end for end in range(chunk_start - 1, len(tokens), _PIECE) if end > first + cache.opening]
+        text = end if end >= chunk_start else len(tokens)  # a prompt may go on beyond the open chunk
+        ends = [*range(chunk_start - 1, text, _PIECE), *range(text, len(tokens), _PIECE)]
+        ends = [end for end in ends if end > first + cache.opening]
         passes = [tokens[begin:end] for begin, end in pairwise([first, *ends])]
         same = 0
         if version == self._version and first == cache.first_token:

@@ -196,7 +196,7 @@ class Engine:
                 "learning", "cannot be parallel on this model, whose rotary embedding changes with length; use cascaded"
             )
         if config.learning_rate is None:
-            config = replace(config, learning_rate=self.learning_rate(config))
+            config = replace(config, learning_rate=config.rate_scale * self.learning_rate(config))
         ready = config
         return self.do(lambda: Session(self, ready, method, lesson, notes))
 

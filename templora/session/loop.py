@@ -112,7 +112,8 @@ class Loop:
             raise TextError("there is nothing to go on from: give a prompt")
         previewer, version = self.readers.previewer(base, tokenizer)
         start = self.text.chunk_start_at(len(tokens)) + len(self.text.notes)
-        return previewer.preview(tokens, self.text.seen(tokens), start, version, *how)
+        end += len(self.text.notes)
+        return previewer.preview(tokens, self.text.seen(tokens), start, end, version, *how)
 
     def set_notes(self, text: object) -> None:
         """Has these stand in every window from here on; what is full or under way is learnt first, with those there

@@ -10,7 +10,7 @@ sessions. Those with an `_events` or `stream` name yield events as things happen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,7 +30,7 @@ from templora.methods.base import Method
 from templora.metrics import Likelihood
 from templora.runtime.metering import Meter
 from templora.runtime.signals import deferred
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
 from templora.session.chunk_cycle import Lesson
 from templora.session.fitting import check_weights
 from templora.session.loop import Loop
@@ -242,7 +242,7 @@ class Session:
         max_new_tokens: int = 256,
         sampling: SamplingParams | None = None,
         stop_at_end: bool = True,
-        wanted: Sequence[str] = (),
+        wanted: Mapping[str, Wanted] | None = None,
         base: bool = False,
         at: int | None = None,
         each: Callable[[str], None] = lambda _: None,
@@ -252,9 +252,9 @@ class Session:
         Args:
             prompt: text to go on from; may be empty if the session already holds some.
             max_new_tokens: how much at most.
-            sampling, stop_at_end: as for `stream`. Random numbers are those of the seed and the place; with `n` there
-                are so many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
-            wanted: words that should occur in it (`templora.decoding.lexical_bias`).
+            sampling, stop_at_end: as for `stream`, with random numbers of the seed and the place. With `n` there are so
+                many alternatives, the first of which is what there would be alone (`Preview.alternatives`).
+            wanted: words that should occur in it, and how (`decoding.wanted_words`).
             base: ask the bare base, not the adapted model.
             at: as if the text had ended after so many tokens, the adapter being that of now.
             each: told the text of each token, one alternative after the other; what it raises ends the draft.
@@ -262,9 +262,8 @@ class Session:
         Raises:
             TextError: no prompt and nothing in the session, so that there is nothing to go on from.
         """
-        drawing = samplers(self, sampling, stop_at_end)
+        how = max_new_tokens, samplers(self, sampling, stop_at_end), self.engine.end_ids, wanted
         self.settle()
-        how = max_new_tokens, drawing, self.engine.end_ids, wanted
         plan = self.loop.preview(self.encode(prompt), base, at, self.engine.tokenizer, *how)
         return self.engine.run(plan, lambda said: each(said.text) if isinstance(said, TokenEvent) else None, self.loop)
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import graphlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from templora.errors import TextError
-from templora.runtime.files import told
-from templora.text_files import read_text
 from templora.translation.inline.characters import UNSPACED
 from templora.translation.inline.marks import TAG
 
 # A character of a word, in a script with spaces between words.
 _IN_WORD = f"[^\\W{UNSPACED.pattern[1:-1]}]"
-_MAX_SHOWN = 10  # of a cycle
 # Hebrew and Arabic write articles and prepositions on to the word behind them.
 _PREFIXED = re.compile("[\u0590-\u08ff]")
 
@@ -59,29 +52,6 @@ class Glossary:
         # Of two as long, the one that knows its capitals goes first.
         self._longest_first = sorted(terms, key=lambda term: (-len(term.source), term.source == term.source.lower()))
 
-    @classmethod
-    def read(cls, path: str) -> Glossary:
-        """The glossary in a file: one term a line, a tab before its translation; or CSV (.csv) with two columns. Blank
-        lines and lines that begin with # are passed over.
-
-        Raises:
-            TextError: a line is none, a term is there twice, or its translation leads back to it; names the file and
-                the line.
-        """
-        found: dict[str, tuple[str, int]] = {}
-        for number, line in enumerate(read_text(path).split("\n"), 1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            where = f"{path}, line {number}"
-            source, target = _columns(where, line, commas=Path(path).suffix.lower() == ".csv")
-            if not source or not target:
-                raise TextError(f"{where}: {'its translation' if source else 'the term'} is empty")
-            before, there = found.setdefault(source, (target, number))
-            if before != target:
-                raise TextError(f"{where}: {source!r} is {target!r} here, and {before!r} in line {there}; keep one")
-        _check_cycles(path, found)
-        return cls([Term(source, target) for source, (target, _) in found.items()])
-
     def found(self, text: str) -> list[Term]:
         """The terms that stand in a text, in order; of terms that overlap, the longest."""
         bare = _bare(text)
@@ -120,24 +90,3 @@ def _pattern(term: str, whole: bool, exact: bool) -> re.Pattern[str]:
 
 def _free(character: str) -> bool:
     return bool(UNSPACED.match(character)) or not character.isalnum()
-
-
-def _columns(where: str, line: str, commas: bool) -> list[str]:
-    with told(TextError, f"{where}: no CSV", csv.Error):
-        columns = next(csv.reader([line], strict=True)) if commas else line.split("\t")
-    if len(columns) != 2:
-        kind = "comma" if commas else "tab"
-        raise TextError(f"{where}: a term, a {kind} and its translation; not {line.strip()[:60]!r}")
-    return [" ".join(column.split()) for column in columns]
-
-
-def _check_cycles(path: str, found: Mapping[str, tuple[str, int]]) -> None:
-    """A term may be its own translation; else no translation may lead back to its term."""
-    try:
-        graphlib.TopologicalSorter({source: [to] for source, (to, _) in found.items() if source != to}).prepare()
-    except graphlib.CycleError as error:
-        way = error.args[1][:0:-1]  # it says each term after its translation, and the first one once more
-        first = min(range(len(way)), key=lambda i: found[way[i]][1])
-        way = [*way[first:], *way[:first]]
-        shown = [*way[:_MAX_SHOWN], *(["…"] if len(way) > _MAX_SHOWN else []), way[0]]
-        raise TextError(f"{path}, line {found[way[0]][1]}: a cycle: {' → '.join(shown)}") from error

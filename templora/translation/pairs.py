@@ -54,7 +54,7 @@ class Aligned:
     before: tuple[Pair, ...] = ()
 
 
-def read_pairs(path: str, source: Language | None = None, target: Language | None = None) -> list[Aligned]:
+def read_pairs(path: str, source: Language | None = None, target: Language | None = None, **how: Any) -> list[Aligned]:
     """The documents in a file, which is one of two kinds:
 
         {"source": "他来了。", "target": "He came.", "document": "A", "chapter": "1"}
@@ -67,12 +67,13 @@ def read_pairs(path: str, source: Language | None = None, target: Language | Non
     Args:
         path: of the file.
         source, target: the languages, where they are the keys.
+        how: as for `read_text`.
 
     Raises:
         TextError: it cannot be read, or is not of such a kind; names the line or segment.
         OptionError: which language is the source cannot be told.
     """
-    text, name = read_text(path), Path(path).name
+    text, name = read_text(path, **how), Path(path).name
     read = _guofeng if text.lstrip().startswith("[") else _lines
     return read(name, text, (source, target))
 
@@ -91,18 +92,19 @@ def write_pairs(name: str, sources: Sequence[str], targets: Sequence[str]) -> No
         beside.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def read_corrections(path: str, sources: Sequence[str]) -> dict[int, str]:
+def read_corrections(path: str, sources: Sequence[str], remarks: list[str] | None = None) -> dict[int, str]:
     """Translations by paragraph, from 0, in the lines of `write_pairs`, edited.
 
     Args:
         path: of the file.
         sources: the document's paragraphs, which the file must match.
+        remarks: as for `read_text`.
 
     Raises:
         TextError: a line is none, or is of another document; names the file and the line.
     """
     found: dict[int, str] = {}
-    for where, values in _json_lines(path, read_text(path)):
+    for where, values in _json_lines(path, read_text(path, remarks=remarks)):
         if not isinstance(values, dict):
             raise TextError(f"{where}: must be an object with segment, source and target")
         for key, kind in (("segment", int), ("source", str), ("target", str)):

@@ -49,6 +49,7 @@ class Template:
         glossary: a line with `{terms}`.
         stop: texts at which a translation ends at the latest; without any: only at a token that ends a text.
         languages: the English names of both.
+        way_back: the same for the other direction.
     """
 
     start: str
@@ -59,6 +60,7 @@ class Template:
     glossary: str
     stop: tuple[str, ...] = ("\n",)
     languages: tuple[str, str] = ("Source", "Translation")
+    way_back: Template | None = None
 
     def prompt(self, source: str, terms: Mapping[str, str], *, first: bool) -> Framed:
         """All that stands before the translation of a paragraph."""
@@ -93,11 +95,18 @@ def read_template(name: str | None, tokenizer: Any, source: str, target: str) ->
     folder = resources.files("templora.translation.templates")
     builtin = {each: (folder / f"{each}.toml").read_text(encoding="utf-8") for each in ("lines", "chat")}
     values = _checked(name, read_toml("template", name, builtin))
+    there, back = (_of(name, values, tokenizer, names) for names in ((source, target), (target, source)))
+    return replace(there, way_back=back)
+
+
+def _of(name: str, parts: Mapping[str, str], tokenizer: Any, languages: tuple[str, str]) -> Template:
+    """What the parts of a file are for two languages."""
+    values = dict(parts)
     for part in values:
-        for hole, language in zip(_LANGUAGES, (source, target), strict=True):
+        for hole, language in zip(_LANGUAGES, languages, strict=True):
             values[part] = values[part].replace(f"{{{hole}}}", language)
     made = _of_lines(values) if "pair" in values else _of_chat(name, values, tokenizer)
-    return replace(made, languages=(source, target))
+    return replace(made, languages=languages)
 
 
 def _checked(name: str, values: Mapping[str, Any]) -> dict[str, str]:

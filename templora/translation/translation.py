@@ -22,8 +22,10 @@ from templora.store.saved import SavedSession
 from templora.store.store import SessionStore
 from templora.translation.languages import Language
 from templora.translation.sentences import join
+from templora.translation.settled import Settled, SettledTerms, no_terms
 from templora.translation.template import Template
-from templora.translation.translator import KEPT, Translated, Translator
+from templora.translation.term_finder import TermFinder
+from templora.translation.translator import AUTHOR, Translated, Translator
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Paragraph:
         own: what the model wrote itself.
         whole: nothing of it was cut off at its longest.
         known: the target was given, not written.
+        author: somebody corrected it.
         doubt: why it was neither read on nor learnt, or a part of it; empty if it was.
     """
 
@@ -45,6 +48,7 @@ class Paragraph:
     whole: bool
     known: bool
     doubt: str = ""
+    author: bool = False
 
 
 @dataclass
@@ -98,7 +102,8 @@ def _paragraph(parts: Sequence[Mapping[str, Any]], language: Language) -> Paragr
     target, own = (join([part[key] for part in parts], language) for key in ("target", "own"))
     whole, known = (all(part[key] for part in parts) for key in ("whole", "known"))
     doubt = next((part["doubt"] for part in parts if part["doubt"]), "")
-    return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt)
+    author = any(part.get("by") == AUTHOR for part in parts)
+    return Paragraph(int(parts[0]["segment"]), target, own, whole, known, doubt, author)
 
 
 class Translation:
@@ -110,7 +115,8 @@ class Translation:
         target: the language they are translated into.
         template: how they stand in the session's text.
         sampling: how words are chosen.
-        how: `terms`, `known`, `ask` and `each`, as for `Translator`.
+        settle: whether the document's terms are settled on the way (`settled`).
+        how: `terms`, `known`, `authors`, `ask` and `each`, as for `Translator`.
     """
 
     def __init__(
@@ -120,22 +126,34 @@ class Translation:
         target: Language,
         template: Template,
         sampling: SamplingParams,
+        *,
+        settle: bool = True,
         **how: Any,
     ) -> None:
-        self._saved, self._target = saved, target
-        self._translator = Translator(saved, template, target, sampling, **how)
+        self._saved, self._sources, self._target = saved, sources, target
+        self._settled = SettledTerms(TermFinder(sources), how.get("terms", no_terms)) if settle else None
+        self._translator = Translator(saved, template, target, sampling, settled=self._settled, **how)
         self._units = self._translator.units(sources)
         self._done = what_is_done(saved.history, target)
         of = {(unit.segment, unit.part): unit for unit in self._units}
         for mark in self._done.units:
             unit = of.get((mark["segment"], mark["part"]))
             if unit:  # one that was corrected since may have had other parts
-                self._translator.remember(Translated(unit, **{key: mark[key] for key in KEPT}))
+                self._translator.remember(Translated.of_mark(unit, mark))
 
     @property
     def paragraphs(self) -> list[Paragraph]:
         """Those that are done."""
         return self._done.paragraphs
+
+    @property
+    def settled(self) -> dict[str, Settled]:
+        """The terms that are settled, by term."""
+        return self._settled.all if self._settled else {}
+
+    def settled_in(self, segment: int) -> list[Settled]:
+        """Those that stand in a paragraph."""
+        return self._settled.found(segment, self._sources[segment]) if self._settled else []
 
     @property
     def stopped(self) -> bool:
@@ -175,7 +193,7 @@ def check_same(about: Mapping[str, Any], before: Mapping[str, Any]) -> None:
             raise OptionError(option, f"the translation began with {before[option]}, and keeps that; not {value}")
 
 
-def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str], int | None]:
+def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str], set[int], int | None]:
     """What corrections change.
 
     Args:
@@ -183,20 +201,23 @@ def corrected(done: Done, corrections: Mapping[int, str]) -> tuple[dict[int, str
         corrections: targets by paragraph; where they are what is there already, nobody has corrected anything.
 
     Returns:
-        What is known from now on, by paragraph, and the first one that must be done again; None if there is none.
+        What is known from now on, by paragraph; those that somebody corrected; and the first one that must be done
+        again, None if there is none.
     """
     known = {p.segment: p.target for p in done.paragraphs if p.known}
+    authors = {p.segment for p in done.paragraphs if p.author}
     first = None
     for segment, target in sorted(corrections.items()):
         there = done.paragraphs[segment].target if segment < len(done.paragraphs) else None
         if there == target:
             continue
         known[segment] = target
+        authors.add(segment)
         if segment < len(done.starts) and first is None:
             first = segment
     if first is not None:  # what comes before it stays as it is
         known |= {p.segment: p.target for p in done.paragraphs[:first]}
-    return known, first
+    return known, authors, first
 
 
 def go_back(store: SessionStore, name: str, target: Language, segment: int) -> None:

@@ -4,7 +4,9 @@
                      └──► doubtful: the bare base is asked, then the same again less freely; what stays doubtful is
                           shown to the reader, and neither read on nor learnt
     one of 4  ─► the bare base is asked as well, and the better one is taken (`control`)
-    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations
+    terms     ─► are asked for alone, settled where readings agree, and from then on wanted in drafts (`settled`)
+    chunk     ─► as many paragraphs as fit `chunk_size`; then the adapter learns their translations; it ends with one
+                 that somebody corrected
 
 Where a translation is known (`reference`, `corrections`), the model's own is asked for first and leaves nothing behind;
 what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 3.2: discourse-level translation.)
@@ -13,20 +15,22 @@ what is read and learnt is the known one. (Temp-LoRA, arXiv 2401.11504, section 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from templora.errors import TextError
 from templora.events import ChunkLearned, Event
 from templora.metrics import Likelihood
-from templora.sampling import SamplingParams
+from templora.sampling import SamplingParams, Wanted
+from templora.text import Framed, ours
 from templora.thoughts import without_thoughts
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language
 from templora.translation.quality import control
 from templora.translation.quality.doubts import Doubts
 from templora.translation.sentences import Unit, units
+from templora.translation.settled import SettledTerms, no_terms
 from templora.translation.template import Template
 
 if TYPE_CHECKING:
@@ -42,10 +46,13 @@ _PENALTY = 1.3
 # If of so many paragraphs in a row the bare base does so many better than the adapter, learning stops.
 _LAST, _HARMED = 16, 4
 
-# Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty.
-FIRST, BASE, AGAIN = "first", "base", "again"
+# Attempts: the adapter's (the base's, where nothing is learnt), the base's, the first one's again with the penalty. And
+# who needs none: somebody who corrects.
+FIRST, BASE, AGAIN, AUTHOR = "first", "base", "again", "author"
 # What a session's log holds of a `Translated`, beside its unit.
-KEPT = ("target", "own", "whole", "known", "doubt", "by", "control")
+KEPT = ("target", "own", "whole", "known", "doubt", "by", "control", "readings", "settled")
+# A term alone is a few words; what stands around them is none.
+_MAX_READING, _EDGES = 16, ' .。:："“”'
 
 
 class Text(Protocol):
@@ -81,8 +88,10 @@ class Translated:
         whole: the model ended it itself; else it was cut off at its longest.
         known: the target was known.
         doubt: why it is neither read on nor learnt; empty if it is.
-        by: which attempt it is: `first`, `base` or `again`.
+        by: which attempt it is: `first`, `base` or `again`; or `author`, if somebody corrected it.
         control: how much more of its source the model's own lost than the base's, where both were asked.
+        readings: what terms that it has are called alone, in order.
+        settled: terms that are settled by it, with their renderings.
     """
 
     unit: Unit
@@ -93,6 +102,13 @@ class Translated:
     doubt: str = ""
     by: str = FIRST
     control: float | None = None
+    readings: Mapping[str, str] = field(default_factory=dict)
+    settled: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_mark(cls, unit: Unit, mark: Mapping[str, Any]) -> Translated:
+        """As a log has it; older ones know less."""
+        return cls(unit, **{name: mark[name] for name in KEPT if name in mark})
 
 
 class Translator:
@@ -105,7 +121,9 @@ class Translator:
         sampling: how words are chosen.
         terms: the glossary's terms in a paragraph, with their translations.
         known: translations of whole paragraphs that are known.
+        authors: numbers of those of them that somebody corrected: each is learnt at once.
         ask: whether the model is asked for its own where one is known.
+        settled: the document's terms, which are settled on the way; None: none are.
         each: told each piece of text that is drafted; what it raises ends the run, and the paragraph is not begun.
 
     Attributes:
@@ -119,17 +137,21 @@ class Translator:
         language: Language,
         sampling: SamplingParams,
         *,
-        terms: Callable[[str], Mapping[str, str]] = lambda _: {},
+        terms: Callable[[str], Mapping[str, str]] = no_terms,
         known: Mapping[int, str] | None = None,
+        authors: Container[int] = (),
         ask: bool = False,
+        settled: SettledTerms | None = None,
         each: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._text, self._template, self._sampling = text, template, sampling
         self._terms, self._known, self._ask, self._each = terms, known or {}, ask, each
         self._chunk_size = text.session.config.chunk_size
         self._learns = text.session.config.learning != "off"
+        self._settled, self._authors = settled, authors
         self._doubts = Doubts(language)
         self._begun = False  # whether the session has read any
+        self._corrected = False  # whether the last unit is still to be learnt at once
         self._helped: deque[bool] = deque(maxlen=_LAST)  # of the last units, whether the base helped out
         self._control, self._asked = control.Control(), 0
         self.stopped = False
@@ -144,21 +166,38 @@ class Translator:
         Yields:
             The session's events; `Translated` after each unit, when all of it is in the session, or in its log.
         """
+        if self._corrected:  # it was stopped in between
+            yield from self._close()
         for unit in left:
             expected = self._known.get(unit.segment, unit.source)  # a translation is about as long as its source
             size = self._count(self._prompt(unit) + self._template.answer(expected))
             if self._begun and self._text.open_tokens and self._text.open_tokens + size > self._chunk_size:
-                learnt = self._text.close_chunk()
-                if learnt:
-                    yield learnt
+                yield from self._close()
             made = self._reveal(unit) if unit.segment in self._known else self._translate(unit)
-            yield from self._take(made)
+            yield from self._take(self._read_terms(made))
+            if self._corrected:
+                yield from self._close()
+
+    def _close(self) -> Iterator[ChunkLearned]:
+        """Learns what is open."""
+        self._corrected = False
+        learnt = self._text.close_chunk()
+        if learnt:
+            yield learnt
 
     def remember(self, made: Translated) -> None:
         """Takes note of a unit that is done."""
+        unit, settled = made.unit, self._settled
+        self._corrected = made.by == AUTHOR
         if not made.doubt:
             self._begun = True
-            self._doubts.add(made.unit.source, made.target)
+            self._doubts.add(unit.source, made.target)
+        if settled and made.doubt:
+            settled.asked(made.readings)
+        elif settled:
+            if made.by == AUTHOR:
+                settled.corrected(unit.segment, unit.source, made.target)
+            settled.take(unit.segment, unit.source, made.target, made.readings, made.settled)
         if not made.known:
             self._asked += 1
             self._helped.append(made.by == BASE and made.control is None)
@@ -181,17 +220,63 @@ class Translator:
             self._prompt(unit),
             max_new_tokens=_MAX_FOR_EACH * self._count(unit.source) + _MAX_BESIDES,
             sampling=sampling,
-            wanted=list(dict.fromkeys(self._terms(unit.source).values())),
+            wanted=self._wanted(unit),
             base=base,
             each=self._each,
         )
         return one_line(without_thoughts(draft.text, unit.source)).strip(), draft.ended
 
+    # Terms -----------------------------------------------------------------------------------------------------
+
+    def _wanted(self, unit: Unit) -> dict[str, Wanted]:
+        """Words that should occur in a translation; those of the glossary firmly."""
+        settled = self._settled.found(unit.segment, unit.source) if self._settled else ()
+        given = {word: Wanted(word, firmly=True) for word in self._terms(unit.source).values()}
+        return {one.rendering: Wanted(one.stem) for one in settled} | given
+
+    def _read_terms(self, made: Translated) -> Translated:
+        """A unit with what its terms are called alone, and those that are settled by that."""
+        unit, settled = made.unit, self._settled
+        if not settled or not self._begun or made.doubt:
+            return made
+        before = ours("")
+        if made.by == AUTHOR:
+            settled.corrected(unit.segment, unit.source, made.target)
+        if made.known:
+            before = self._prompt(unit) + self._template.answer(made.target)
+        open_ = settled.open(unit.segment, unit.source)
+        readings = {one.term: self._alone(self._template, one.text, before) for one in open_}
+        way_back = self._template.way_back or self._template
+
+        def back(rendering: str) -> str:
+            return self._alone(way_back, rendering, before)
+
+        agreed = settled.agree(unit.segment, unit.source, made.target, readings, back)
+        return replace(made, readings=readings, settled=agreed)
+
+    def _alone(self, template: Template, term: str, before: Framed) -> str:
+        """What the model makes of a term.
+
+        Args:
+            template: of the direction.
+            before: what it reads besides the session's text.
+        """
+        draft = self._text.preview(
+            before + template.prompt(term, {}, first=False),
+            max_new_tokens=_MAX_READING,
+            sampling=replace(self._sampling, temperature=0.0),
+            base=self.stopped,
+            each=self._each,
+        )
+        return one_line(without_thoughts(draft.text, term)).strip(_EDGES) if draft.ended else ""
+
+    # Attempts --------------------------------------------------------------------------------------------------
+
     def _reveal(self, unit: Unit) -> Translated:
         """A translation that is known, after the model's own, if that is wanted."""
         target = self._known[unit.segment]
         own = self._draft(unit, base=self.stopped)[0] if self._ask else target
-        return Translated(unit, target, own, known=True)
+        return Translated(unit, target, own, known=True, by=AUTHOR if unit.segment in self._authors else FIRST)
 
     def _translate(self, unit: Unit) -> Translated:
         found: list[Translated] = []

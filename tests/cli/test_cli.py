@@ -144,7 +144,7 @@ BAD_TEXTS = {
     "bom.txt": b"\xef\xbb\xbf",
     "binary.txt": bytes(range(256)),
     "nul.txt": b"text\0text",
-    "utf16.txt": LONG.encode("utf-16"),
+    "utf16.txt": LONG.encode("utf-16-le"),
     "none.gz": b"",
     "none.xz": b"",
     "plain.gz": b"not compressed",
@@ -165,6 +165,14 @@ def test_bad_text_is_named(write: Cli, score: Cli, book: Path, tmp_path: Path, n
     fails(score(book, path), path)
     fails(write("--prompt-file", path, prompt=None), path)
     assert path.read_bytes() == BAD_TEXTS[name]
+
+
+def test_another_encoding_is_found_and_said(score: Cli, write: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "novel.txt"
+    path.write_bytes("灯塔看守人每天傍晚六点点亮灯火，然后坐在窗边，听海浪拍打岩石。".encode("gb18030"))
+    for done in (score(path), write("--prompt-file", path, "--tokens", "3", prompt=None)):
+        assert done.code == 0, done
+        assert f"{path}: read as GB18030" in done.err
 
 
 @pytest.mark.usefixtures("no_load")

@@ -106,7 +106,7 @@ def test_as_prompts_are_read(write: Command, notes: Path, tmp_path: Path) -> Non
     [
         (None, TextError, "cannot be read: No such file"),
         (b"a\0b", TextError, "a binary file"),
-        (b"\xff\xfe", TextError, "not UTF-8"),
+        (b"\xff\xff", TextError, "not UTF-8"),
         (b"x" * 47, OptionError, "are 49 tokens, and 48 tokens fit.*larger --window"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -370,3 +371,83 @@ def test_a_name_that_cannot_be_is_found_before_the_model_loads(
     monkeypatch.setattr("templora.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(StoreError, match="cannot be a session's name"):
         outcome(translate("--session", name))
+
+
+def test_other_encodings(translate: Translate, tmp_path: Path) -> None:
+    """Found, or named, they are read alike, and so is what --resume goes on with; the translation is in UTF-8."""
+    text = "“Où est la lampe de la mère ?” Elle était là.\r\n\r\n— Elle est déjà près de l’île, à côté du phare.\r\n"
+    book = tmp_path / "book.txt"
+    book.write_bytes(text.encode())
+    outcome(translate("--from", "fr", "--out", "whole.txt"))
+    book.write_bytes(text.encode("cp1252"))
+    begun = outcome(translate("--from", "fr", "--preview", 1, "--out", "out.txt", quiet=False))
+    assert "book.txt: read as windows-1252; --encoding names another" in begun.stderr
+    book.write_bytes(text.encode("utf-16"))
+    outcome(translate("--from", "fr", "--resume", "--out", "out.txt"))
+    made, whole = ((tmp_path / name).read_bytes() for name in ("out.txt", "whole.txt"))
+    assert made == b"\xef\xbb\xbf" + whole, "with the byte order mark of the file that it was gone on with from"
+    book.write_bytes(text.encode("cp850", "replace"))  # which has no such quotes
+    said = outcome(translate("--from", "fr", "--encoding", "IBM850", "--report", "run.json", quiet=False)).stderr
+    assert "read as" not in said
+    with pytest.raises(OptionError, match="encoding: unknown encoding 'gb1803'; did you mean 'gb18030'"):
+        outcome(translate("--encoding", "gb1803"))
+    with pytest.raises(TextError, match=r"book.txt: not UTF-8 text \(byte 2\), which --encoding says"):
+        outcome(translate("--encoding", "utf8"))
+
+
+def test_an_encoding_is_of_a_text(model: Path, store: SessionStore, tmp_path: Path) -> None:
+    from books import book
+
+    (tmp_path / "a.epub").write_bytes(book())
+    arguments = ["a.epub", "--to", "de", "--model", str(model), "--encoding", "cp1252", "--out", "b.epub"]
+    with pytest.raises(OptionError, match=r"encoding: an? \.epub says itself which one it is in"):
+        outcome(CliRunner().invoke(command, arguments))
+    (tmp_path / "p.jsonl").write_bytes('{"fr": "L’été déjà.", "en": "Summer already."}'.encode("utf-16"))
+    arguments = ["p.jsonl", "--from", "fr", "--to", "en", "--model", str(model), *SMALL, "--quiet", "--out", "b.jsonl"]
+    outcome(CliRunner().invoke(command, arguments))
+    assert json.loads((tmp_path / "b.jsonl").read_text())["source"] == "L’été déjà."
+
+
+@pytest.mark.parametrize("layout", ["both", "side"])
+def test_both_languages(translate: Translate, tmp_path: Path, layout: str) -> None:
+    """Gone on with in another layout it is written anew, and nothing is translated twice."""
+    outcome(translate("--layout", layout, "--out", "whole.txt", "--pairs", "p.jsonl", "--report", "r.json"))
+    whole = (tmp_path / "whole.txt").read_bytes()
+    assert json.loads((tmp_path / "r.json").read_text())["layout"] == layout
+    pairs = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    if layout == "both":
+        a, b, c, d = (one(pair["target"]) for pair in pairs)
+        assert whole.decode() == (
+            f"  The Lighthouse\n\n  {a}\n\nThe keeper climbed the stairs,\nand the lamp was lit.\n\n{b}\n\n\n"
+            f"* * *\n\nNobody came that winter.\n\n{c}   \n\n1847\n\n“Who goes there?” asked the keeper.\n\n{d}\n"
+        )
+    outcome(translate("--layout", layout, "--out", "other.txt", "--preview", 2))
+    done = outcome(translate("--out", "other.txt", "--resume", quiet=False))
+    assert "other.txt had been changed; what it was is in other.txt~" in done.stderr
+    assert (tmp_path / "other.txt").read_text() == outcome(translate()).stdout
+    assert whole.startswith((tmp_path / "other.txt~").read_bytes())
+
+
+def test_both_languages_killed_and_gone_on_with(model: Path, translate: Translate, tmp_path: Path) -> None:
+    outcome(translate("--layout", "both", "--out", "whole.txt"))
+    whole = (tmp_path / "whole.txt").read_bytes()
+    arguments = ["book.txt", "--from", "en", "--to", "de", "--model", str(model), *SMALL, "--out", "out.txt"]
+    arguments += ["--layout", "both"]
+    process = subprocess.Popen([sys.executable, "-m", "templora", "translate", *arguments], stderr=subprocess.DEVNULL)
+    out = tmp_path / "out.txt"
+    while process.poll() is None and not (out.exists() and out.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.wait(timeout=60)
+    begun = out.read_bytes()
+    assert whole.startswith(begun)
+    if begun != whole:
+        outcome(translate("--layout", "both", "--out", "out.txt", "--resume"))
+    assert out.read_bytes() == whole
+
+
+def test_a_layout_that_a_document_has_not(model: Path, store: SessionStore, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"fr": "La lampe.", "en": "The lamp."}')
+    arguments = ["p.jsonl", "--from", "fr", "--to", "en", "--model", str(model), "--layout", "both"]
+    with pytest.raises(OptionError, match=r"layout: both is for \.txt, .*\.epub.*; this document has target"):
+        outcome(CliRunner().invoke(command, arguments))

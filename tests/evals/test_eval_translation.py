@@ -83,6 +83,30 @@ def test_cells_of_translations(model: Path, file: Path) -> None:
     assert found["own", "own"][0].bare == found["none", "own"][0]
 
 
+def test_terms_are_settled_or_not_and_compared_with_neither(model: Path, file: Path) -> None:
+    def made(**plan: Any) -> list[Cell]:
+        asked = planned(model, file, targets=["own"], **plan)
+        return asked.cells(asked.find_texts())
+
+    base, settling, ours = made(terms=["settle"])
+    assert [(c.adapter, c.translation and c.translation.terms) for c in (base, settling, ours)] == [
+        ("none", "glossary"),
+        ("none", "settle"),
+        ("own", "settle"),
+    ]
+    assert ours.bare.key == settling.bare.key == base.key
+    # What was measured before there was a choice keeps its name; a table may choose for itself.
+    assert "terms" not in base.to_dict()["translation"]
+    tables = [{"targets": ["reference"], "adapters": ["none"]}, {"terms": ["settle", "glossary"]}]
+    assert {(c.adapter, c.translation.targets, c.translation.terms) for c in made(methods=tables) if c.translation} == {
+        ("none", "reference", "glossary"),
+        ("none", "own", "glossary"),
+        ("none", "own", "settle"),
+        ("own", "own", "glossary"),
+        ("own", "own", "settle"),
+    }
+
+
 def test_the_reference_is_scored_before_it_is_learnt(model: Path, file: Path, tmp_path: Path) -> None:
     """What base and adapter say of it, by a session used by hand."""
     from templora.loading import load
@@ -227,6 +251,8 @@ def test_tables_are_arithmetic(model: Path, file: Path, tmp_path: Path) -> None:
         ({"to": "Xyzzyish"}, OptionError, "to: unknown language"),
         ({"targets": ["truth"]}, OptionError, "targets: unknown 'truth'"),
         ({"pairs": 0}, OptionError, "pairs: must be at least 1"),
+        ({"terms": ["setle"]}, OptionError, "terms: unknown 'setle'; did you mean 'settle'"),
+        ({"methods": [{"targets": ["truth"]}]}, OptionError, "targets: unknown 'truth'"),
         ({"texts": ["hund"]}, OptionError, "there is no document 'hund'; did you mean 'hunde.jsonl'"),
         ({"methods": [{"adapters": ["other"]}]}, OptionError, "'other' is for books"),
         ({"methods": [{"method": "attention_sinks"}]}, OptionError, "method: 'attention_sinks' is for books"),
@@ -249,7 +275,19 @@ def test_on_the_command_line(model: Path, file: Path, tmp_path: Path, monkeypatc
     out = tmp_path / "out"
     sizes = ["--window", "192", "--chunk-size", "96", "--rank", "4", "--alpha", "4", "--threads", "1"]
     asked = ["translation", "--books", str(file), "--to", "en", "--from", "de", "--model", str(model)]
-    asked += ["--targets", "reference", "--pairs", "2", "--method", "sliding_window", "--out", str(out), *sizes]
+    asked += [
+        "--targets",
+        "reference",
+        "--terms",
+        "glossary",
+        "--pairs",
+        "2",
+        "--method",
+        "sliding_window",
+        "--out",
+        str(out),
+        *sizes,
+    ]
     ran = CliRunner().invoke(evaluate, asked)
     assert ran.exit_code == 0, ran.output
     assert len(list(out.glob("*--reference--*.json"))) == 2

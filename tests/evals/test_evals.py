@@ -194,7 +194,7 @@ def test_folders_that_hold_no_texts(tmp_path: Path) -> None:
             find_texts(str(tmp_path / name) if name else "\0")
     with pytest.raises(OptionError, match="holds no text"):
         find_texts(str(tmp_path))
-    for raw, said in ((b"\xff\xfe", "not UTF-8"), (b"", "empty"), (b"a\0b", "binary")):
+    for raw, said in ((b"\xff\xff", "not UTF-8"), (b"", "empty"), (b"a\0b", "binary")):
         (tmp_path / "bad.txt").write_bytes(raw)
         with pytest.raises(TextError, match=said):
             find_texts(str(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 from fuzzing import Reader, fuzzed
 from hypothesis import example, given, strategies as st
 
-from templora.translation.glossary import Glossary
+from templora.translation.glossary_files import read_glossary
 
 READER = Reader("glossary")
 
@@ -46,7 +46,7 @@ def _results() -> Iterator[None]:
 def test_any_file(tmp_path_factory: pytest.TempPathFactory, raw: bytes, ending: str, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"fuzz{ending}"
     path.write_bytes(raw)
-    glossary = READER(lambda: Glossary.read(str(path)), len(raw))
+    glossary = READER(lambda: read_glossary(str(path)), len(raw))
     if glossary:
         found = READER(lambda: glossary.found(text), len(raw) + len(text))
         for term in found or ():

@@ -12,6 +12,7 @@ from conftest import small
 from templora import Finished, OptionError, SamplingParams, Session, TokenEvent
 from templora.decoding.preview import Preview
 from templora.engine.engine import Engine
+from templora.sampling import Wanted
 
 HOT = SamplingParams(temperature=1.5)
 ASCII: dict[str, Any] = {"temperature": 1.5, "logit_bias": dict.fromkeys(range(128, 256), -100)}
@@ -35,7 +36,7 @@ def tokens(events: Any) -> list[TokenEvent]:
 # Alternatives -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{}, {"wanted": ["lamp"]}, {"base": True}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"wanted": {"lamp": Wanted("lamp")}}, {"base": True}], ids=str)
 def test_alternatives_of_a_preview(engine: Engine, text: str, how: dict[str, Any]) -> None:
     """The first is what there would be alone; each is the same, however many there are; nothing of them stays."""
     with engine.session(small()) as session:
@@ -127,7 +128,7 @@ def test_a_preview_has_them_too(engine: Engine, text: str) -> None:
     with engine.session(small(learning="off")) as session:
         how: dict[str, Any] = {"max_new_tokens": 40, "stop_at_end": False}
         two = SamplingParams(**ASCII, n=2, logprobs=0)
-        made = session.preview(text[:30], sampling=two, wanted=["lamp"], **how)
+        made = session.preview(text[:30], sampling=two, wanted={"lamp": Wanted("lamp")}, **how)
         for draft in made.alternatives:
             assert "".join(event.text for event in draft.tokens) == draft.text
             written = [*session.encode(text[:30]), *(event.token for event in draft.tokens)]
@@ -136,8 +137,9 @@ def test_a_preview_has_them_too(engine: Engine, text: str) -> None:
             for event in draft.tokens:
                 assert event.logprobs is not None
                 assert event.logprobs.logprob == pytest.approx(float(every[event.index - 1, event.token]), abs=1e-4)
+        made = session.preview(text[:30], sampling=two, **how)
         stop = made.text[10:13]
-        stopped = session.preview(text[:30], sampling=replace(two, stop=stop), wanted=["lamp"], **how)
+        stopped = session.preview(text[:30], sampling=replace(two, stop=stop), **how)
         assert stopped.tokens == made.tokens[: made.text.index(stop)]
 
 

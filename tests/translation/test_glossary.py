@@ -8,12 +8,14 @@ import pytest
 
 from templora.errors import TextError
 from templora.translation.glossary import Glossary, Term
+from templora.translation.glossary_files import read_glossary, write_glossary
+from templora.translation.proposals import Proposal
 
 
 def read(folder: Path, text: str, name: str = "terms.txt") -> dict[str, str]:
     path = folder / name
     path.write_text(text, encoding="utf-8")
-    return {term.source: term.target for term in Glossary.read(str(path)).terms}
+    return {term.source: term.target for term in read_glossary(str(path)).terms}
 
 
 def found(text: str, *terms: str) -> list[str]:
@@ -53,6 +55,62 @@ def test_a_wrong_line_is_named(text: str, said: str, tmp_path: Path) -> None:
 def test_no_csv(text: str, tmp_path: Path) -> None:
     with pytest.raises(TextError, match=r"terms\.csv, line 1: "):
         read(tmp_path, text, "terms.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_named_columns_in_any_order(suffix: str, tmp_path: Path) -> None:
+    """Beside others; a term without a translation is none of the glossary's."""
+    rows = [("Count", "Translation", "Term"), ("3", "Lampe", "lamp"), ("2", "", "keeper"), ("9", "Meer", "sea")]
+    text = "\n".join(("," if suffix == ".csv" else "\t").join(row) for row in rows)
+    assert read(tmp_path, text, f"terms{suffix}") == {"lamp": "Lampe", "sea": "Meer"}
+    # Two columns without names are a term and its translation.
+    assert read(tmp_path, "term,Termin", "terms.csv") == {"term": "Termin"}
+    with pytest.raises(TextError, match="line 2: the term is empty"):
+        read(tmp_path, "term\ttranslation\n\tLampe", "terms.tsv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"lamp": "Lampe", "sea": " Meer "}',
+        '[{"term": "lamp", "translation": "Lampe"}, {"source": "sea", "target": "Meer", "note": 1}]',
+        '[{"term": "lamp", "rendering": "Lampe"}, {"term": "x", "translation": ""}, {"term": "sea", "target": "Meer"}]',
+    ],
+)
+def test_json(text: str, tmp_path: Path) -> None:
+    assert read(tmp_path, text, "terms.json") == {"lamp": "Lampe", "sea": "Meer"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "not JSON"),
+        ("3", "must be an object of terms"),
+        ("[3]", "entry 1: must be an object"),
+        ('[{"term": "a", "translation": 3}]', "entry 1: 'translation' must be text, not 3"),
+        ('[{"term": "a"}]', "entry 1: 'translation' must be text, not None"),
+        ('{"": "b"}', "entry 1: the term is empty"),
+        ('[{"term": "a", "translation": "b"}, {"term": "a", "translation": "c"}]', "entry 2: 'a' is 'c' here"),
+        ('{"x": "y", "a": "b", "b": "a"}', "entry 2: a cycle: a → b → a"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_wrong_json_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"terms\.json") as caught:
+        read(tmp_path, text, "terms.json")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json"])
+def test_what_is_proposed_is_read_again(suffix: str, tmp_path: Path) -> None:
+    proposals = [
+        Proposal('the "keeper", old', "Wärter", 3, "…the\tkeeper,\nwho"),
+        Proposal("sea", "", 2, "the sea", ("See", "Meer")),
+    ]
+    path = tmp_path / f"terms{suffix}"
+    write_glossary(proposals, path)
+    assert {t.source: t.target for t in read_glossary(str(path)).terms} == {'the "keeper", old': "Wärter"}
+    assert "See; Meer" in path.read_text(encoding="utf-8")
 
 
 def test_a_term_may_be_its_own_translation_and_others_may_share_one(tmp_path: Path) -> None:

@@ -293,10 +293,10 @@ def _child(store: SessionStore, shown: Path, seconds: float | None) -> int:
 def correct(store: SessionStore, corrections: Mapping[int, str]) -> list[str]:
     """What the command line does with a file of corrections."""
     done = what_is_done(store.history("t"), GERMAN)
-    known, first = corrected(done, corrections)
+    known, authors, first = corrected(done, corrections)
     if first is not None:
         go_back(store, "t", GERMAN, first)
-    return targets(store, known=known, sampling=COLD)
+    return targets(store, known=known, authors=authors, sampling=COLD)
 
 
 def test_a_correction_changes_what_comes_after_it_alone(store: SessionStore) -> None:
@@ -308,9 +308,37 @@ def test_a_correction_changes_what_comes_after_it_alone(store: SessionStore) -> 
     assert after[2:] != before[2:]
     # What nobody changed is no correction, and one that was made stays.
     assert correct(store, dict(enumerate(after))) == after
-    assert corrected(what_is_done(store.history("t"), GERMAN), dict(enumerate(after)))[1] is None
+    assert corrected(what_is_done(store.history("t"), GERMAN), dict(enumerate(after)))[2] is None
     again = correct(store, {4: "Zwei"})
     assert again[:5] == [*after[:4], "Zwei"]
+
+
+def test_a_correction_is_learnt_at_once(store: SessionStore) -> None:
+    """Also if the run is stopped right after it; what is only kept with it is learnt with its chunk, as before."""
+    begin(store)
+    targets(store, sampling=COLD)
+    known, authors, first = corrected(what_is_done(store.history("t"), GERMAN), {1: "Hallo"})
+    assert (authors, first) == ({1}, 1)
+    go_back(store, "t", GERMAN, 1)
+    with store.open("t", tiny_engine()) as saved:
+        made = translation(saved, COLD, known=known, authors=authors)
+        for event in made.run():
+            if isinstance(event, Paragraph) and event.segment == 1:
+                break
+        assert saved.session.open_tokens
+        assert made.paragraphs[1].author
+        assert not made.paragraphs[0].author
+    with store.open("t", tiny_engine()) as saved:
+        event = next(translation(saved, COLD, known=known, authors=authors).run())
+        assert isinstance(event, ChunkLearned)
+        assert not saved.session.open_tokens
+        ends = saved.history.chunks[-1]
+    stopped = targets(store, known=known, authors=authors, sampling=COLD)
+    # Undisturbed it is the same, to the end of the chunk.
+    go_back(store, "t", GERMAN, 1)
+    assert targets(store, known=known, authors=authors, sampling=COLD) == stopped
+    assert ends in store.history("t").chunks
+    assert corrected(what_is_done(store.history("t"), GERMAN), {3: "Neu"})[1] == {1, 3}
 
 
 def test_a_correction_of_what_is_not_reached_is_kept_for_then(store: SessionStore) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What a config says about reading; the rest is about learning, and nothing where nothing is learnt.
 _READING = ("window", "chunk_size", "cache_reuse")
 TARGETS = ("reference", "own")
+TERMS = ("glossary", "settle")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Translating:
         pairs: how many of a document's first pairs; None: all.
         template: as for `read_template`.
         repetition_penalty: of its sampling, which is greedy.
+        terms: whether the document's terms are settled on the way (`settle`), or not (`glossary`; there is none).
     """
 
     source: str
@@ -42,8 +44,11 @@ class Translating:
     pairs: int | None = None
     template: str | None = None
     repetition_penalty: float = 1.0
+    terms: str = "glossary"
 
     def __post_init__(self) -> None:
+        if self.terms not in TERMS:
+            raise OptionError("terms", f"unknown {self.terms!r}; {nearest(self.terms, TERMS)}")
         if self.targets not in TARGETS:
             raise OptionError("targets", f"unknown {self.targets!r}; {nearest(self.targets, TARGETS)}")
         if self.pairs is not None and self.pairs < 1:
@@ -111,15 +116,17 @@ class Cell:
 
     @property
     def bare(self) -> Cell:
-        """The same without an adapter: what it is compared with."""
-        return replace(self, adapter="none")
+        """The same without an adapter, and with no terms settled: what it is compared with."""
+        plain = replace(self.translation, terms="glossary") if self.translation else None
+        return replace(self, adapter="none", translation=plain)
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         # So that what was measured in an earlier version keeps its name.
         values |= {"config": self.config.as_before(), "options": dict(self.options)}
         translation, code = values.pop("translation"), values.pop("code")
-        values |= {"translation": asdict(translation)} if translation else {}
+        if translation:
+            values["translation"] = {k: v for k, v in asdict(translation).items() if (k, v) != ("terms", "glossary")}
         return values | ({"code": code} if code else {})
 
     @classmethod

@@ -22,11 +22,14 @@ from templora.evals.measuring.texts import chosen, visible_files
 from templora.events import ChunkLearned, ChunkScored, Event
 from templora.sampling import SamplingParams
 from templora.text import ours
+from templora.translation.in_memory import InMemory
 from templora.translation.inline.characters import one_line
 from templora.translation.languages import Language, detect, language
 from templora.translation.pairs import Aligned, Pair, read_pairs
 from templora.translation.sentences import Unit, join
+from templora.translation.settled import SettledTerms
 from templora.translation.template import read_template
+from templora.translation.term_finder import TermFinder
 from templora.translation.translator import Translated, Translator
 
 if TYPE_CHECKING:
@@ -99,19 +102,15 @@ def _parallel(name: str, aligned: Aligned, source: str | None) -> Parallel:
     return Parallel(name, source, made)
 
 
-class _Text:
-    """A session as a translator wants it; a known translation is scored before it is learnt."""
+class _Text(InMemory):
+    """A known translation is scored before it is learnt."""
 
     def __init__(self, session: Session, adapted: bool, score: bool) -> None:
-        self.session, self._adapted, self._score = session, adapted, score
-        self.close_chunk, self.likelihood = session.close_chunk, session.likelihood
-
-    @property
-    def open_tokens(self) -> int:
-        return self.session.open_tokens
+        super().__init__(session)
+        self._adapted, self._score = adapted, score
 
     def preview(self, prompt: str = "", *, base: bool = False, **how: Any) -> Preview:
-        return self.session.preview(prompt, base=base or not self._adapted, **how)
+        return super().preview(prompt, base=base or not self._adapted, **how)
 
     def absorb_parts(
         self, parts: Sequence[tuple[str, bool]], *, mark: Mapping[str, Any] | None = None
@@ -123,9 +122,6 @@ class _Text:
                 yield from session.score_ids(session.encode(text), base=base, adapted=self._adapted)
             else:
                 yield from session.absorb_events(text, learn=learn)
-
-    def mark(self, data: Mapping[str, Any]) -> None:
-        pass  # rows say it
 
 
 def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
@@ -142,6 +138,7 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
     reference, target, first = how.targets == "reference", language("to", how.target), len(before)
     template = read_template(how.template, session.engine.tokenizer, language("from", how.source).name, target.name)
     known = {i: pair.target for i, pair in enumerate(pairs, first)} if reference else {}
+    sources = [pair.source for pair in (*before, *pairs)]
     translator = Translator(
         _Text(session, cell.source.reads, reference),
         template,
@@ -149,9 +146,9 @@ def translate(run: Run, cell: Cell, text: Parallel) -> tuple[int, list[str]]:
         SamplingParams(temperature=0.0, repetition_penalty=how.repetition_penalty, stop=template.stop),
         known=known,
         ask=True,
+        settled=SettledTerms(TermFinder(sources)) if how.terms == "settle" else None,
     )
     parts: dict[int, list[Unit]] = {}
-    sources = [pair.source for pair in (*before, *pairs)]
     for unit in translator.units(sources):
         parts.setdefault(unit.segment, []).append(unit)
     kept = run.go_on(lambda meta: meta["session"])

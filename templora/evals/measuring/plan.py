@@ -23,10 +23,12 @@ For `task = "translation"`, books are aligned pairs (`templora.translation.pairs
     to = "en"                            the language that is translated into; --to on the command line
     from = "zh"                          and from; found out if left out
     targets = ["reference", "own"]       what is learnt: the true translation, once the model has made its own; or that
+    terms = ["settle"]                   the document's terms are settled on the way; or "glossary": none are
     template = "lines"                   how the model is asked; by the model if left out
     repetition_penalty = 1.12            of its words, which are chosen greedily
 
-Whatever reads through an adapter is measured without one as well: there would be nothing to compare it with.
+A `[[methods]]` table may have `targets` and `terms` of its own. Whatever reads through an adapter, or settles terms, is
+measured without as well: there would be nothing to compare it with.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ _KINDS: dict[str, Any] = {
     "methods": list, "to": str, "from": str, "template": str, "repetition_penalty": (float, int),
 }  # fmt: skip
 _WORDS = {str: "string", int: "whole number", dict: "table", list: "list", (float, int): "number"}
+# Of translations: what a `[[methods]]` table may say for itself.
+_AXES = ("targets", "terms")
 AnyText: TypeAlias = Text | Parallel
 _Besides: TypeAlias = Iterator[tuple[AnyText, dict[str, Any]]]
 _FIELDS = tuple(f.name for f in dataclasses.fields(TempLoraConfig))
@@ -70,7 +74,7 @@ class Plan:
         config: options of every cell, `recipe` among them.
         methods: a table for each.
         sweep: values by option.
-        pairs, to, from_, targets, template, repetition_penalty: as in the file.
+        pairs, to, from_, targets, terms, template, repetition_penalty: as in the file.
     """
 
     task: str = "pg19"
@@ -88,6 +92,7 @@ class Plan:
     to: str | None = None
     from_: str | None = None
     targets: Sequence[str] = ("reference",)
+    terms: Sequence[str] = ("glossary",)
     template: str | None = None
     repetition_penalty: float = 1.0
 
@@ -98,11 +103,16 @@ class Plan:
             raise OptionError("tokens", f"must be at least 2, not {self.tokens}")
         if self.other_tokens < 2:
             raise OptionError("other_tokens", f"must be at least 2, not {self.other_tokens}")
-        for option, given in (("model", self.models), ("methods", self.methods), ("targets", self.targets)):
+        for option, given in (
+            ("model", self.models),
+            ("methods", self.methods),
+            ("targets", self.targets),
+            ("terms", self.terms),
+        ):
             if not given:
                 raise OptionError(option, "must name at least one")
-        for targets in self.targets:
-            Translating("", "", targets, self.pairs, self.template, self.repetition_penalty)  # says what is wrong
+        for targets, terms in product(self.targets, self.terms):  # says what is wrong
+            Translating("", "", targets, self.pairs, self.template, self.repetition_penalty, terms)
 
     @property
     def translates(self) -> bool:
@@ -141,13 +151,14 @@ class Plan:
         of_texts = self._of_pairs if self.translates else self._of_books
         for model, setting in product(self.models, settings):
             for text, more in of_texts(texts, setting):
+                how = {name: value for name, value in setting.items() if name not in _AXES}
                 cell = Cell(
                     task=self.task, text=text.name, text_sha256=text.sha256, model=model, weights=self.weights,
-                    dtype=self.dtype, code=method_code(setting["method"]), **setting, **more,
+                    dtype=self.dtype, code=method_code(setting["method"]), **how, **more,
                 )  # fmt: skip
                 for each in (cell.bare, cell):
                     cells.setdefault(each.key, each)
-        return sorted(cells.values(), key=lambda cell: cell.source.reads)
+        return sorted(cells.values(), key=lambda cell: (cell.key != cell.bare.key, cell.source.reads))
 
     def _of_books(self, texts: Sequence[AnyText], setting: dict[str, Any]) -> _Besides:
         """What a cell of each book has besides."""
@@ -172,24 +183,25 @@ class Plan:
             raise OptionError("adapters", f"{adapter!r} is for books; what translates has none or own")
         how = (self.pairs, self.template, self.repetition_penalty)
         for text in texts:
-            for targets in self.targets:
-                assert isinstance(text, Parallel)
-                yield text, {"tokens": None, "translation": Translating(text.source, self._to, targets, *how)}
+            assert isinstance(text, Parallel)
+            for targets, terms in product(setting["targets"], setting["terms"]):
+                yield text, {"tokens": None, "translation": Translating(text.source, self._to, targets, *how, terms)}
 
     def _settings(self, table: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What cells of a `[[methods]]` table have in common: method, its options and config; one for each adapter."""
         values = dict(table)
         method = str(values.pop("method", "sliding_window"))
         adapters = _strings("adapters", values.pop("adapters", ["none", "own"]))
+        axes = {name: _strings(name, values.pop(name, getattr(self, name))) for name in _AXES}
         known = list(method_options(method))
         options = make_method(method, **{name: values.pop(name) for name in known if name in values}).options()
         values = {**self.config, **values}
         name = str(values.pop("recipe", "default"))
         for key in values:
             if key not in _FIELDS:
-                choices = nearest(key, [*_FIELDS, "recipe", *known, "method", "adapters"])
+                choices = nearest(key, [*_FIELDS, "recipe", *known, "method", "adapters", *_AXES])
                 raise OptionError("methods", f"unknown option {key!r}; {choices}")
-        common = {"method": method, "options": options, "config": recipe(name, None, **values)}
+        common = {"method": method, "options": options, "config": recipe(name, None, **values), **axes}
         return [{"adapter": adapter, **common} for adapter in adapters]
 
     def _swept(self) -> Iterator[Mapping[str, Any]]:
@@ -233,7 +245,7 @@ def read_plan(name: str) -> Plan:
     for key in ("tokens", "pairs"):
         if key in values:
             values[key] = parse_count(key, values[key])
-    for key in ("texts", "models", "targets"):
+    for key in ("texts", "models", "targets", "terms"):
         if key in values:
             values[key] = _strings(key, values[key])
     for key, kind in _KINDS.items():

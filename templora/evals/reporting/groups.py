@@ -119,7 +119,7 @@ def group(results: Iterable[Result]) -> list[Group]:
         else:
             one.reason = result["reason"]
     for one in found.values():
-        if one.cell.source.reads:
+        if one.cell.setting != one.cell.bare.setting:
             one.base = found.get(one.cell.bare.setting)
     return sorted(found.values(), key=_place)
 

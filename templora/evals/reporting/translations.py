@@ -93,9 +93,9 @@ class Comparison:
 
 
 def comparisons(groups: Sequence[Group], comet: str | None = None) -> list[Comparison]:
-    """Each setting with an adapter whose base was measured: `reference` first, short contexts first."""
+    """Each setting whose base was measured: `reference` first, then those with an adapter, and short contexts first."""
     found = [g for g in groups if g.pairs]
-    found.sort(key=lambda g: (_how(g).targets != "reference", g.cell.config.window))
+    found.sort(key=lambda g: (_how(g).targets != "reference", not g.cell.source.reads, g.cell.config.window))
     return [Comparison(name, g, comet) for name, g in told_apart(found, _label)]
 
 
@@ -105,7 +105,13 @@ def _how(group: Group) -> Translating:
 
 
 def _label(group: Group) -> str:
-    return f"{_setting(group)}, {recipe_label(group.cell.config)}"
+    cell = group.cell
+    learns = recipe_label(cell.config) if cell.source.reads else "no adapter"
+    return f"{_setting(group)}{_settled(group)}, {learns}"
+
+
+def _settled(group: Group) -> str:
+    return ", terms settled" if _how(group).terms == "settle" else ""
 
 
 def _setting(group: Group) -> str:
@@ -125,7 +131,7 @@ def headline(one: Comparison) -> str:
     learnt, left = one.updates
     return (
         f"{len(one.rows[1]):,} paragraphs from {how.source} to {how.target}, {revealed}, translated by {cell.model} "
-        f"greedily{penalty}: {'; '.join(said)}, against the same model and window without the adapter; paired "
+        f"greedily{penalty}{_settled(one.group)}: {'; '.join(said)}, against the same model and window alone; paired "
         f"bootstrap over paragraphs, 95 % intervals. {learnt} chunks were learnt, {left} not. kN: before a chunk of "
         f"{cell.config.chunk_size} tokens, N times as many are seen."
     )

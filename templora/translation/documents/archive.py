@@ -25,7 +25,7 @@ from templora.errors import TextError
 from templora.runtime.files import told
 from templora.translation.documents.xhtml import MAX_LENGTH
 
-MIMETYPE, KIND = "mimetype", b"application/epub+zip"
+EPUB, MIMETYPE, KIND = "EPUB", "mimetype", b"application/epub+zip"
 # Members of a book; bytes of all that is unpacked of it, which are its texts; bytes that unpacking may take.
 _MAX_MEMBERS, _MAX_TEXT, _MAX_MEMORY = 20_000, 1 << 28, 1 << 27
 _ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
@@ -39,6 +39,7 @@ class Archive:
     Args:
         label: its name, for errors.
         raw: what it holds.
+        what: it should be, for errors.
 
     Attributes:
         members: names, in order, and what the archive says of them. Of two of one name the last counts.
@@ -48,8 +49,8 @@ class Archive:
         TextError: it is no archive, or one of which members share their bytes, as nobody packs but who means harm.
     """
 
-    def __init__(self, label: str, raw: bytes) -> None:
-        self._label, self._raw, self._left = label, raw, _MAX_TEXT
+    def __init__(self, label: str, raw: bytes, what: str = EPUB) -> None:
+        self._label, self._raw, self._what, self._left = label, raw, what, _MAX_TEXT
         self.members: dict[str, zipfile.ZipInfo] = {}
         self.problems: list[str] = []
         self._starts: dict[str, int] = {}  # of what is packed
@@ -57,7 +58,7 @@ class Archive:
             with zipfile.ZipFile(io.BytesIO(raw)) as archive:
                 infos, self._comment = archive.infolist(), archive.comment
         except _UNREADABLE as error:
-            raise TextError(f"{label}: the archive: no zip archive, so no EPUB") from error
+            raise TextError(f"{label}: the archive: no zip archive, so no {what}") from error
         if len(infos) > _MAX_MEMBERS:
             raise TextError(f"{label}: the archive: more than {_MAX_MEMBERS:,} members; no book has so many")
         for info in infos:
@@ -126,15 +127,16 @@ class Archive:
 
     def written(self, changed: Mapping[str, bytes]) -> bytes:
         """The archive with other contents of some members; the others are copied as they are packed, in their order,
-        with their dates. What says that it is an EPUB comes first and not packed, also if it was not there.
+        with their dates. In an EPUB what says that it is one comes first and not packed, also if it was not there.
 
         Args:
             changed: contents by name.
         """
         changed, members = dict(changed), self.members
-        with contextlib.suppress(TextError):
-            changed[MIMETYPE] = self.read(MIMETYPE) if MIMETYPE in members else KIND
-            members = {MIMETYPE: zipfile.ZipInfo(MIMETYPE)} | members
+        if self._what == EPUB:
+            with contextlib.suppress(TextError):
+                changed[MIMETYPE] = self.read(MIMETYPE) if MIMETYPE in members else KIND
+                members = {MIMETYPE: zipfile.ZipInfo(MIMETYPE)} | members
         target = io.BytesIO()
         with zipfile.ZipFile(target, "w") as archive:
             archive.comment = self._comment

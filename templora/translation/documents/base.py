@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +12,17 @@ from templora.translation.inline.characters import one_line
 from templora.translation.inline.markup import Marked, Restored, restore
 from templora.translation.languages import Language
 
+_LINE_END = re.compile("\r\n|[\r\n]")
+
 
 class Document:
     """A document.
 
     Attributes:
+        layouts: how it can be written: its translation alone, or with the source, which stands above or below each
+            paragraph of it (both, below) or beside it (side).
+        layout: how it is written.
+        source: the language of the source, which is needed where that is written too.
         segments: its paragraphs, headings, cells and labels that hold a letter, in reading order.
         problems: what is wrong with it, and was left as it is.
         references: true translations of all segments; none where there are none.
@@ -23,11 +30,18 @@ class Document:
         opening: what stands before the first segment. Only of a document that streams.
     """
 
+    layouts: ClassVar[tuple[str, ...]] = ("target",)
     streams: ClassVar[bool] = False
+    layout: str = "target"
+    source: Language | None = None
     segments: tuple[Marked, ...]
     problems: Sequence[str] = ()
     references: Sequence[str] = ()
     opening: str = ""
+
+    def lay_out(self, layout: str, source: Language) -> None:
+        """Has it written in one of its `layouts` from now on."""
+        self.layout, self.source = layout, source
 
     def piece(self, index: int, target: str) -> str:
         """A segment's translation, and what stands between it and the next one. Only of a document that streams."""
@@ -66,7 +80,8 @@ class Slot:
 
 
 class FlatDocument(Document):
-    """A document that is one text.
+    """A document that is one text. Where it can be written with its source, that is a line above or below each segment
+    of its own, unless `laid_out` says otherwise.
 
     Args:
         label: its name, for errors.
@@ -85,7 +100,10 @@ class FlatDocument(Document):
         self.segments = tuple(slot.marked for slot in slots)
         self._held = [text[slot.start : slot.end] for slot in slots]
         self.opening = text[: starts[0]]
-        self._gaps = [text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True)]
+        # What stands in front of each segment, and at the end.
+        self._gaps = [self.opening, *(text[slot.end : start] for slot, start in zip(slots, starts[1:], strict=True))]
+        found = _LINE_END.search(text)
+        self._line_end = found[0] if found else "\n"
 
     def _slots(self, text: str) -> Iterator[Slot]:
         """Its segments, in order."""
@@ -93,5 +111,19 @@ class FlatDocument(Document):
 
     def piece(self, index: int, target: str) -> str:
         """The same; a translation that is the source's own text stands as that does, to the byte."""
+        return self.laid_out(index, self._held[index], self._translated(index, target)) + self._gaps[index + 1]
+
+    def laid_out(self, index: int, source: str, target: str) -> str:
+        """What stands where a segment was: its translation, and the source too if the layout says so; once if it is
+        that.
+        """
+        return self._pair(source, self._line_end, target)
+
+    def _pair(self, source: str, between: str, target: str) -> str:
+        if self.layout == "target" or source == target:
+            return target
+        return f"{target}{between}{source}" if self.layout == "below" else f"{source}{between}{target}"
+
+    def _translated(self, index: int, target: str) -> str:
         same = one_line(target).strip() == self.segments[index].text
-        return (self._held[index] if same else self.restored(index, target).text) + self._gaps[index]
+        return self._held[index] if same else self.restored(index, target).text

@@ -9,6 +9,7 @@ from functools import partial
 
 from templora.errors import OptionError, TextError
 from templora.translation.documents.base import Document, Slot
+from templora.translation.documents.bilingual import Pair
 from templora.translation.documents.in_language import in_language
 from templora.translation.documents.package import Package
 from templora.translation.documents.paragraphs import NO_TEXT, paragraphs
@@ -49,6 +50,8 @@ class Epub(Document):
     Raises:
         TextError: it cannot be opened, or none of its texts can be read; names the file and the member.
     """
+
+    layouts = ("target", "both", "below", "side")
 
     def __init__(self, label: str, raw: bytes) -> None:
         self._package = package = Package(label, raw)
@@ -142,7 +145,8 @@ class Epub(Document):
 
     def _edits(self, member: _Member, targets: Sequence[str], to: Language) -> list[tuple[int, int, str]]:
         """What is to change in a page: nothing where a translation is what was there."""
-        page, edits = member.page, []
+        page, edits = member.page, list[tuple[int, int, str]]()
+        pair = Pair(self.layout, self.source, to) if self.source and self.layout != "target" else None
         for slot, segment in member.slots:
             if segment < len(targets):
                 source, target = self.segments[segment], one_line(targets[segment]).strip()
@@ -150,7 +154,8 @@ class Epub(Document):
                     continue
                 if slot.marked is not source:
                     target = _reading(source, target)
-                edits.append((slot.start, slot.end, restore(slot.marked, target, page.escaped).text))
+                text = restore(slot.marked, target, page.escaped).text
+                edits += pair.edits(page, slot, text) if pair else [(slot.start, slot.end, text)]
         if edits:
             names = {"html": ("lang", "xml:lang"), "ncx": ("xml:lang",)}.get(page.root.name, ())
             edits += in_language(page, page.root, names, to)

@@ -104,8 +104,13 @@ class InlineMark(Mark):
 
 def events(content: Iterable[Part] | Iterable[Token]) -> list[Event]:
     """What a reader would read: of parts that are to be written, or of tokens that were read."""
+    return merged(_events(content))
+
+
+def merged(content: Iterable[Event]) -> list[Event]:
+    """Events with neighbouring texts as one, and without white space that nobody sees."""
     found: list[Event] = []
-    for event in _events(content):
+    for event in content:
         if event[0] == "text" and found and found[-1][0] == "text":
             event = ("text", found.pop()[1] + event[1])
         found.append(event)

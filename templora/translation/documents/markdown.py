@@ -25,11 +25,13 @@ from templora.translation.documents.inline import (
     escaped,
     escapes,
     events,
+    merged,
     tidy,
 )
 from templora.translation.inline.marking import mark_up
 from templora.translation.inline.marks import Part
 from templora.translation.inline.markup import Restored, arrange, plain
+from templora.translation.languages import Language
 
 _FRONT = re.compile(
     r"(---|\+\+\+)[ \t]*\n(?=[^\n]*[:=#])(?:.*\n)*?(?:\1|\.\.\.)[ \t]*(?:\n|\Z)"  # YAML, TOML
@@ -44,6 +46,17 @@ _AROUND = {
     "heading": ("# ", "", "heading_open"),
     "cell": ("|", " |\n|-|", "table_open"),
 }
+# What stands between a source and its translation in one block, and what is read there.
+_BREAK, _SLASH = "<br/>", " / "
+_BETWEEN: dict[str, Event] = {_BREAK: ("br",), _SLASH: ("text", _SLASH)}
+_BLANK, _BLANK_FIRST = (
+    re.compile(r"\n[ \t]*\r?\n[ \t]*\Z|\r[ \t]*\r[ \t]*\Z"),
+    re.compile(r"[ \t]*(?:\r\n?|\n)[ \t]*[\r\n]"),
+)
+_BAR = re.compile(r"(?<!\\)\|")
+_ATTRIBUTES = re.compile(r"[ \t]+\{[^{}]*\}\Z")
+# Where two texts in one block would make markup of each other.
+_ENTITIES = {character: f"&#{ord(character)};" for character in "\\`*_{}[]<>()#+-.!|~$^:&"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class _Block:
         tokens: of its inline markup.
         start: of its text, in the content; not 0 behind the box of a task, or another term of a list of definitions.
         end: of it.
+        alone: whether it is a paragraph, in no list, quotation or the like.
     """
 
     kind: str
@@ -67,16 +81,24 @@ class _Block:
     tokens: Sequence[Token]
     start: int = 0
     end: int = -1
+    alone: bool = False
 
 
 class Markdown(FlatDocument):
     """A Markdown file. Paragraphs, headings, items, cells and footnotes are segments, each on one line; reference
     definitions, code, HTML blocks and front matter are not.
+
+    With its source, a paragraph becomes two, or a row of a table; headings, and whatever is in a list, a quotation or a
+    table, hold both, so that nothing around them changes.
     """
+
+    layouts = ("target", "both", "below", "side")
 
     def __init__(self, label: str, raw: bytes) -> None:
         self._env: dict[str, Any] = {}
         self._kinds, self._headings, self._escapes = list[str](), list[str](), list[dict[str, str]]()
+        self._between, self._contents = list[str](), list[str]()
+        self._cells: dict[int, str] = {}  # of the table: sources of the paragraphs that are in it
         self._last: tuple[int, str, Restored] | None = None
         super().__init__(label, raw)
 
@@ -90,6 +112,8 @@ class Markdown(FlatDocument):
                 self._kinds.append(block.kind)
                 self._escapes.append(escapes(block.tokens))
                 self._headings.append(heading)
+                self._between.append("" if block.alone else _SLASH if block.heading else _BREAK)
+                self._contents.append(block.content[block.start : block.end if block.end >= 0 else None])
                 yield Slot(block.where[block.start], block.where[block.end], marked)
 
     def chapter(self, index: int) -> str:
@@ -104,23 +128,82 @@ class Markdown(FlatDocument):
         return self._last[2]
 
     def _restored(self, index: int, target: str) -> Restored:
-        kind, marked, kept = self._kinds[index], self.segments[index], self._escapes[index]
+        kind, marked = self._kinds[index], self.segments[index]
         parts, moved = arrange(marked, target)
-        text = self._written(kind, tidy(parts), kept)
+        text = self._written(index, kind, tidy(parts))
         if text is None:  # such as a link in an image's place, where the markup cannot stand as the model has it
             again, _ = arrange(marked, plain(marked, target))
-            text, moved = self._written(kind, tidy(again), kept), len(marked.marks)
+            text, moved = self._written(index, kind, tidy(again)), len(marked.marks)
         if text is None:
-            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True, kept={})
+            kept = {} if self.layout == "target" else _ENTITIES
+            text = _joined(tidy(parts), kind, STYLES[-1], escape=True, raw=True, kept=kept)
         return Restored(text, moved)
 
-    def _written(self, kind: str, parts: Sequence[Part], kept: Mapping[str, str]) -> str | None:
-        """The first way to write the parts down that reads as they are; None if none does."""
-        wanted = events(parts)
-        for style, escape, held in itertools.product(STYLES, (False, True), (kept, {}) if kept else ({},)):
-            if self._read(kind, _joined(parts, kind, style, escape, raw=False, kept=held)) == wanted:
-                return _joined(parts, kind, style, escape, raw=True, kept=held)
+    def _written(self, index: int, kind: str, parts: Sequence[Part]) -> str | None:
+        """The first way to write the parts down that reads as they are, in a block of this kind, and beside the source
+        if that is in the same block; None if none does.
+        """
+        wanted, kept = events(parts), self._escapes[index]
+        apart = kind != self._kinds[index]  # a paragraph in a cell of a table, which has the bars in its markup escaped
+        beside = self.layout != "target" and not apart and self._between[index]
+        tries = [*itertools.product(STYLES, (False, True), (kept, {}) if kept else ({},))]
+        for style, escape, held in [*tries, ({}, True, _ENTITIES), (STYLES[-1], True, _ENTITIES)] if beside else tries:
+            text = _joined(parts, kind, style, escape, raw=False, kept=held)
+            text = _BAR.sub(r"\\|", text) if apart else text
+            if self._read(kind, text) == wanted and (not beside or self._stands_beside(index, text, wanted)):
+                return text if apart else _joined(parts, kind, style, escape, raw=True, kept=held)
         return None
+
+    def _stands_beside(self, index: int, text: str, wanted: list[Event]) -> bool:
+        """Whether a translation and its source read as they are in one block."""
+        kind, content, between = self._kinds[index], self._contents[index], self._between[index]
+        read = self._read(kind, content)
+        if read is None:  # as no block of this kind, without what is around it
+            return True
+        pair = (wanted, read) if self.layout == "below" else (read, wanted)
+        return self._read(kind, self._pair(content, between, text)) == merged([*pair[0], _BETWEEN[between], *pair[1]])
+
+    def laid_out(self, index: int, source: str, target: str) -> str:
+        between = self._between[index]
+        if between == _SLASH and source != target:  # attributes of a heading belong at its end, and once
+            source, target = (
+                (source, _ATTRIBUTES.sub("", target))
+                if self.layout == "below"
+                else (_ATTRIBUTES.sub("", source), target)
+            )
+        return self._pair(source, between or 2 * self._line_end, target)
+
+    def _pair(self, source: str, between: str, target: str) -> str:
+        first = target if self.layout == "below" else source
+        space = " " if between == _BREAK and first.endswith("\\") else ""  # or it would escape that
+        return super()._pair(source, space + between, target)
+
+    # Side by side -----------------------------------------------------------------------------------------------------
+
+    def lay_out(self, layout: str, source: Language) -> None:
+        super().lay_out(layout, source)
+        self._last = None
+        self._cells = {}
+        for index, marked in enumerate(self.segments if layout == "side" else ()):
+            if not self._between[index]:
+                cell = self._written(index, "cell", tidy(arrange(marked, marked.text)[0]))
+                if cell is not None:
+                    self._cells[index] = cell
+
+    def piece(self, index: int, target: str) -> str:
+        if index not in self._cells:
+            return super().piece(index, target)
+        end, before, behind = self._line_end, self._gaps[index], self._gaps[index + 1]
+        cell = self._written(index, "cell", tidy(arrange(self.segments[index], target)[0]))
+        if cell is None:
+            cell = _joined([plain(self.segments[index], target)], "cell", {}, escape=True, raw=True, kept=_ENTITIES)
+        row = f"| {self._cells[index]} | {cell} |"
+        if index - 1 not in self._cells or before.strip():
+            apart = not before.strip(BOM) or _BLANK.search(before)
+            row = f"{'' if apart else end}|  |  |{end}|---|---|{end}{row}"
+        if index + 1 in self._cells and not behind.strip():
+            return row + end
+        return row + ("" if not behind.strip() or _BLANK_FIRST.match(behind) else end) + behind
 
     def _read(self, kind: str, text: str) -> list[Event] | None:
         """What a reader would read where a block of this kind is; None if not such a block."""
@@ -214,7 +297,7 @@ def _blocks(text: str, env: dict[str, Any]) -> Iterator[_Block]:
             tokens[0].content = tokens[0].content.removeprefix(task[0])
             yield _Block("task", heading, token.content, places, tokens, task.end())
         else:
-            yield _Block(kind, heading, token.content, places, tokens)
+            yield _Block(kind, heading, token.content, places, tokens, alone=kinds == ["paragraph"])
 
 
 def _terms(token: Token, places: Sequence[int]) -> Iterator[_Block]:

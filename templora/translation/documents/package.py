@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from templora.errors import TextError
 from templora.translation.documents.archive import KIND, MIMETYPE, Archive
-from templora.translation.documents.xhtml import MAX_ELEMENTS, Page, parse
+from templora.translation.documents.members import Members
+from templora.translation.documents.xhtml import MAX_ELEMENTS, Page
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _PACKAGE_TYPE, _NCX_TYPE = "application/oebps-package+xml", "application/x-dtbncx+xml"
@@ -43,7 +44,7 @@ class Item:
         return self.kind in _TEXT_TYPES or (named and not self.kind.startswith(_OTHER_TYPES))
 
 
-class Package:
+class Package(Members):
     """An EPUB that is read. What a reader of books puts up with is put up with here, and listed.
 
     Args:
@@ -64,10 +65,7 @@ class Package:
     """
 
     def __init__(self, label: str, raw: bytes) -> None:
-        self._label = label
-        self.archive = Archive(label, raw)
-        self.problems = self.archive.problems
-        self._elements = _MAX_ELEMENTS_IN_ALL
+        super().__init__(label, Archive(label, raw), _MAX_ELEMENTS_IN_ALL)
         self._encrypted: Mapping[str, str] = {}
         self._encrypted = self._references(_ENCRYPTION, "CipherReference", "URI")
         self._check_kind()
@@ -80,33 +78,10 @@ class Package:
         self.contents = self._contents(items)
         self._list_forgotten({item.path for item in items})
 
-    @property
-    def because(self) -> str:
-        """The last of the problems, for an error."""
-        return "".join(f"; {problem}" for problem in self.problems[-3:])
-
     def parsed(self, path: str) -> Page:
-        """A member that is XML.
-
-        Raises:
-            TextError: it cannot be read; names it.
-        """
         if path in self._encrypted:
             raise TextError(f"{self._label}: {path}: encrypted (DRM); it cannot be read")
-        page = parse(f"{self._label}: {path}", self.archive.read(path), most=self._elements)
-        self._elements -= page.elements
-        return page
-
-    def readable(self, paths: Sequence[str]) -> Iterator[tuple[str, Page]]:
-        """Those of some members that can be read; the others are left as they are, and listed."""
-        for path in paths:
-            try:
-                yield path, self.parsed(path)
-            except TextError as error:
-                self._leave(error)
-
-    def _leave(self, error: TextError) -> None:
-        self.problems.append(f"{str(error).removeprefix(f'{self._label}: ')}; left as it is")
+        return super().parsed(path)
 
     def _references(self, path: str, name: str, attribute: str) -> dict[str, str]:
         """Members that a file of META-INF names, with the media types that it says they have."""
@@ -130,7 +105,7 @@ class Package:
                 if self.archive.read(MIMETYPE).strip() != KIND:
                     self.problems.append(f"{MIMETYPE}: not {KIND.decode()}; left as it is")
             except TextError as error:
-                self._leave(error)
+                self.leave(error)
 
     def _package(self) -> tuple[str, Page]:
         """The first package that can be read; one that the container does not name if there is no other."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from templora.translation.documents.base import Slot
 from templora.translation.documents.xhtml import Element, Node, Page, Text
@@ -43,9 +43,11 @@ class Paragraph(Slot):
 
     Args:
         inside: names of the elements that it is in, the innermost last.
+        element: the innermost one, if nothing else is in it.
     """
 
     inside: tuple[str, ...]
+    element: Element | None = None
 
     @property
     def heading(self) -> bool:
@@ -55,12 +57,13 @@ class Paragraph(Slot):
 def paragraphs(page: Page, within: Element, inside: tuple[str, ...] = ()) -> Iterator[Paragraph]:
     """The paragraphs in an element, in order: text and inline markup between the edges of blocks."""
     inside = (*inside, within.name)
+    alone = None if any(isinstance(child, Element) and _is_block(child) for child in within.children) else within
     run: list[Node] = []
     for child in [*within.children, None]:
         if child is not None and (isinstance(child, Text) or not _is_block(child)):
             run.append(child)
             continue
-        yield from _paragraph(page, run, inside)
+        yield from _paragraph(page, run, inside, alone)
         run = []
         if child is not None and child.name not in _UNTOUCHED and translated(child):
             yield from paragraphs(page, child, inside)
@@ -86,7 +89,7 @@ def kept(element: Element) -> bool:
     return element.name in _KEPT or not translated(element)
 
 
-def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iterator[Paragraph]:
+def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...], alone: Element | None) -> Iterator[Paragraph]:
     held = [index for index, node in enumerate(run) if not _silent(node)]
     if not held:
         return
@@ -95,7 +98,7 @@ def _paragraph(page: Page, run: Sequence[Node], inside: tuple[str, ...]) -> Iter
     if marked is None:
         return
     (start, _), (_, end) = _bare(page, run[0]), _bare(page, run[-1])
-    yield Paragraph(start, end, marked, inside)
+    yield Paragraph(start, end, marked, inside, alone and replace(alone, children=[]))
 
 
 def _silent(node: Node) -> bool:

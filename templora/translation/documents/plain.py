@@ -8,6 +8,8 @@ for themselves.
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
 import unicodedata
@@ -17,10 +19,12 @@ from dataclasses import dataclass
 
 from templora.text_files import BOM
 from templora.translation.documents.base import FlatDocument, Slot
-from templora.translation.inline.characters import EAST_ASIAN, has_letter
+from templora.translation.inline.characters import EAST_ASIAN, has_letter, one_line
 from templora.translation.inline.marking import mark_up
+from templora.translation.languages import Language
 
 _ENDS = "\n\r\x0b\x0c\x85\u2028\u2029"
+_END = re.compile(f"\r\n|[{_ENDS}]")
 _LINE = re.compile(f"[^{_ENDS}]*(?:\r\n|[{_ENDS}]|\\Z)")
 _QUOTED = re.compile(r"(?:>[ \t]?)+(?=[ \t]*\S)")  # as in mail
 _SPACE = re.compile(r"\s*")
@@ -91,13 +95,55 @@ class _Line:
 
 
 class PlainText(FlatDocument):
-    """A text file. The lines of a paragraph become one; bullets, numbers, indents and leaders are no text."""
+    """A text file. The lines of a paragraph become one; bullets, numbers, indents and leaders are no text.
+
+    With its source, a paragraph between blank lines is two such paragraphs, a line two lines, and what shares its line
+    with others stands beside its translation. Side by side they are a table, with a row for each paragraph and each
+    line that is no text, and a tab between.
+    """
+
+    layouts = ("target", "both", "below", "side")
 
     def _slots(self, text: str) -> Iterator[Slot]:
         for start, end, source in pieces(text):
             marked = mark_up([source])
             if marked is not None:
                 yield Slot(start, end, marked)
+
+    def lay_out(self, layout: str, source: Language) -> None:
+        super().lay_out(layout, source)
+        self.opening = front = self._gaps[0]
+        if layout == "side":
+            self.opening = BOM * front.startswith(BOM) + self._rows(_END.split(front.removeprefix(BOM))[:-1])
+
+    def laid_out(self, index: int, source: str, target: str) -> str:
+        before, after = _END.split(self._gaps[index].removeprefix(BOM)), _END.split(self._gaps[index + 1])
+        shared = (index and len(before) == 1) or after[0].strip() or (len(after) == 1 and index + 1 < len(self._held))
+        if shared:
+            return self._pair(source, " / ", target)
+        first = not before[-2].strip() if len(before) > 1 + bool(index) else not index
+        last = not after[1].strip() if len(after) > 2 else index + 1 == len(self._held)
+        indent = re.sub(r"[^\s>]", " ", before[-1])  # without its bullet
+        return self._pair(source, self._line_end * (1 + (first and last)) + indent, target)
+
+    def piece(self, index: int, target: str) -> str:
+        if self.layout != "side":
+            return super().piece(index, target)
+        before, after = _END.split(self._gaps[index].removeprefix(BOM)), _END.split(self._gaps[index + 1])
+        last = index + 1 == len(self._held)
+        front = before[-1] if len(before) > 1 or not index else ""
+        rest = after[0] if len(after) > 1 or last else ""
+        texts = self.segments[index].text, one_line(self._translated(index, target))
+        cells = (f"{front}{text}{rest}" for text in texts)
+        return self._rows(after[1:] if last else after[1:-1], *cells)
+
+    def _rows(self, lines: Sequence[str], *cells: str) -> str:
+        """Rows of a table: of two cells, if they are given, and of lines in which nothing is translated."""
+        table = io.StringIO()
+        rows = [cells] * bool(cells) + [(line, line) for line in lines if line.strip()]
+        writer = csv.writer(table, "excel-tab", lineterminator=self._line_end)  # quotes what begins with a quote
+        writer.writerows([one_line(cell).strip() for cell in row] for row in rows)
+        return table.getvalue()
 
 
 def pieces(text: str) -> Iterator[tuple[int, int, str]]:

@@ -13,7 +13,7 @@ from templora.translation.documents.base import Document
 from templora.translation.documents.catalogue import Message, messages
 from templora.translation.documents.placeholders import CHOICE, Format, counted, format_of
 from templora.translation.documents.plain import pieces
-from templora.translation.documents.xhtml import known_codec
+from templora.translation.documents.xhtml import ascii_codec
 from templora.translation.inline.characters import UNSPACED, one_line
 from templora.translation.inline.marking import mark_up
 from templora.translation.inline.marks import Part
@@ -205,7 +205,7 @@ def _decoded(label: str, raw: bytes) -> tuple[str, str]:
     """A catalogue's text, and the encoding that its header names."""
     said = _CHARSET.search(raw)
     name = said[2].decode() if said else "CHARSET"
-    codec = "utf-8" if name == "CHARSET" else known_codec(name.encode())
+    codec = "utf-8" if name == "CHARSET" else ascii_codec(name.encode())
     if codec == "utf-8":
         return decoded(label, raw), codec
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import html
 import html.entities
 import io
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from templora.encodings.names import WIDER, known
 from templora.errors import TextError
 
 # Bytes of a file of text; elements in it, and in one another; attributes that it declares; characters that an entity of
@@ -186,14 +186,8 @@ _MARKED = (
 )
 _DECLARED = re.compile(rb"\s*<\?xml\s[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})")
 _META = re.compile(rb"<meta\s[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-# Those that files are in. Python knows others that are slow, or no encodings of text.
-_KNOWN = re.compile(
-    r"utf-8$|ascii|iso8859|cp\d|koi8|mac-|gb|big5|shift_jis|euc_|iso2022_|johab|hz|tis-620|ptcp154|kz1048"
-)
 _LATIN = frozenset({"ascii", "iso8859-1", "cp1252"})
 _HIGH_CONTROLS = re.compile(rb"[\x80-\x9f]")
-# What is said to be the first is read as the second by everybody, for its additional characters.
-_WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "big5": "big5hkscs"}
 
 
 def _decoded(raw: bytes) -> tuple[str, str, str]:
@@ -208,13 +202,13 @@ def _decoded(raw: bytes) -> tuple[str, str, str]:
                 break
     declared = _DECLARED.match(raw)
     said = declared or _META.search(raw, 0, 1024)
-    own = known_codec(said[1]) if said else "utf-8"
+    own = ascii_codec(said[1]) if said else "utf-8"
     unsure = ("utf-8", "utf-8" if own == "utf-8" else "ascii")
     tries = [unsure]
     if own == "iso8859-1" and _HIGH_CONTROLS.search(raw):
         tries.append(("cp1252", "ascii"))
     elif own not in (None, "utf-8"):
-        own_way = [(own, own), (_WIDER.get(own, own), own)]
+        own_way = [(own, own), (WIDER.get(own, own), own)]
         # Hardly any text of Latin letters is UTF-8 by chance.
         likely = declared is None or (own in _LATIN and not raw.isascii())
         tries = [unsure, *own_way] if likely else [*own_way, unsure]
@@ -226,13 +220,10 @@ def _decoded(raw: bytes) -> tuple[str, str, str]:
     return raw.decode("latin-1"), "latin-1", "ascii"
 
 
-def known_codec(name: bytes) -> str | None:
-    """Python's name of an encoding of bytes; None if there is no such."""
-    try:
-        found = codecs.lookup(name.decode()).name
-    except (LookupError, ValueError):
-        return None
-    return found if _KNOWN.match(found) else None
+def ascii_codec(name: bytes) -> str | None:
+    """Python's name of an encoding in which ASCII is itself; None if there is no such."""
+    found = known(name.decode("latin-1"))
+    return None if found and found.startswith(("utf-16", "utf-32")) else found
 
 
 _CONTROLS = re.compile(b"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\xef\xbf[\xbe\xbf]|\x00+\\Z")
