@@ -329,7 +329,7 @@ def test_encodings() -> None:
     ("raw", "said"),
     [
         (b"", "p: empty"),
-        (b"\xff\xfe", r"p: not UTF-8 text \(byte 0\)"),
+        (b"\xff\xff", r"p: not UTF-8 text \(byte 0\)"),
         (b"a\0", "p: a binary file"),
         (HEADER.replace("UTF-8", "utf-9").encode(), "p: no text in utf-9, as its header says; convert it to UTF-8"),
         (HEADER.replace("UTF-8", "punycode").encode(), "p: no text in punycode"),

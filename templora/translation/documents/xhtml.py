@@ -369,9 +369,10 @@ def with_attributes(tag: str, wanted: Mapping[str, str | None]) -> str:
     left = dict(wanted)
 
     def changed(attribute: re.Match[str]) -> str:
-        if attribute[1].lower() not in left:
+        name = attribute[1] if attribute[1] in left else attribute[1].lower()  # in HTML any case will do
+        if name not in left:
             return attribute[0]
-        value = left.pop(attribute[1].lower())
+        value = left.pop(name)
         return "" if value is None else f'{attribute[0].removesuffix(attribute[2])}"{value}"'
 
     tag = _ATTRIBUTE.sub(changed, _CONTROLS.sub(b" ", tag.encode()).decode())  # as it was read
