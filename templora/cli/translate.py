@@ -118,9 +118,9 @@ _MAX_PROBLEMS = 8
 def translate(**arguments: Any) -> None:
     """Translate a document, paragraph by paragraph, learning its terms and its manner on the way.
 
-    INPUT is .txt, .md, .epub, .docx, .srt, .vtt, .ass or .jsonl (- = standard input, as text); what is not text stays
-    as it is. One rendering is settled for each name and term, and after every chunk of --chunk-size tokens a temporary
-    adapter learns the translations made so far, from their sources.
+    INPUT is .txt, .md, .epub, .html, .docx, .srt, .vtt, .ass, .po or .jsonl (- = standard input, as text); what is not
+    text stays as it is. One rendering is settled for each name and term, and after every chunk of --chunk-size tokens a
+    temporary adapter learns the translations made so far, from their sources.
     """
     given, options = split_config(arguments)
     if click.get_current_context().get_parameter_source("recipe") == click.core.ParameterSource.DEFAULT:
